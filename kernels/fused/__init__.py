@@ -1,0 +1,1 @@
+"""Fused Triton kernels of the distillation losses. Imports torch, triton and its siblings, never distilfast."""

@@ -1,0 +1,4 @@
+"""Distil a transformer encoder into a student of half the depth."""
+
+from ._core import InputError as InputError
+from ._core import __version__ as __version__

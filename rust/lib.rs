@@ -1,0 +1,13 @@
+//! The fast half of distilfast, in the order in which a line of text passes through it:
+//!
+//! 1. [`wordpiece`], [`tokenizer`]: text to token ids, exact to Hugging Face's tokenizers;
+//! 2. [`plan`]: the lengths of the tokenised rows to batches of a token budget, pure and seeded;
+//! 3. [`mask`], [`batch`]: (plan, epoch, batch number) to masked tensors, every random draw from [`random`], a
+//!    counter-based generator keyed by what is drawn;
+//! 4. [`losses`]: student and teacher logits to loss and gradient, on the CPU, in one fused pass.
+//!
+//! Nothing outside [`python`] knows that Python exists; [`error`] holds the one error enum.
+
+pub mod error;
+#[cfg(feature = "python")]
+pub mod python;

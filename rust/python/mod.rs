@@ -1,0 +1,19 @@
+//! The border to Python: arguments are taken out while attached to the interpreter, the work is done detached, errors
+//! become exceptions in one place. Classes are frozen.
+
+mod error;
+
+use pyo3::prelude::*;
+
+pub use error::InputError;
+
+/// The compiled half of distilfast.
+#[pymodule(gil_used = false)]
+mod _core {
+    #[pymodule_export]
+    use super::InputError;
+
+    #[pymodule_export]
+    #[allow(non_upper_case_globals)]
+    const __version__: &str = env!("CARGO_PKG_VERSION");
+}
