@@ -1,0 +1,56 @@
+# Two commands: `make demo` and `make test`. Each makes .venv with what constraints.txt pins, builds, and runs.
+
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+OUT ?= out
+
+RUST_SOURCES := $(shell find rust -type f) Cargo.toml Cargo.lock rust-toolchain.toml
+
+.PHONY: demo test test-rust test-python test-interpreter lint bench gpu-check wheel clean
+
+demo: $(VENV)/.built
+	$(PY) -m distilfast.demo --output_dir $(OUT)/demo --overwrite True
+
+test: $(VENV)/.built
+	PYTHON=$(PY) sh tests/run.sh
+
+test-rust: $(VENV)/.built
+	PYTHON=$(PY) sh tests/run.sh rust
+
+test-python: $(VENV)/.built
+	PYTHON=$(PY) sh tests/run.sh python
+
+test-interpreter: $(VENV)/.built
+	PYTHON=$(PY) sh tests/run.sh interpreter
+
+lint: $(VENV)/.built
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	cd python && ../$(PY) -m mypy.stubtest distilfast._core
+
+# What is measured, on the machine at hand; JSON beside the printed tables.
+bench: $(VENV)/.built
+	for name in tokenize batches losses train; do $(PY) -m distilfast.bench $$name --json $(OUT)/bench-$$name.json || exit 1; done
+
+# Every check that needs a CUDA GPU, with the python of the machine that has one: GPU tests, kernel bench, training bench.
+gpu-check:
+	PYTHON=$(or $(GPU_PYTHON),$(PY)) sh kernels/gpu_check.sh $(OUT)/gpu
+
+wheel: $(VENV)/.built
+	$(PY) -m maturin build --release --locked --out dist
+
+$(VENV)/.python:
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --constraint constraints.txt pip maturin
+	touch $@
+
+$(VENV)/.built: $(VENV)/.python pyproject.toml constraints.txt $(RUST_SOURCES)
+	$(PY) -m pip install --constraint constraints.txt --no-build-isolation --editable '.[dev,eval,onnx]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) target dist $(OUT)
