@@ -2,3 +2,4 @@
 
 from ._core import InputError as InputError
 from ._core import __version__ as __version__
+from .models import create_student as create_student
