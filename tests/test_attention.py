@@ -151,7 +151,7 @@ def test_a_padded_batch_is_refused() -> None:
 def test_attention_dropout_is_off_and_the_configuration_keeps_it(family: str) -> None:
     model = build(family)
     attention.use_packed(model)
-    dropped = [module for module in attention._attention_modules(model)]
+    dropped = list(attention._attention_modules(model))
     assert len(dropped) == 3
     for module in dropped:
         rate = module.attention_dropout if family == "modernbert" else module.dropout.p
@@ -178,7 +178,7 @@ def test_padded_roberta_keeps_its_positions_behind_a_pad_token_in_the_text() -> 
 def test_cuda_varlen_equals_padded(family: str) -> None:
     model = build(family).to("cuda", torch.bfloat16)
     attention.use_packed(model)  # runs the comparison on the device
+    query = torch.randn(1, 4, 8, 16, device="cuda", dtype=torch.bfloat16)
+    bounds = torch.tensor([0, 8], dtype=torch.int32, device="cuda")
     with pytest.raises(InputError, match="has no dropout"):
-        query = torch.randn(1, 4, 8, 16, device="cuda", dtype=torch.bfloat16)
-        bounds = torch.tensor([0, 8], dtype=torch.int32, device="cuda")
         attention.packed_attention(model, query, query, query, None, 0.1, None, None, bounds, bounds, 8, 8)

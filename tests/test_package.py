@@ -38,7 +38,18 @@ def clean_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     # A path file adds the folder of the dependencies without running the path files in it, so that an editable
     # install of this repository there stays unseen.
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(site), str(wheel)]
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        str(site),
+        str(wheel),
+    ]
     subprocess.run(install, check=True)
     return environment / "bin" / "python"
 
@@ -64,7 +75,9 @@ def test_wheel_is_abi3(wheel: Path) -> None:
 
 
 def test_sdist_holds_what_builds_it(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-m", "maturin", "sdist", "--out", str(tmp_path)], cwd=ROOT, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "maturin", "sdist", "--out", str(tmp_path)], cwd=ROOT, check=True, capture_output=True
+    )
     (path,) = tmp_path.glob("*.tar.gz")
     names = {name.split("/", 1)[1] for name in tarfile.open(path).getnames() if "/" in name}
     for rust in (ROOT / "rust").rglob("*.rs"):

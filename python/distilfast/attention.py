@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -70,7 +71,7 @@ def _attend_by_sequence(
     """SDPA on every sequence by itself; torch has no varlen kernel on CPU."""
     outputs = []
     bounds = cu_seqlens.tolist()
-    for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, end in pairwise(bounds):
         if start == end:  # the unused tail of cu_seqlens
             continue
         length = end - start
@@ -154,7 +155,7 @@ def check_packed(model: PreTrainedModel, lengths: tuple[int, ...] = (7, 12, 3, 1
     padded, within rounding; and the first sequence packed beside two different sets of neighbours, which must not
     change a single bit by more than rounding. Raises `InputError` with the size of the difference.
     """
-    encoder = model.base_model
+    encoder = cast(PreTrainedModel, model.base_model)
     device, dtype = encoder.device, encoder.dtype
     generator = torch.Generator().manual_seed(0)
     vocab_size = int(encoder.config.vocab_size)
