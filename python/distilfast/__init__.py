@@ -1,5 +1,6 @@
 """Distil a transformer encoder into a student of half the depth."""
 
+from . import losses as losses
 from ._core import InputError as InputError
 from ._core import __version__ as __version__
 from .models import create_student as create_student
