@@ -1,0 +1,102 @@
+"""The report of an evaluation as Markdown, from its JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, its first column to the left and the others to the right, aligned as text too."""
+    cells = [list(header), *map(list, rows)]
+    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(header))]
+    sides = [str.ljust] + [str.rjust] * (len(header) - 1)
+    lines = [
+        "| " + " | ".join(side(cell, width) for side, cell, width in zip(sides, row, widths, strict=True)) + " |"
+        for row in cells
+    ]
+    rule = [("-" * width) if i == 0 else ("-" * (width - 1) + ":") for i, width in enumerate(widths)]
+    lines.insert(1, "| " + " | ".join(rule) + " |")
+    return "\n".join(lines)
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    """`value` with so many digits after the point; a dash where there is none."""
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    return "-" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The whole report."""
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    machines = "; ".join(f"{device}: {name}" for device, name in report["hardware"].items())
+    return f"# Evaluation\n\n{markdown_tables(report)}\n\n{machines}. {versions}.\n"
+
+
+def markdown_tables(report: dict[str, Any]) -> str:
+    """Its tables, without a title."""
+    sections = [_models(report)]
+    if "held_out" in report:
+        sections.append(_held_out(report))
+    return "\n\n".join(sections)
+
+
+def _models(report: dict[str, Any]) -> str:
+    teacher = report["models"][report["teacher"]]
+    devices = list(teacher.get("speed", {}))
+    header = ["model", "encoder parameters", "of teacher", "weights MB"]
+    for device in devices:
+        header += [f"{device} batch 1, ms", f"{device} batch 32, seq/s", "times the teacher's"]
+    rows = []
+    for name, model in report["models"].items():
+        row = [
+            name,
+            f"{model['encoder_parameters']:,}",
+            percent(model["encoder_parameters"] / teacher["encoder_parameters"]),
+            number(model["bytes"] / 1e6),
+        ]
+        for device in devices:
+            speed, reference = model["speed"][device], teacher["speed"][device]
+            row += [
+                number(speed["latency_ms"], 2),
+                number(speed["throughput"]),
+                f"{reference['latency_ms'] / speed['latency_ms']:.2f} / "
+                f"{speed['throughput'] / reference['throughput']:.2f}",
+            ]
+        rows.append(row)
+    note = ""
+    if devices:
+        length = next(iter(teacher["speed"].values()))["length"]
+        note = (
+            f"\n\nSpeed of the encoder on sequences of {length} tokens, no padding, median; the last column of a "
+            "device is latency / throughput relative to the teacher, above 1 is faster."
+        )
+    return "## Size and speed\n\n" + table(header, rows) + note
+
+
+def _held_out(report: dict[str, Any]) -> str:
+    held_out = report["held_out"]
+    rows = [
+        [
+            name,
+            number(scores["mlm_loss"], 3),
+            number(scores["perplexity"], 2),
+            percent(scores["mlm_accuracy"]),
+            percent(scores["agreement"]),
+            number(scores["kl"], 3),
+            percent(scores["agreement_all"]),
+            number(scores["kl_all"], 3),
+        ]
+        for name, scores in held_out["models"].items()
+    ]
+    header = ["model", "MLM loss", "perplexity", "accuracy", "top-1 as teacher", "KL", "top-1, all", "KL, all"]
+    first = next(iter(held_out["models"].values()))
+    return (
+        "## Held-out text\n\n"
+        + table(header, rows)
+        + f"\n\n{first['masked']:,} masked of {first['tokens']:,} tokens in {held_out['rows']:,} rows, the same masks "
+        "for every model. Loss and KL(teacher || model) in nats; top-1 and KL at masked positions, then at all of them."
+    )
