@@ -11,5 +11,3 @@
 pub mod error;
 #[cfg(feature = "python")]
 pub mod python;
-pub mod tokenizer;
-pub mod tokenizer_library;

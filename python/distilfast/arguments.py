@@ -1,0 +1,232 @@
+"""What can be chosen about a training run: its data, its models, its losses, its optimiser.
+
+The last is `transformers.TrainingArguments` with other defaults. Names of losses and masking are those of the original
+DistilBERT script.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from transformers import TrainingArguments
+
+from ._core import InputError
+from .step import Objective
+
+Precision = Literal["auto", "bf16", "fp32"]
+
+# The published run (Sanh et al. 2019 and the command in its repository), spelled out so that no change of a default
+# changes it. 256k tokens a step are about the 2,000 sequences of the published command.
+RECIPES: dict[str, dict[str, Any]] = {
+    "distilbert": {
+        "alpha_ce": 5.0,
+        "alpha_mlm": 2.0,
+        "alpha_cos": 1.0,
+        "alpha_mse": 0.0,
+        "temperature": 2.0,
+        "kl_positions": "all",
+        "mlm_mask_prop": 0.15,
+        "word_mask": 0.8,
+        "word_keep": 0.1,
+        "word_rand": 0.1,
+        "mlm_smoothing": 0.7,
+        "max_length": 512,
+        "batch_tokens": 16384,
+        "batches_per_step": 16,
+        "num_train_epochs": 3,
+        "learning_rate": 5e-4,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": 0.05,
+        "adam_beta1": 0.9,
+        "adam_beta2": 0.98,
+        "adam_epsilon": 1e-6,
+        "weight_decay": 0.0,
+        "max_grad_norm": 5.0,
+        "seed": 56,
+    }
+}
+
+
+def recipe(name: str) -> dict[str, Any]:
+    """The arguments of a published run by name. Raises `InputError` for a name that is not one."""
+    if name not in RECIPES:
+        raise InputError(f"--recipe {name}: there is no such recipe; there is {', '.join(RECIPES)}")
+    return dict(RECIPES[name])
+
+
+# Flags of TrainingArguments that would do nothing here, or harm.
+UNSUPPORTED = {
+    "activation_checkpointing": "it would recompute with other weights than it computed with; lower --batch_tokens",
+    "auto_find_batch_size": "the batches are planned beforehand; lower --batch_tokens",
+    "fp16": "its range needs loss scaling; use --precision bf16",
+    "gradient_checkpointing": "it would recompute with other weights than it computed with; lower --batch_tokens",
+    "label_smoothing_factor": "the teacher's distribution takes its place",
+    "neftune_noise_alpha": "it would make teacher and student see different inputs",
+    "per_device_train_batch_size": "a batch has a number of tokens; use --batch_tokens",
+    "use_liger_kernel": "the losses have kernels of their own; see --loss_impl",
+}
+
+
+def _choice(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class ModelArguments:
+    """Which models."""
+
+    _argument_group_name = "models"
+
+    teacher: str | None = _choice(
+        None, "Directory or Hub id of the teacher. Without one a model is pretrained from --student_config."
+    )
+    student: str | None = _choice(
+        None, "Directory or Hub id of a student to train on, instead of one cut from the teacher."
+    )
+    student_config: str | None = _choice(
+        None, "config.json (or its directory) of a student or, without a teacher, of the model to pretrain."
+    )
+    layers: list[int] | None = _choice(
+        None,
+        "How many of the teacher's layers the student takes (one number), or which (two or more, from 0). "
+        "Default: half, spread evenly; [0, 2, 4, 7, 9, 11] of 12.",
+    )
+    init: Literal["teacher", "random"] = _choice("teacher", "What the student starts from.")
+    revision: str | None = _choice(None, "Revision of the teacher on the Hub.")
+    trust_remote_code: bool = _choice(False, "Run model code that comes with the teacher.")
+
+
+@dataclass
+class DataArguments:
+    """Which text, and how it becomes batches."""
+
+    _argument_group_name = "data"
+
+    text: list[str] | None = _choice(
+        None, "Text files (.txt, .jsonl, .parquet), a dataset directory or name; prepared in --output_dir first."
+    )
+    tokens: str | None = _choice(None, "What `python -m distilfast.prepare` wrote, instead of --text.")
+    tokenizer: str | None = _choice(
+        None, "vocab.txt, tokenizer.json, or a directory with one. Default: the teacher's, or that of --tokens."
+    )
+    max_length: int = _choice(512, "Longest sequence, in tokens with [CLS] and [SEP].")
+    batch_tokens: int = _choice(16384, "Tokens in a micro-batch, padding included.")
+    layout: Literal["padded", "packed"] = _choice("padded", "Rows of equal width, or sequences end to end.")
+    mlm_mask_prop: float = _choice(0.15, "Share of the tokens that are to be predicted.")
+    word_mask: float = _choice(0.8, "Share of those that become [MASK].")
+    word_keep: float = _choice(0.1, "Share of those that stay.")
+    word_rand: float = _choice(0.1, "Share of those that become a random token.")
+    mlm_smoothing: float = _choice(
+        0.0, "Masks rare tokens more often: weight count^-smoothing. 0.7 in the published run."
+    )
+    whole_word_mask: bool = _choice(False, "Mask all pieces of a word together.")
+    mask_count: Literal["exact", "bernoulli"] = _choice(
+        "exact", "The same number of masked tokens in every batch of a shape, or an independent draw for each token."
+    )
+    masking_compat: Literal["none", "distilbert"] = _choice(
+        "none", "'distilbert' draws random tokens from the whole vocabulary, special tokens included, as the original."
+    )
+    loader_threads: int | None = _choice(None, "Threads that build batches. Default: chosen for the machine.")
+    prefetch: int = _choice(2, "Batches built ahead.")
+
+
+@dataclass
+class DistillationArguments(TrainingArguments):
+    """`transformers.TrainingArguments`, the losses, and the defaults of the published run.
+
+    Raises `InputError` for values that cannot be trained with.
+    """
+
+    _argument_group_name = "losses and training (the flags of transformers.TrainingArguments follow)"
+
+    learning_rate: float = _choice(5e-4, "The highest learning rate, after warm-up.")
+    warmup_steps: float = _choice(0.05, "Steps of linear warm-up; below 1, the share of all steps.")
+    adam_beta2: float = _choice(0.98, "Decay rate of Adam's second moments.")
+    adam_epsilon: float = _choice(1e-6, "Adam's epsilon.")
+    max_grad_norm: float = _choice(5.0, "Gradients are clipped to this norm; 0 for no clipping.")
+    logging_steps: float = _choice(50, "Steps between two lines of the log.")
+    save_total_limit: int | None = _choice(2, "Checkpoints that are kept; older ones are deleted.")
+    report_to: str | list[str] | None = _choice("tensorboard", "Where logs go besides the screen; 'none' for nowhere.")
+    logging_nan_inf_filter: bool = _choice(False, "Off: a loss that is not finite stops the run (see the docs).")
+    ddp_find_unused_parameters: bool | None = _choice(False, "Off: every parameter of the student has a gradient.")
+    remove_unused_columns: bool = _choice(False, "Off: batches are used whole.")
+
+    alpha_ce: float = _choice(5.0, "Weight of the KL to the teacher's tempered distribution.")
+    alpha_mlm: float = _choice(2.0, "Weight of the masked-language-model loss.")
+    alpha_cos: float = _choice(1.0, "Weight of the cosine loss between last hidden states.")
+    alpha_mse: float = _choice(0.0, "Weight of the squared distance between logits.")
+    temperature: float = _choice(2.0, "Temperature of both softmaxes in the KL.")
+    kl_positions: Literal["all", "masked"] = _choice("all", "Tokens at which KL and MSE are taken.")
+    restrict_ce_to_mask: bool = _choice(False, "The original script's name for --kl_positions masked.")
+    loss_impl: Literal["auto", "fused", "eager"] = _choice("auto", "Implementation of the losses.")
+    precision: Precision = _choice(
+        "auto", "bf16 computes in bfloat16 and keeps float32 weights; auto takes it where the hardware is fast at it."
+    )
+    batches_per_step: int | None = _choice(
+        None,
+        "Micro-batches of an optimiser step over all ranks together; sets gradient_accumulation_steps for whatever "
+        "number of ranks divides it.",
+    )
+    recipe: str | None = _choice(None, "'distilbert': the published run's settings; other flags win over them.")
+    overwrite: bool = _choice(False, "Replace what --output_dir holds.")
+
+    def __post_init__(self) -> None:
+        if self.bf16:
+            # Trainer's own bf16 is autocast, which keeps activations between layers and all outputs in float32.
+            self.bf16, self.precision = False, "bf16"
+        for name, reason in UNSUPPORTED.items():
+            if getattr(self, name, None) != getattr(TrainingArguments, name, None):
+                raise InputError(f"--{name} is not supported: {reason}")
+        if self.restrict_ce_to_mask:
+            self.kl_positions = "masked"
+        for name, least in (("temperature", 0.0), ("learning_rate", 0.0)):
+            if not getattr(self, name) > least:
+                raise InputError(f"--{name} {getattr(self, name)}: must be greater than {least:g}")
+        super().__post_init__()  # type: ignore[no-untyped-call]
+        if self.batches_per_step is not None:
+            if self.batches_per_step < 1 or self.batches_per_step % self.world_size:
+                raise InputError(
+                    f"--batches_per_step {self.batches_per_step}: {self.world_size} ranks cannot share a step of that "
+                    "many micro-batches equally; choose a multiple of the number of ranks"
+                )
+            self.gradient_accumulation_steps = self.batches_per_step // self.world_size
+        self.batches_per_step = self.gradient_accumulation_steps * self.world_size
+
+    @property
+    def objective(self) -> Objective:
+        """The losses asked for."""
+        return Objective(
+            alpha_ce=self.alpha_ce,
+            alpha_mlm=self.alpha_mlm,
+            alpha_cos=self.alpha_cos,
+            alpha_mse=self.alpha_mse,
+            temperature=self.temperature,
+            kl_positions=self.kl_positions,
+            impl=self.loss_impl,
+        )
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """The dtype that teacher and student compute in."""
+        if self.precision == "bf16" or (self.precision == "auto" and bf16_is_fast(self.device)):
+            return torch.bfloat16
+        return torch.float32
+
+
+def bf16_is_fast(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices in hardware."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        native = any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+        return native and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return False
+
+
+# `--help` shows our own flags before the hundred and more of TrainingArguments.
+_fields = DistillationArguments.__dataclass_fields__
+_first = ["output_dir", *(name for name in _fields if name not in TrainingArguments.__dataclass_fields__)]
+DistillationArguments.__dataclass_fields__ = {**{name: _fields[name] for name in _first}, **_fields}
