@@ -11,3 +11,5 @@
 pub mod error;
 #[cfg(feature = "python")]
 pub mod python;
+pub mod tokenizer;
+pub mod tokenizer_library;

@@ -4,3 +4,4 @@ from . import losses as losses
 from ._core import InputError as InputError
 from ._core import __version__ as __version__
 from .models import create_student as create_student
+from .tokenizer import Tokenizer as Tokenizer

@@ -20,6 +20,7 @@ from transformers.models.modernbert.modeling_modernbert import ModernBertEncoder
 from transformers.models.roberta.modeling_roberta import RobertaLayer
 
 from ._core import InputError
+from .families import FAMILIES, layers_of
 
 SELECTED = "selected_positions"
 
@@ -186,24 +187,11 @@ _PRUNED: dict[type, type] = {
 }
 
 
-def encoder_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """The transformer layers of an encoder, first to last. Raises `InputError` for a family that is not known."""
-    base = model.base_model
-    for path in ("encoder.layer", "transformer.layer", "layers"):
-        module: Any = base
-        for name in path.split("."):
-            module = getattr(module, name, None)
-        if isinstance(module, nn.ModuleList):
-            return module
-    raise InputError(
-        f"{type(model).__name__}: no list of layers found in it; the families known are BERT, DistilBERT, RoBERTa, "
-        "ELECTRA and ModernBERT"
-    )
-
-
 def can_prune(model: PreTrainedModel) -> bool:
     """Whether `prune_last_layer` knows the last layer of `model`."""
-    layer = type(encoder_layers(model)[-1])
+    if model.config.model_type not in FAMILIES:
+        return False
+    layer = type(layers_of(model)[-1])
     return layer in _PRUNED or layer in _PRUNED.values()
 
 
@@ -213,8 +201,10 @@ def prune_last_layer(model: PreTrainedModel) -> None:
     The encoder's `last_hidden_state` is then [1, K, hidden], at those positions alone, and equals the rows that the
     full layer would have given there. Raises `InputError` for a family without a pruned layer.
     """
-    layer: Any = encoder_layers(model)[-1]
     if not can_prune(model):
         known = ", ".join(sorted(known.__name__ for known in _PRUNED))
-        raise InputError(f"the last layer of {type(model).__name__} is a {type(layer).__name__}; only {known} can stop")
+        raise InputError(
+            f"the last layer of {type(model).__name__} cannot stop at selected positions; only {known} can"
+        )
+    layer: Any = layers_of(model)[-1]
     layer.__class__ = _PRUNED.get(type(layer), type(layer))

@@ -2,16 +2,21 @@
 //! become exceptions in one place. Classes are frozen.
 
 mod error;
+mod tokenizer;
 
 use pyo3::prelude::*;
 
 pub use error::InputError;
+pub use tokenizer::PyTokenizer;
 
 /// The compiled half of distilfast.
 #[pymodule(gil_used = false)]
 mod _core {
     #[pymodule_export]
     use super::InputError;
+
+    #[pymodule_export]
+    use super::PyTokenizer;
 
     #[pymodule_export]
     #[allow(non_upper_case_globals)]

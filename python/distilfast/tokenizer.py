@@ -1,0 +1,352 @@
+"""`Tokenizer`: text to token ids, the same as Hugging Face's `tokenizers` gives, many times faster."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from . import _core
+from ._core import InputError
+from .files import write_json, write_text
+
+_BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+# What the usual families call them, in the order in which they are tried where no tokenizer_config.json says.
+_USUAL_NAMES = {
+    "cls_token": ("[CLS]", "<s>"),
+    "sep_token": ("[SEP]", "</s>"),
+    "pad_token": ("[PAD]", "<pad>"),
+    "mask_token": ("[MASK]", "<mask>"),
+    "unk_token": ("[UNK]", "<unk>"),
+}
+
+
+class Tokenizer:
+    """A tokenizer file, ready to encode; immutable, and safe to share between threads and forked processes.
+
+    Made by `from_file` or `from_pretrained`. Encoding releases the GIL.
+
+    The `truncation` and `padding` blocks that a `tokenizer.json` may carry are never applied: rows are ragged, and cut
+    only where `max_length` asks for it. What the file wanted is in `truncation` and `padding`.
+    """
+
+    def __init__(self, json_text: str, config: dict[str, Any] | None = None, source: str = "tokenizer.json") -> None:
+        """`json_text`: the content of a `tokenizer.json`; `config`: of a `tokenizer_config.json`; `source`: for errors.
+
+        Raises `InputError` where the text is no tokenizer.
+        """
+        content = _read_json(json_text, source)
+        if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+            raise InputError(f"{source} is no tokenizer.json: it has no 'model' block")
+        if str(content.get("version", "1.0")) != "1.0":
+            raise InputError(
+                f"{source} is a tokenizer.json of format version {content['version']!r}; this release reads '1.0'"
+            )
+        if content["model"].get("type") == "WordPiece" or "max_input_chars_per_word" in content["model"]:
+            _check_wordpiece(content, source)
+        #: The file's `truncation` block, which is not applied, or None.
+        self.truncation: dict[str, Any] | None = content.get("truncation")
+        #: The file's `padding` block, which is not applied, or None.
+        self.padding: dict[str, Any] | None = content.get("padding")
+        try:
+            self._core = _core.Tokenizer(json_text)
+        except InputError as error:
+            raise InputError(f"{source}: {error}") from None
+        self._config = dict(config or {})
+        self._names = {key: self._special_name(key, content["model"]) for key in _USUAL_NAMES}
+        self.vocab_size: int = self._core.vocab_size
+        self.cls_id, self.sep_id, self.pad_id, self.mask_id, self.unk_id = (
+            None if name is None else self._core.token_to_id(name) for name in self._names.values()
+        )
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str], lowercase: bool | None = None) -> Tokenizer:
+        """The tokenizer of a `tokenizer.json`, or of a BERT `vocab.txt` (one token a line, the line number is the id).
+
+        A `tokenizer_config.json` beside the file is read for the names of the special tokens and, for a `vocab.txt`,
+        for `do_lower_case`, `strip_accents` and `tokenize_chinese_chars`. `lowercase` overrides; without either, a
+        `vocab.txt` is taken as cased where any token holds an ASCII capital letter ("[UNK]" and the like aside).
+
+        Raises `InputError` for a file that is no tokenizer (not text, not JSON, of a later format, with gaps or
+        duplicates among the ids, without its special tokens), `FileNotFoundError` where there is none.
+        """
+        path = Path(path)
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; pass the tokenizer.json or vocab.txt in it, or use from_pretrained")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path} is not UTF-8 text ({error}), so it is no tokenizer.json or vocab.txt") from None
+        config_path = path.with_name("tokenizer_config.json")
+        config = _read_json(config_path.read_text(encoding="utf-8"), str(config_path)) if config_path.is_file() else {}
+        if text.lstrip()[:1] == "{":
+            if lowercase is not None:
+                text = _with_lowercase(text, lowercase, str(path))
+        elif path.suffix == ".json":
+            raise InputError(f"{path} is no tokenizer.json: it does not hold a JSON object")
+        else:
+            text = _vocab_to_json(text, str(path), lowercase, config)
+        return cls(text, _portable(config), str(path))
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | os.PathLike[str], **kwargs: Any) -> Tokenizer:
+        """The tokenizer that `transformers.AutoTokenizer.from_pretrained` loads from a folder or the Hugging Face Hub.
+
+        `kwargs` (`revision`, `token`, `local_files_only`, ...) are passed on to it. A folder that it cannot make sense
+        of is searched for `tokenizer.json` and `vocab.txt`. Raises `InputError` where there is no tokenizer to be had.
+        """
+        from transformers import AutoTokenizer
+
+        folder = Path(name_or_path)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(str(name_or_path), **kwargs)
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            for name in ("tokenizer.json", "vocab.txt"):
+                if (folder / name).is_file():
+                    return cls.from_file(folder / name)
+            raise InputError(f"{name_or_path} has no tokenizer that can be loaded: {_first_line(error)}") from None
+        if not getattr(tokenizer, "is_fast", False):
+            raise InputError(
+                f"{name_or_path} has only a slow tokenizer ({type(tokenizer).__name__}); a fast one is needed"
+            )
+        with tempfile.TemporaryDirectory() as scratch:
+            tokenizer.save_pretrained(scratch)
+            text = (Path(scratch) / "tokenizer.json").read_text(encoding="utf-8")
+            config = json.loads((Path(scratch) / "tokenizer_config.json").read_text(encoding="utf-8"))
+        return cls(text, config, str(name_or_path))
+
+    @property
+    def engine(self) -> str:
+        """What does the work: "wordpiece" (BERT-style files) or "tokenizers" (everything else)."""
+        return self._core.engine
+
+    def encode(
+        self,
+        text: str,
+        add_special_tokens: bool = True,
+        max_length: int | None = None,
+        split_special_tokens: bool = False,
+    ) -> list[int]:
+        """The ids of one text; see `encode_batch`."""
+        return self._core.encode(text, add_special_tokens, max_length, split_special_tokens)
+
+    def encode_batch(
+        self,
+        texts: Iterable[str] | pa.Array | pa.ChunkedArray,
+        add_special_tokens: bool = True,
+        max_length: int | None = None,
+        threads: int | None = None,
+        split_special_tokens: bool = False,
+    ) -> pa.ListArray:
+        """The ids of many texts, row by row: a `pyarrow.ListArray` of uint16 (`vocab_size` <= 65,536) or uint32.
+
+        texts: strings, or an Arrow array (string, large_string, string_view; sliced and chunked too; from pyarrow,
+            polars or anything else that speaks the Arrow PyCapsule interface), whose buffers are read in place.
+        add_special_tokens: put the template's tokens ([CLS] ... [SEP]) round each row.
+        max_length: the most ids of a row, [CLS] and [SEP] included; the end of the text is cut off. None: no limit.
+        threads: the most threads to use; None: `RAYON_NUM_THREADS`, else one for each core.
+        split_special_tokens: take "[SEP]" or "[MASK]" written in a text for ordinary text, so that text cannot inject
+            special tokens. False, the default, does as Hugging Face does: they become the special tokens.
+
+        Raises `InputError` naming the row for a null, for bytes that are not UTF-8 and for lone surrogates, and for a
+        `max_length` without room for the special tokens; `TypeError` for rows that are not strings.
+        """
+        if isinstance(texts, (str, bytes)):
+            raise TypeError(f"texts is one {type(texts).__name__}, not many texts; use encode, or pass a list")
+        if not (
+            isinstance(texts, (list, tuple))
+            or hasattr(texts, "__arrow_c_array__")
+            or hasattr(texts, "__arrow_c_stream__")
+        ):
+            texts = list(texts)
+        return self._core.encode_batch(texts, add_special_tokens, max_length, threads, split_special_tokens)
+
+    @cached_property
+    def special_ids(self) -> list[int]:
+        """The ids of the special tokens, ascending."""
+        return self._core.special_ids()
+
+    @cached_property
+    def word_starts(self) -> npt.NDArray[np.bool_]:
+        """Bool, shape (vocab_size,): True where a token begins a word, so that whole words can be told from ids alone.
+
+        Special tokens are True. Where the vocabulary does not mark words (characters, plain BPE) all are True.
+        """
+        content = self._content
+        tokens = [token or "" for token in self._core.tokens()]
+        prefix = content["model"].get("continuing_subword_prefix")
+        kinds = json.dumps([content.get("pre_tokenizer"), content.get("decoder")])
+        if prefix:
+            starts = np.array([not token.startswith(prefix) for token in tokens], dtype=bool)
+        elif '"ByteLevel"' in kinds:
+            starts = np.array([token[:1] in ("Ġ", "Ċ", "ĉ", "č") for token in tokens], dtype=bool)
+        elif '"Metaspace"' in kinds:
+            starts = np.array([token.startswith("▁") for token in tokens], dtype=bool)
+        else:
+            starts = np.ones(len(tokens), dtype=bool)
+        starts[self.special_ids] = True
+        return starts
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, over the vocabulary and every setting of the file that changes ids."""
+        keys = ("model", "normalizer", "pre_tokenizer", "post_processor", "added_tokens")
+        settings = {key: self._content.get(key) for key in keys}
+        canonical = json.dumps(settings, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
+        """Writes the `tokenizer.json` and `tokenizer_config.json` that `transformers.AutoTokenizer` loads.
+
+        The saved `tokenizer.json` neither truncates nor pads.
+        """
+        directory = Path(directory)
+        names = {key: name for key, name in self._names.items() if name is not None}
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", **names, **self._config}
+        write_text(directory / "tokenizer.json", self._core.to_json())
+        write_json(directory / "tokenizer_config.json", config)
+
+    def __repr__(self) -> str:
+        return f"Tokenizer(vocab_size={self.vocab_size}, engine={self.engine!r})"
+
+    def __reduce__(self) -> tuple[type[Tokenizer], tuple[str, dict[str, Any]]]:
+        return Tokenizer, (self._core.to_json(), self._config)
+
+    @cached_property
+    def _content(self) -> dict[str, Any]:
+        """The settings as the `tokenizers` crate writes them: the same however the file that was read spelt them."""
+        content: dict[str, Any] = json.loads(self._core.to_json())
+        return content
+
+    def _special_name(self, key: str, model: dict[str, Any]) -> str | None:
+        """The token that plays the part `key` ("cls_token", ...), if the vocabulary has it."""
+        named = self._config.get(key)
+        if isinstance(named, dict):
+            named = named.get("content")
+        if named is None and key == "unk_token":
+            named = model.get("unk_token")
+        candidates = (named,) if isinstance(named, str) else _USUAL_NAMES[key]
+        return next((name for name in candidates if self._core.token_to_id(name) is not None), None)
+
+
+def _read_json(text: str, source: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=lambda pairs: _unique(pairs, source))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{source} is not JSON: {error}") from None
+
+
+def _unique(pairs: list[tuple[str, Any]], source: str) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise InputError(f"{source} holds {twice!r} twice; each token or setting may stand there once")
+    return content
+
+
+def _check_wordpiece(content: dict[str, Any], source: str) -> None:
+    """Refuses a WordPiece vocabulary with gaps or duplicates among its ids, or without its unknown token."""
+    model = content["model"]
+    vocab = model.get("vocab")
+    if not isinstance(vocab, dict) or not all(type(index) is int and index >= 0 for index in vocab.values()):
+        raise InputError(f"{source}: model.vocab is no mapping of tokens to ids")
+    added = {token["content"]: token["id"] for token in content.get("added_tokens") or []}
+    by_id: dict[int, str] = {}
+    for token, index in (vocab | {token: index for token, index in added.items() if token not in vocab}).items():
+        if by_id.setdefault(index, token) != token:
+            raise InputError(f"{source}: the tokens {by_id[index]!r} and {token!r} share the id {index}")
+    if len(by_id) and max(by_id) != len(by_id) - 1:
+        gap = next(index for index in range(len(by_id)) if index not in by_id)
+        raise InputError(f"{source}: the ids have a gap, no token has id {gap} though ids go up to {max(by_id)}")
+    if model.get("unk_token") not in vocab:
+        raise InputError(f"{source}: the vocabulary has no {model.get('unk_token')!r}, the token for unknown words")
+
+
+def _vocab_to_json(text: str, source: str, lowercase: bool | None, config: dict[str, Any]) -> str:
+    """The `tokenizer.json` that says the same as a BERT `vocab.txt`."""
+    tokens = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+    vocab: dict[str, int] = {}
+    for index, token in enumerate(tokens):
+        if not token:
+            raise InputError(
+                f"{source}: line {index + 1} is empty, a gap in the ids; a vocab.txt has a token on every line"
+            )
+        if token in vocab:
+            raise InputError(f"{source}: {token!r} stands on line {vocab[token] + 1} and on line {index + 1}")
+        vocab[token] = index
+    missing = [token for token in _BERT_SPECIALS if token not in vocab]
+    if missing:
+        raise InputError(f"{source} has no {', '.join(missing)}, so it is no BERT vocab.txt")
+    if lowercase is None:
+        lowercase = config.get("do_lower_case")
+    if lowercase is None:
+        lowercase = not any(token != token.lower() and token[0] not in "[<" for token in tokens if token.isascii())
+    content = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {
+                "id": vocab[token],
+                "content": token,
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": False,
+                "special": True,
+            }
+            for token in sorted(_BERT_SPECIALS, key=vocab.__getitem__)
+        ],
+        "normalizer": {
+            "type": "BertNormalizer",
+            "clean_text": True,
+            "handle_chinese_chars": config.get("tokenize_chinese_chars", True),
+            "strip_accents": config.get("strip_accents"),
+            "lowercase": lowercase,
+        },
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": {
+            "type": "BertProcessing",
+            "sep": ["[SEP]", vocab["[SEP]"]],
+            "cls": ["[CLS]", vocab["[CLS]"]],
+        },
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+        "model": {
+            "type": "WordPiece",
+            "unk_token": "[UNK]",
+            "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100,
+            "vocab": vocab,
+        },
+    }
+    return json.dumps(content, ensure_ascii=False)
+
+
+def _with_lowercase(text: str, lowercase: bool, source: str) -> str:
+    """The same `tokenizer.json` with another `lowercase` in its `BertNormalizer`."""
+    content = _read_json(text, source)
+    normalizer = content.get("normalizer") if isinstance(content, dict) else None
+    if not isinstance(normalizer, dict) or normalizer.get("type") != "BertNormalizer":
+        raise InputError(f"lowercase={lowercase} was asked for, but {source} has no BertNormalizer that could do it")
+    normalizer["lowercase"] = lowercase
+    return json.dumps(content, ensure_ascii=False)
+
+
+def _portable(config: dict[str, Any]) -> dict[str, Any]:
+    """What of a `tokenizer_config.json` still holds when the tokenizer is read from its file alone."""
+    kept = (*_USUAL_NAMES, "model_max_length", "model_input_names", "bos_token", "eos_token")
+    return {key: value for key, value in config.items() if key in kept}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

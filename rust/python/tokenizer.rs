@@ -1,0 +1,237 @@
+//! `_core.Tokenizer`: text from Python strings or Arrow buffers in, Arrow lists out.
+
+use std::sync::Arc;
+
+use arrow_array::{
+    Array, ArrayRef, LargeStringArray, ListArray, PrimitiveArray, StringArray, StringViewArray,
+    types::{ArrowPrimitiveType, UInt16Type, UInt32Type},
+};
+use arrow_buffer::{ArrowNativeType, OffsetBuffer, ScalarBuffer};
+use arrow_schema::{DataType, Field};
+use pyo3::exceptions::PyTypeError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyList, PyString, PyTuple};
+use pyo3_arrow::{PyArray, input::AnyArray};
+
+use crate::error::{Error, Result};
+use crate::tokenizer::{EncodeOptions, Rows, TokenId, Tokenizer, default_threads};
+
+/// See `_core.pyi`.
+#[pyclass(frozen, name = "Tokenizer", module = "distilfast._core")]
+pub struct PyTokenizer(Tokenizer);
+
+#[pymethods]
+impl PyTokenizer {
+    #[new]
+    fn new(py: Python<'_>, json: &str) -> PyResult<Self> {
+        Ok(Self(py.detach(|| Tokenizer::from_json(json))?))
+    }
+
+    #[getter]
+    fn vocab_size(&self) -> usize {
+        self.0.vocab_size()
+    }
+
+    #[getter]
+    fn engine(&self) -> &'static str {
+        self.0.engine()
+    }
+
+    fn token_to_id(&self, token: &str) -> Option<u32> {
+        self.0.token_to_id(token)
+    }
+
+    fn tokens(&self) -> Vec<Option<String>> {
+        self.0.tokens()
+    }
+
+    fn to_json(&self) -> PyResult<String> {
+        Ok(self.0.to_json()?)
+    }
+
+    fn special_ids(&self) -> Vec<u32> {
+        self.0.special_ids()
+    }
+
+    #[pyo3(signature = (text, add_special_tokens=true, max_length=None, split_special_tokens=false))]
+    fn encode(
+        &self,
+        py: Python<'_>,
+        text: &Bound<'_, PyString>,
+        add_special_tokens: bool,
+        max_length: Option<usize>,
+        split_special_tokens: bool,
+    ) -> PyResult<Vec<u32>> {
+        let options = EncodeOptions { add_special_tokens, max_length, split_special_tokens };
+        let text = text.to_str().map_err(|_| lone_surrogate(0))?;
+        Ok(py.detach(|| self.0.encode(text, options))?)
+    }
+
+    #[pyo3(signature = (texts, add_special_tokens=true, max_length=None, threads=None, split_special_tokens=false))]
+    fn encode_batch<'py>(
+        &self,
+        py: Python<'py>,
+        texts: &Bound<'py, PyAny>,
+        add_special_tokens: bool,
+        max_length: Option<usize>,
+        threads: Option<usize>,
+        split_special_tokens: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let options = EncodeOptions { add_special_tokens, max_length, split_special_tokens };
+        let threads = match threads {
+            Some(0) => return Err(Error::invalid("threads=0: at least one thread is needed").into()),
+            Some(count) => count,
+            None => default_threads(),
+        };
+        let array = if let Ok(list) = texts.cast::<PyList>() {
+            self.encode_strings(py, &list.to_tuple(), options, threads)?
+        } else if let Ok(tuple) = texts.cast::<PyTuple>() {
+            self.encode_strings(py, tuple, options, threads)?
+        } else {
+            let (chunks, _) = texts.extract::<AnyArray>()?.into_chunked_array()?.into_inner();
+            py.detach(|| {
+                let rows = ArrowRows::new(&chunks)?;
+                self.encode_rows(&rows, options, threads)
+            })?
+        };
+        let array = PyArray::from_array_ref(array).into_pyobject(py)?;
+        py.import(intern!(py, "pyarrow"))?.getattr(intern!(py, "array"))?.call1((array,))
+    }
+}
+
+impl PyTokenizer {
+    /// Encodes the strings of a tuple, which nobody can change while the interpreter is released.
+    fn encode_strings(
+        &self,
+        py: Python<'_>,
+        texts: &Bound<'_, PyTuple>,
+        options: EncodeOptions,
+        threads: usize,
+    ) -> PyResult<ArrayRef> {
+        let mut strings = Vec::with_capacity(texts.len());
+        for (index, item) in texts.iter_borrowed().enumerate() {
+            strings.push(item.cast::<PyString>().map_err(|_| {
+                let found = item.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string());
+                PyTypeError::new_err(format!("row {index} is of type {found}, not str"))
+            })?);
+        }
+        let mut rows: Vec<&str> = Vec::with_capacity(texts.len());
+        for (index, string) in strings.iter().enumerate() {
+            rows.push(string.to_str().map_err(|_| lone_surrogate(index))?);
+        }
+        Ok(py.detach(|| self.encode_rows(rows.as_slice(), options, threads))?)
+    }
+
+    fn encode_rows<R: Rows + ?Sized>(&self, rows: &R, options: EncodeOptions, threads: usize) -> Result<ArrayRef> {
+        if self.0.is_narrow() {
+            self.encode_rows_as::<u16, UInt16Type, R>(rows, options, threads)
+        } else {
+            self.encode_rows_as::<u32, UInt32Type, R>(rows, options, threads)
+        }
+    }
+
+    fn encode_rows_as<I, T, R>(&self, rows: &R, options: EncodeOptions, threads: usize) -> Result<ArrayRef>
+    where
+        I: TokenId + ArrowNativeType,
+        T: ArrowPrimitiveType<Native = I>,
+        R: Rows + ?Sized,
+    {
+        let encoded = self.0.encode_rows::<I, R>(rows, options, threads)?;
+        let total = encoded.ids.len();
+        if i32::try_from(total).is_err() {
+            return Err(Error::Invalid(format!(
+                "{total} token ids in one call are more than an Arrow list array holds (2**31 - 1); pass fewer rows at a time"
+            )));
+        }
+        let offsets: Vec<i32> = std::iter::once(0).chain(encoded.ends.iter().map(|&end| end as i32)).collect();
+        let values: ArrayRef = Arc::new(PrimitiveArray::<T>::new(ScalarBuffer::from(encoded.ids), None));
+        let field = Arc::new(Field::new("item", T::DATA_TYPE, true));
+        Ok(Arc::new(ListArray::new(field, OffsetBuffer::new(ScalarBuffer::from(offsets)), values, None)))
+    }
+}
+
+fn lone_surrogate(row: usize) -> PyErr {
+    Error::Invalid(format!(
+        "row {row} holds a lone surrogate, which is not text; encode it with errors=\"replace\" first"
+    ))
+    .into()
+}
+
+/// One chunk of an Arrow column of strings, of any of the three layouts.
+enum ArrowChunk<'a> {
+    Small(&'a StringArray),
+    Large(&'a LargeStringArray),
+    View(&'a StringViewArray),
+}
+
+/// The rows of a chunked Arrow column, known to hold no null and only UTF-8.
+struct ArrowRows<'a> {
+    chunks: Vec<ArrowChunk<'a>>,
+    /// The first row of each chunk, and one past the last row.
+    starts: Vec<usize>,
+}
+
+impl<'a> ArrowRows<'a> {
+    fn new(arrays: &'a [ArrayRef]) -> Result<Self> {
+        let mut starts = vec![0];
+        let mut chunks = Vec::with_capacity(arrays.len());
+        for array in arrays {
+            let start = starts.last().copied().unwrap_or_default();
+            if let Some(nulls) = array.nulls().filter(|nulls| nulls.null_count() > 0) {
+                let row = start + nulls.iter().position(|valid| !valid).unwrap_or_default();
+                return Err(Error::Invalid(format!("row {row} is null, not text; drop or fill such rows first")));
+            }
+            let any = array.as_any();
+            chunks.push(if let Some(strings) = any.downcast_ref::<StringArray>() {
+                check_utf8(start, strings.len(), |row| row_bytes(strings.value_data(), strings.value_offsets(), row))?;
+                ArrowChunk::Small(strings)
+            } else if let Some(strings) = any.downcast_ref::<LargeStringArray>() {
+                check_utf8(start, strings.len(), |row| row_bytes(strings.value_data(), strings.value_offsets(), row))?;
+                ArrowChunk::Large(strings)
+            } else if let Some(strings) = any.downcast_ref::<StringViewArray>() {
+                let bytes = strings.clone().to_binary_view();
+                check_utf8(start, strings.len(), |row| bytes.value(row).to_vec())?;
+                ArrowChunk::View(strings)
+            } else {
+                return Err(not_strings(array.data_type()));
+            });
+            starts.push(start + array.len());
+        }
+        Ok(Self { chunks, starts })
+    }
+}
+
+fn not_strings(found: &DataType) -> Error {
+    Error::Type(format!("an Arrow array of {found} is not text; pass string, large_string or string_view"))
+}
+
+fn row_bytes<O: arrow_array::OffsetSizeTrait>(data: &[u8], offsets: &[O], row: usize) -> Vec<u8> {
+    data[offsets[row].as_usize()..offsets[row + 1].as_usize()].to_vec()
+}
+
+/// Arrow trusts the producer; nothing else checks that the bytes are UTF-8.
+fn check_utf8(start: usize, len: usize, row: impl Fn(usize) -> Vec<u8>) -> Result<()> {
+    for index in 0..len {
+        if let Err(error) = std::str::from_utf8(&row(index)) {
+            return Err(Error::Invalid(format!("row {} is not UTF-8: {error}", start + index)));
+        }
+    }
+    Ok(())
+}
+
+impl Rows for ArrowRows<'_> {
+    fn len(&self) -> usize {
+        self.starts.last().copied().unwrap_or_default()
+    }
+
+    fn row(&self, index: usize) -> &str {
+        let chunk = self.starts.partition_point(|&start| start <= index) - 1;
+        let row = index - self.starts[chunk];
+        match &self.chunks[chunk] {
+            ArrowChunk::Small(strings) => strings.value(row),
+            ArrowChunk::Large(strings) => strings.value(row),
+            ArrowChunk::View(strings) => strings.value(row),
+        }
+    }
+}
