@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -37,3 +38,12 @@ def data_dir() -> Path:
     path = Path(name)
     assert path.is_dir(), f"DISTILFAST_DATA={name} is not a folder"
     return path
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """torch on one thread: models of a few kilobytes lose more to waking threads than they gain."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

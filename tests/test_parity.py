@@ -16,6 +16,8 @@ from distilfast.attention import use_packed
 from distilfast.step import DistillationStep, Objective
 from torch import Tensor, nn
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TEMPERATURE = 2.0
 LENGTHS = [12, 5, 9]
 MASKED = [(0, 3), (0, 7), (1, 2), (2, 1), (2, 6)]

@@ -21,7 +21,7 @@ class Tokenizer:
         """One more than the largest id."""
     @property
     def engine(self) -> str:
-        """"wordpiece" or "tokenizers"."""
+        """ "wordpiece" or "tokenizers"."""
     def token_to_id(self, token: str) -> int | None:
         """The id of a token, special or not."""
     def tokens(self) -> list[str | None]:
@@ -30,7 +30,13 @@ class Tokenizer:
         """The ids of the special tokens, ascending."""
     def to_json(self) -> str:
         """The `tokenizer.json` in the spelling of the `tokenizers` crate, without `truncation` and `padding`."""
-    def encode(self, text: str, add_special_tokens: bool = True, max_length: int | None = None, split_special_tokens: bool = False) -> list[int]:
+    def encode(
+        self,
+        text: str,
+        add_special_tokens: bool = True,
+        max_length: int | None = None,
+        split_special_tokens: bool = False,
+    ) -> list[int]:
         """The ids of one text."""
     def encode_batch(
         self,

@@ -19,6 +19,7 @@ from . import losses
 from ._core import InputError
 from .attention import model_inputs
 from .families import encoder_of, has_mlm_head, mlm_decoder, mlm_transform
+from .models import freeze
 
 IGNORED = -100  # the label of a position that the masked-language-model loss does not count
 
@@ -60,9 +61,9 @@ class DistillationStep(nn.Module):
     """`forward(batch)` of a `MaskedBatches` batch -> `{"loss": total, "loss_ce", "loss_mlm", "loss_cos", ...}`.
 
     "loss" carries the gradient; the parts are unweighted and detached, 0-dim each, and there only if their alpha is
-    not 0. `student` is trained; `teacher` is frozen, in evaluation mode, and no part of the module: it is neither
-    saved, broadcast nor moved with it. `compute_dtype` bfloat16 runs the student on bfloat16 copies of its float32
-    weights, made anew for each micro-batch, so that gradients and updates stay in float32.
+    not 0. `student` is trained; `teacher` is frozen, put in evaluation mode, and no part of the module: it is
+    neither saved, broadcast nor moved with it. `compute_dtype` bfloat16 runs the student on bfloat16 copies of its
+    float32 weights, made anew for each micro-batch, so that gradients and updates stay in float32.
 
     Raises `InputError` where the models do not fit together or lack what a loss compares.
     """
@@ -78,7 +79,8 @@ class DistillationStep(nn.Module):
         self.student = student
         self.objective = Objective() if objective is None else objective
         self.compute_dtype = compute_dtype
-        self._outside = (teacher,)  # a tuple, so that torch does not see a submodule
+        # A tuple, so that torch does not see a submodule.
+        self._outside = (None if teacher is None else freeze(teacher),)
         check_models(student, teacher, self.objective)
 
     @property

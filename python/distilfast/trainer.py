@@ -1,0 +1,317 @@
+"""`transformers.Trainer` around `DistillationStep`: exact under accumulation and ranks, and under interruption."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import zlib
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, cast
+
+import safetensors.torch
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, ProgressCallback, Trainer, TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
+from transformers.utils import logging as hf_logging
+
+from . import checkpoint
+from ._core import InputError
+from .arguments import DistillationArguments
+from .attention import use_packed
+from .families import encoder_of
+from .interruption import Interruption, NonFiniteLossError
+from .meter import Meter, add_states
+from .progress import LossProgress
+from .rank_batches import Batches, batch_loader
+from .step import DistillationStep
+
+logger = logging.getLogger(__name__)
+
+EXTRA_WEIGHTS = "step.safetensors"  # what the step learns beside the student, if anything
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written; the message says why and which earlier one is whole."""
+
+
+class DistillationTrainer(Trainer):
+    """Trains `student` to follow `teacher` on `train_dataset`, a `MaskedBatches`.
+
+    `student` keeps float32 weights; `teacher` (None: masked-language-model loss alone) is frozen and moved to the
+    device in the dtype that is computed in. `processing_class` is the tokenizer that is saved with the student.
+    Checkpoints hold all that a resume needs to go on bit for bit; `train(resume_from_checkpoint="last")` goes on from
+    the latest that is whole. `interrupted` is true after a SIGTERM, which saves before it stops.
+
+    Raises `InputError` for models that do not fit each other or the losses, and for batches planned for another number
+    of micro-batches a step; while training, `NonFiniteLossError` and `CheckpointError`.
+    """
+
+    args: DistillationArguments
+
+    def __init__(
+        self,
+        student: PreTrainedModel,
+        teacher: PreTrainedModel | None = None,
+        args: DistillationArguments | None = None,
+        train_dataset: Batches | None = None,
+        processing_class: Any = None,
+        callbacks: list[TrainerCallback] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        args = DistillationArguments("distilled") if args is None else args
+        if train_dataset is None:
+            raise TypeError("DistillationTrainer needs train_dataset, a MaskedBatches")
+        if train_dataset.batches_per_step != args.batches_per_step:
+            raise InputError(
+                f"the batches were planned for {train_dataset.batches_per_step} micro-batches a step, but "
+                f"{args.gradient_accumulation_steps} accumulation steps on {args.world_size} ranks make "
+                f"{args.batches_per_step}; build MaskedBatches with batches_per_step={args.batches_per_step}"
+            )
+        if args.n_gpu > 1:
+            logger.warning("one process trains on one GPU; start one for each with torchrun --nproc-per-node")
+            args._n_gpu = 1
+        self.teacher_fingerprint = checkpoint.fingerprint(teacher)
+        dtype = args.compute_dtype
+        if teacher is not None:
+            cast(nn.Module, teacher).to(device=args.device, dtype=dtype)
+        # FSDP shards the parameters themselves and casts what it gathers, under autocast.
+        self.autocast_dtype = dtype if args.fsdp and dtype != student.dtype else None
+        step = DistillationStep(
+            student,
+            teacher,
+            args.objective,
+            compute_dtype=dtype if dtype != student.dtype and not args.fsdp else None,
+        )
+        if getattr(train_dataset, "layout", "padded") == "packed":
+            for model in (student, *([] if teacher is None else [teacher])):
+                use_packed(model)
+        if not step.objective.student_logits:
+            _freeze_head(student)
+        self.interruption = Interruption()
+        super().__init__(
+            model=step,
+            args=args,
+            train_dataset=cast(Any, train_dataset),
+            processing_class=processing_class,
+            callbacks=[_SetEpoch(train_dataset), self.interruption, *(callbacks or [])],
+            **kwargs,
+        )
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(LossProgress())
+        self.meter = Meter(args.device)
+        self._metered_from = 0
+
+    @property
+    def student(self) -> PreTrainedModel:
+        step = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        return cast(DistillationStep, step).student
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether SIGTERM ended the run; a checkpoint of that moment was written."""
+        return self.interruption.requested
+
+    def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        batches = cast(Batches, self.train_dataset)
+        loader = batch_loader(batches, self.args.world_size, self.args.dataloader_pin_memory)
+        return cast("DataLoader[dict[str, Any]]", self.accelerator.prepare(loader))
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The batch's share of the step's loss, and the parts of it."""
+        autocast = nullcontext()
+        if self.autocast_dtype is not None:
+            autocast = torch.autocast(self.args.device.type, self.autocast_dtype)  # type: ignore[assignment]
+        with autocast:
+            losses = model(inputs)
+        return (losses["loss"], losses) if return_outputs else losses["loss"]
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Forward and backward of one micro-batch.
+
+        Written out, because `Trainer` divides by the number of micro-batches or does not, depending on its version; the
+        denominators of the whole step are in the batch already.
+        """
+        model.train()
+        inputs = self._prepare_inputs(inputs)
+        loss, losses = cast("tuple[Tensor, dict[str, Tensor]]", self.compute_loss(model, inputs, return_outputs=True))
+        # Data-parallel training averages gradients over the ranks; shares of a step add up.
+        scaled: Tensor = loss * self.args.world_size
+        kwargs = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
+        self.accelerator.backward(scaled, **kwargs)
+        self.meter.add(losses, inputs)
+        self.interruption.watch(losses)
+        return scaled.detach()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds each loss's mean since the last line, tokens per second and the share of padding."""
+        if "loss" in logs:
+            logs |= self.meter.read(self.state.global_step - self._metered_from)
+            self.meter.reset()
+            self._metered_from = self.state.global_step
+        super().log(logs, start_time)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Trains to the end, to a SIGTERM or to a loss that is not finite.
+
+        `resume_from_checkpoint`: a checkpoint folder, or "last" for the latest in the output directory. Raises
+        `InputError` where there is none that is whole, or it is of another run, naming what differs.
+        """
+        if resume_from_checkpoint:
+            resume_from_checkpoint = str(self._choose_checkpoint(resume_from_checkpoint))
+        self.meter.restart_clock()
+        with self.interruption:
+            try:
+                output = super().train(resume_from_checkpoint or None, *args, **kwargs)
+                self.interruption.check_losses()
+            except NonFiniteLossError as error:
+                raise NonFiniteLossError(
+                    f"{error} (epoch {self.state.epoch or 0:.2f}); {self._last_whole()}. Lower --learning_rate, or "
+                    "compute with --precision fp32, and resume"
+                ) from None
+        return output
+
+    def _choose_checkpoint(self, wanted: str | bool) -> Path:
+        chosen, notes = checkpoint.find_checkpoint(wanted, self._get_output_dir(None))
+        for note in notes:
+            logger.warning("%s", note)
+        checkpoint.compare_run(chosen, self.describe_run())
+        progress = checkpoint.read_seal(chosen)["progress"]
+        meters = progress["meters"]
+        rank = self.args.process_index
+        if len(meters) == self.args.world_size:
+            self.meter.load_state(meters[rank])
+        elif rank == 0:
+            self.meter.load_state(add_states(meters))
+        self._metered_from = progress["metered_from"]
+        return chosen
+
+    def describe_run(self) -> dict[str, Any]:
+        """What a resumed run must have in common with this one."""
+        batches = cast(Batches, self.train_dataset)
+        config = self.student.config.to_json_string(use_diff=False)
+        return {
+            **checkpoint.describe_arguments(self.args),
+            "computing dtype": str(self.args.compute_dtype),
+            "data (fingerprint of tokens and batches)": batches.state_fingerprint,
+            "teacher (checksum of weights)": self.teacher_fingerprint,
+            "student (checksum of configuration)": f"{zlib.crc32(config.encode()):08x}",
+        }
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """A checkpoint that is sealed when it is whole; older ones go only then."""
+        self.interruption.check_losses()
+        self._check_weights()
+        run_dir = Path(self._get_output_dir(trial=trial))
+        folder = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if self.args.should_save:
+            shutil.rmtree(folder, ignore_errors=True)  # torn, or it would be this one
+        self._wait_for_all()
+        keep, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+            meters = self._gather(self.meter.state())
+            self._wait_for_all()
+            if self.args.should_save:
+                progress = {"meters": meters, "metered_from": self._metered_from}
+                checkpoint.seal(folder, self.describe_run(), progress)
+        except Exception as error:
+            # Libraries report a full disk each in its own way.
+            if self.args.should_save:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise CheckpointError(
+                f"{folder} could not be written: {type(error).__name__}: {error}. {self._last_whole()}"
+            ) from error
+        finally:
+            self.args.save_total_limit = keep
+        if self.args.should_save:
+            checkpoint.remove_old(run_dir, keep)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """The student as plain `transformers` loads it, the tokenizer, and what else the step learned."""
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self._get_output_dir(None))
+        folder.mkdir(parents=True, exist_ok=True)
+        step = cast(nn.Module, self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
+        state = step.state_dict() if state_dict is None else state_dict
+        of_student = {
+            name.removeprefix("student."): value for name, value in state.items() if name.startswith("student.")
+        }
+        showing = hf_logging.is_progress_bar_enabled()
+        hf_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        try:
+            self.student.save_pretrained(folder, state_dict=of_student)
+        finally:
+            if showing:
+                hf_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+        extra = {name: value.contiguous() for name, value in state.items() if not name.startswith("student.")}
+        if extra:
+            safetensors.torch.save_file(extra, folder / EXTRA_WEIGHTS)
+        if self.processing_class is not None:
+            cast(Any, self.processing_class).save_pretrained(str(folder))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        folder = Path(resume_from_checkpoint)
+        safetensors.torch.load_model(self.student, folder / "model.safetensors")
+        if (folder / EXTRA_WEIGHTS).is_file():
+            extra = safetensors.torch.load_file(folder / EXTRA_WEIGHTS)
+            cast(nn.Module, self.model).load_state_dict(extra, strict=False)
+
+    def _check_weights(self) -> None:
+        """A gradient can overflow where the loss did not; weights that are not finite must not be saved."""
+        finite = torch.stack([torch.isfinite(parameter).all() for parameter in self.student.parameters()]).all()
+        if not bool(finite):
+            raise NonFiniteLossError(f"the weights are not finite after optimiser step {self.state.global_step}")
+
+    def _last_whole(self) -> str:
+        for folder in checkpoint.checkpoints(self._get_output_dir(None)):
+            if checkpoint.tear(folder) is None:
+                return f"the last whole checkpoint is {folder}"
+        return "there is no checkpoint yet"
+
+    def _gather(self, value: dict[str, Any]) -> list[dict[str, Any]]:
+        """`value` of every rank, in order of rank."""
+        if self.args.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.args.world_size
+        dist.all_gather_object(values, value)
+        return cast("list[dict[str, Any]]", values)
+
+    def _wait_for_all(self) -> None:
+        if self.args.world_size > 1:
+            dist.barrier()
+
+
+class _SetEpoch(TrainerCallback):
+    """Tells the batches which epoch begins."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+
+    def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Mapping[str, Any]) -> None:
+        # A whole number at an epoch's begin; with a part behind the point on a resume within it.
+        self.batches.set_epoch(int(state.epoch or 0))
+
+
+def _freeze_head(student: PreTrainedModel) -> None:
+    """Freezes what only a head's losses would train: data-parallel training waits for every gradient it expects."""
+    encoder = {id(parameter) for parameter in encoder_of(student).parameters()}
+    for parameter in student.parameters():
+        if id(parameter) not in encoder:
+            parameter.requires_grad_(False)

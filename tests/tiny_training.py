@@ -1,0 +1,218 @@
+"""A teacher, a student and batches so small that whole runs take a second, for the tests of training.
+
+Run as a script it is one rank of a run: `python tiny_training.py OUTPUT_DIR '{"layout": "padded", ...}'`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from distilfast import create_student
+from distilfast.arguments import DistillationArguments
+from distilfast.trainer import DistillationTrainer
+from transformers import TrainerCallback
+
+VOCABULARY = 53
+WIDTH = 12
+ROWS = 3
+
+
+class TinyBatches:
+    """Random sequences, `rows` to a batch: a pure function of (epoch, number), as the batches of `MaskedBatches` are.
+
+    A sequence depends on the epoch and its own number alone, so the same ones can be cut into other batches.
+    """
+
+    def __init__(self, count: int = 6, batches_per_step: int = 2, layout: str = "padded", rows: int = ROWS) -> None:
+        self.count = count
+        self.batches_per_step = batches_per_step
+        self.layout = layout
+        self.rows = rows
+        self.epoch = 0
+        self.requested: list[tuple[int, int]] = []
+
+    def __len__(self) -> int:
+        return self.count
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    @property
+    def state_fingerprint(self) -> str:
+        return f"{self.count}-{self.batches_per_step}-{self.layout}-{self.rows}"
+
+    def sequences(self, number: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Corrupted ids and labels of each sequence of one batch."""
+        found = []
+        for sequence in range(number * self.rows, (number + 1) * self.rows):
+            generator = torch.Generator().manual_seed(1000 * self.epoch + sequence)
+            length = int(torch.randint(4, WIDTH + 1, (), generator=generator))
+            ids = torch.randint(5, VOCABULARY, (length,), generator=generator)
+            masked = torch.randperm(length - 2, generator=generator)[: max(1, length // 4)] + 1
+            labels = torch.full_like(ids, -100)
+            labels[masked] = ids[masked]
+            ids[masked] = 4
+            found.append((ids, labels))
+        return found
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        self.requested.append((self.epoch, number))
+        first = number - number % self.batches_per_step
+        step = [
+            pair
+            for each in range(first, min(first + self.batches_per_step, self.count))
+            for pair in self.sequences(each)
+        ]
+        ids, labels = zip(*self.sequences(number), strict=True)
+        flat = (self.packed if self.layout == "packed" else self.padded)(list(ids))
+        starts = flat.pop("starts")
+        found = [
+            (start + int(place), int(row[place]))
+            for start, row in zip(starts, labels, strict=True)
+            for place in (row != -100).nonzero()
+        ]
+        found += [(0, -100)] * (self.rows * WIDTH // 4 + 2 - len(found))
+        positions, values = (torch.tensor(column) for column in zip(*found, strict=True))
+        return {
+            **flat,
+            "mlm_positions": positions,
+            "mlm_labels": values,
+            "num_tokens": torch.tensor(sum(map(len, ids))),
+            "num_attended_in_step": torch.tensor(sum(len(row) for row, _ in step)),
+            "num_masked_in_step": torch.tensor(sum(int((row != -100).sum()) for _, row in step)),
+        }
+
+    def padded(self, ids: list[torch.Tensor]) -> dict[str, Any]:
+        rows = torch.zeros(len(ids), WIDTH, dtype=torch.long)
+        attention_mask = torch.zeros_like(rows)
+        for row, sequence in enumerate(ids):
+            rows[row, : len(sequence)] = sequence
+            attention_mask[row, : len(sequence)] = 1
+        starts = [row * WIDTH for row in range(len(ids))]
+        return {"input_ids": rows, "attention_mask": attention_mask, "starts": starts}
+
+    def packed(self, ids: list[torch.Tensor]) -> dict[str, Any]:
+        tail = self.rows * WIDTH + 2 - sum(map(len, ids))
+        lengths = [*map(len, ids), tail]
+        ends = torch.tensor(lengths).cumsum(0).tolist()
+        return {
+            "input_ids": torch.cat([*ids, torch.zeros(tail, dtype=torch.long)])[None],
+            "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
+            "cu_seqlens": torch.tensor([0, *ends], dtype=torch.int32),
+            "max_seqlen": max(lengths),
+            "starts": [0, *ends[: len(ids) - 1]],
+        }
+
+
+def teacher(dropout: float = 0.1, seed: int = 0) -> Any:
+    torch.manual_seed(seed)
+    config = transformers.BertConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=24,
+        max_position_embeddings=8 * ROWS * WIDTH + 2,
+        initializer_range=0.3,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+    )
+    return transformers.BertForMaskedLM(config)
+
+
+def arguments(output_dir: str | Path, **changes: Any) -> DistillationArguments:
+    defaults: dict[str, Any] = {
+        "output_dir": str(output_dir),
+        "num_train_epochs": 2,
+        "logging_steps": 2,
+        "save_steps": 2,
+        "save_total_limit": None,
+        "learning_rate": 1e-2,
+        "batches_per_step": 2,
+        "precision": "fp32",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+    }
+    return DistillationArguments(**{**defaults, **changes})
+
+
+def trainer(
+    output_dir: str | Path,
+    layout: str = "padded",
+    count: int = 7,
+    dropout: float = 0.1,
+    rows: int = ROWS,
+    **changes: Any,
+) -> DistillationTrainer:
+    args = arguments(output_dir, **changes)
+    model = teacher(dropout)
+    assert args.batches_per_step is not None
+    return DistillationTrainer(
+        create_student(model, 1),
+        model,
+        args,
+        TinyBatches(count, args.batches_per_step, layout, rows),
+        callbacks=[Quiet()],
+    )
+
+
+class Quiet(TrainerCallback):
+    """Nothing; its presence shows that callbacks pass through."""
+
+
+class KillAt(TrainerCallback):
+    """Sends this process a signal at the begin (or in the midst) of an optimiser step."""
+
+    def __init__(self, step: int, number: int, within: bool = False) -> None:
+        self.step, self.number, self.within = step, number, within
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if not self.within and state.global_step == self.step:
+            os.kill(os.getpid(), self.number)
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.within and state.global_step == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def curve(run: DistillationTrainer) -> list[dict[str, float]]:
+    """The lines of the log without what depends on the clock."""
+    timed = ("tokens_per_second", "model_flops_utilization", "train_runtime", "train_samples_per_second")
+    return [
+        {name: value for name, value in entry.items() if name not in timed}
+        for entry in run.state.log_history
+        if "loss" in entry
+    ]
+
+
+def main() -> None:
+    """One rank: trains as the options say and leaves weights and log where the test looks."""
+    torch.set_num_threads(1)
+    output_dir, options = Path(sys.argv[1]), json.loads(sys.argv[2])
+    kill = options.pop("kill", None)
+    resume = options.pop("resume", None)
+    run = trainer(output_dir, **options)
+    if kill is not None:
+        run.add_callback(KillAt(kill["step"], getattr(signal, kill["signal"]), kill.get("within", False)))
+    run.train(resume_from_checkpoint=resume)
+    if run.interrupted:
+        raise SystemExit(143)
+    if run.args.process_index == 0:
+        state = {name: value.tolist() for name, value in weights(run.student).items()}
+        (output_dir / "result.json").write_text(json.dumps({"weights": state, "curve": curve(run)}))
+
+
+if __name__ == "__main__":
+    main()
