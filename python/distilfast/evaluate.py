@@ -20,6 +20,7 @@ from .held_out import pick_device
 from .latency import hardware, measure_size, measure_speed
 from .loading import load_model, named_models, quiet
 from .report import markdown
+from .task_report import SWEEP, TaskPlan, parse_tasks, task_report
 
 
 @dataclass
@@ -45,6 +46,37 @@ class EvaluateOptions:
     batch_tokens: int = field(default=8192, metadata={"help": "Token budget of a held-out batch."})
     mask_seed: int = field(default=0, metadata={"help": "Seed of the held-out masks; same for every model."})
     device: str = field(default="auto", metadata={"help": "Where quality is evaluated: auto, cpu, cuda, cuda:1."})
+    tasks: str | None = field(
+        default=None,
+        metadata={
+            "help": "Tasks to fine-tune on, comma-separated: cola,sst2,mrpc,stsb,qqp,mnli,qnli,rte,wnli,imdb,squad, or "
+            "folders of your own in --data_dir."
+        },
+    )
+    data_dir: str | None = field(
+        default=None, metadata={"help": "Folder with task folders (CoLA/train.tsv ...); without it, the hub."}
+    )
+    seeds: int = field(default=5, metadata={"help": "Seeds a model and task; tables show the median."})
+    shard: str = field(default="1/1", metadata={"help": "i/n: run the i-th of n parts of the cells."})
+    distil: bool = field(
+        default=False, metadata={"help": "Also tune each student beside the task-tuned teacher, a row of its own."}
+    )
+    sweep: bool = field(default=False, metadata={"help": "Try --sweep_learning_rates and keep the best median."})
+    sweep_learning_rates: list[float] = field(
+        default_factory=lambda: list(SWEEP), metadata={"help": "Learning rates of --sweep."}
+    )
+    learning_rate: float | None = field(default=None, metadata={"help": "Of fine-tuning; else 2e-5, SQuAD 3e-5."})
+    epochs: float | None = field(default=None, metadata={"help": "Of fine-tuning; else 3."})
+    batch_size: int | None = field(default=None, metadata={"help": "Of fine-tuning; else 32, SQuAD 12."})
+    task_max_length: int | None = field(
+        default=None, metadata={"help": "Tokens an example; else 128, IMDb 512, SQuAD 384."}
+    )
+    max_train_rows: int | None = field(default=None, metadata={"help": "Fine-tune on this many rows at most."})
+    max_dev_rows: int | None = field(default=None, metadata={"help": "Score on this many rows at most."})
+    alpha_ce: float = field(default=0.5, metadata={"help": "--distil: weight of the KL to the tuned teacher."})
+    alpha_task: float = field(default=0.5, metadata={"help": "--distil: weight of the task's own loss."})
+    temperature: float = field(default=2.0, metadata={"help": "--distil: temperature of the KL."})
+    bf16: bool = field(default=False, metadata={"help": "Fine-tune in bfloat16."})
     speed: bool = field(default=True, metadata={"help": "Measure latency and throughput on the CPU and a GPU, if any."})
     speed_length: int = field(default=128, metadata={"help": "Tokens a sequence when measuring speed."})
     speed_repeats: int = field(default=30, metadata={"help": "Timed forwards a model at batch 1."})
@@ -100,12 +132,44 @@ def held_out_report(paths: dict[str, str], teacher: str, options: EvaluateOption
     }
 
 
+def task_plan(options: EvaluateOptions) -> TaskPlan:
+    """What the flags ask to be fine-tuned."""
+    assert options.tasks is not None
+    if options.sweep and options.learning_rate is not None:
+        raise InputError("--sweep and --learning_rate contradict each other; give --sweep_learning_rates")
+    settings = {
+        "learning_rate": options.learning_rate,
+        "epochs": options.epochs,
+        "batch_size": options.batch_size,
+        "max_length": options.task_max_length,
+        "max_train_rows": options.max_train_rows,
+        "max_dev_rows": options.max_dev_rows,
+        "alpha_ce": options.alpha_ce,
+        "alpha_task": options.alpha_task,
+        "temperature": options.temperature,
+        "bf16": options.bf16,
+    }
+    for name in ("learning_rate", "epochs", "batch_size", "max_length", "temperature"):
+        if (value := settings[name]) is not None and not value > 0:
+            raise InputError(f"{name} is {value}; it must be above 0")
+    return TaskPlan(
+        tasks=parse_tasks(options.tasks),
+        seeds=options.seeds,
+        settings=settings,
+        learning_rates=options.sweep_learning_rates if options.sweep else (),
+        distil=options.distil,
+        data_dir=options.data_dir,
+        shard=options.shard,
+    )
+
+
 def run_evaluation(options: EvaluateOptions) -> dict[str, Any]:
     """The whole report as JSON-ready values; writes `evaluate.json` and `evaluate.md` in the output directory."""
     paths = named_models([options.teacher, *options.student])
     teacher = next(iter(paths))
     if options.text and options.tokens:
         raise InputError("--text and --tokens both name held-out text; give one of them")
+    plan = None if options.tasks is None else task_plan(options)
     on = pick_device(options.device)
     report: dict[str, Any] = {
         "format": 1,
@@ -118,6 +182,9 @@ def run_evaluation(options: EvaluateOptions) -> dict[str, Any]:
     if options.text or options.tokens:
         report["held_out"] = held_out_report(paths, teacher, options)
     folder = Path(options.output_dir)
+    if plan is not None:
+        found, report["missing"] = task_report(paths, plan, folder, on)
+        report |= found
     write_json(folder / "evaluate.json", report)
     write_text(folder / "evaluate.md", markdown(report))
     return report

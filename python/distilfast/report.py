@@ -41,6 +41,8 @@ def markdown_tables(report: dict[str, Any]) -> str:
     sections = [_models(report)]
     if "held_out" in report:
         sections.append(_held_out(report))
+    if report.get("tasks"):
+        sections.append(_tasks(report))
     return "\n\n".join(sections)
 
 
@@ -100,3 +102,60 @@ def _held_out(report: dict[str, Any]) -> str:
         + f"\n\n{first['masked']:,} masked of {first['tokens']:,} tokens in {held_out['rows']:,} rows, the same masks "
         "for every model. Loss and KL(teacher || model) in nats; top-1 and KL at masked positions, then at all of them."
     )
+
+
+def _tasks(report: dict[str, Any]) -> str:
+    tasks, macro = report["tasks"], report["macro"]
+    rows = list(macro["with_wnli"]["rows"])
+    kinds = [("with_wnli", "macro"), ("without_wnli", "macro without WNLI")]
+    # Without WNLI among the tasks both are the same number.
+    kinds = [(kind, title) for kind, title in kinds if macro[kind]["over"]]
+    kinds = kinds[1:] if "wnli" not in tasks else kinds
+    header = ["model", *[title for _, title in kinds], *[task["title"] for task in tasks.values()]]
+    scores, kept = [], []
+    for row in rows:
+        cells = [task["rows"].get(row) for task in tasks.values()]
+        means = [macro[kind]["rows"][row] for kind, _ in kinds]
+        scores.append([row, *[number(mean["score"]) for mean in means], *map(_median_and_spread, cells)])
+        shares = [mean["kept"] for mean in means] + [(cell or {}).get("kept") for cell in cells]
+        kept.append([row, *map(percent, shares)])
+    sections = [
+        "## Tasks\n\n" + table(header, scores),
+        "### Kept of the teacher\n\n" + table(header, kept),
+        _task_notes(report),
+    ]
+    return "\n\n".join(sections)
+
+
+def _median_and_spread(cell: dict[str, Any] | None) -> str:
+    if cell is None:
+        return "-"
+    if len(cell["seeds"]) == 1:
+        return number(cell["median"])
+    return f"{cell['median']:.1f} ({cell['low']:.1f} to {cell['high']:.1f})"
+
+
+def _task_notes(report: dict[str, Any]) -> str:
+    """How the numbers came about."""
+    tasks = report["tasks"]
+    seeds = max((len(row["seeds"]) for task in tasks.values() for row in task["rows"].values()), default=0)
+    lines = [
+        f"Dev split, per cent, {'one seed' if seeds == 1 else f'median of {seeds} seeds (lowest to highest)'}. A task "
+        "with several metrics scores their mean, SQuAD its F1. The macro score is the mean over the GLUE tasks of the "
+        "table; IMDb, SQuAD and tasks of your own are not in it."
+    ]
+    if any(row.endswith(" (D)") for row in report["macro"]["with_wnli"]["rows"]):
+        lines.append("(D): distilled again during fine-tuning, from the teacher tuned on the task with the same seed.")
+    for task in tasks.values():
+        settings = task["settings"]
+        rates = ", ".join(f"{rate:g}" for rate in settings["learning_rate"])
+        swept = " (best median on dev, which flatters every row alike)" if len(settings["learning_rate"]) > 1 else ""
+        lines.append(
+            f"{task['title']}: {'/'.join(task['metrics'])}; {task['train_rows']:,} train and "
+            f"{' + '.join(f'{rows:,}' for rows in task['dev_rows'].values())} dev rows; {settings['epochs']:g} epochs, "
+            f"batch {settings['batch_size']}, learning rate {rates}{swept}, {settings['max_length']} tokens."
+            + "".join(f" {note[0].upper()}{note[1:]}." for note in task["notes"])
+        )
+    if report.get("missing"):
+        lines.append(f"Not finished: {len(report['missing'])} cells, the first {report['missing'][0]}.")
+    return "\n".join(f"- {line}" for line in lines)
