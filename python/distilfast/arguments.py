@@ -13,7 +13,7 @@ import torch
 from transformers import TrainingArguments
 
 from ._core import InputError
-from .step import Objective
+from .objective import Objective
 
 Precision = Literal["auto", "bf16", "fp32"]
 

@@ -69,7 +69,7 @@ def attended(batch: Mapping[str, Any]) -> Tensor:
     """[rows * width] bool: the tokens of the batch that are text, and not padding."""
     if "attention_mask" in batch:
         mask: Tensor = batch["attention_mask"]
-        return mask.reshape(-1) > 0
+        return mask.flatten().bool()
     input_ids: Tensor = batch["input_ids"]
     return torch.arange(input_ids.numel(), device=input_ids.device).lt(batch["num_tokens"])
 

@@ -7,9 +7,9 @@ the gradient of one big batch, however it is cut.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, cast
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,52 +18,53 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from . import losses
 from ._core import InputError
 from .attention import model_inputs
-from .families import encoder_of, has_mlm_head, mlm_decoder, mlm_transform
+from .families import encoder_of, mlm_decoder, mlm_transform
+from .hidden import HiddenLayerLoss
 from .models import freeze
+from .objective import Objective, check_models
+from .positions import attended, select_positions
+from .profile import StepProfile, timed
+from .pruned import SELECTED, can_prune, prune_last_layer
+from .relations import RelationLoss
 
 IGNORED = -100  # the label of a position that the masked-language-model loss does not count
 
-KLPositions = Literal["all", "masked"]
+
+class States(NamedTuple):
+    """What one encoder made of a batch."""
+
+    last: Tensor
+    """[N, hidden size] of every position, or [K, hidden size] of the selected ones where the last layer stops early."""
+    layers: tuple[Tensor, ...] | None
+    """The embeddings' output and that of every layer, [rows, width, hidden size] each, if a loss looks at them."""
 
 
-@dataclass(frozen=True)
-class Objective:
-    """L = alpha_ce KL + alpha_mlm MLM + alpha_cos (1 - cosine) + alpha_mse MSE of logits; defaults as published.
+class Rows(NamedTuple):
+    """The rows that the heads run on."""
 
-    `kl_positions`: the rows of KL and MSE, "all" that are attended (the original's default) or the "masked" ones alone.
-    `impl`: which implementation of the losses, see `distilfast.losses`.
-    """
+    positions: Tensor | None
+    """[K] int64, flat indices into the N positions; None for all N."""
+    weight: Tensor
+    """[K] or [N], what a row counts in KL and MSE: bool, or a real weight."""
+    labels: Tensor
+    """[K] or [N] int64, -100 where the masked-language-model loss does not count."""
+    num_kl_rows: Tensor
+    """0-dim, the denominator of KL and MSE."""
 
-    alpha_ce: float = 5.0
-    alpha_mlm: float = 2.0
-    alpha_cos: float = 1.0
-    alpha_mse: float = 0.0
-    temperature: float = 2.0
-    kl_positions: KLPositions = "all"
-    impl: str = "auto"
-
-    @property
-    def teacher_logits(self) -> bool:
-        """Whether a loss compares logits with the teacher's."""
-        return self.alpha_ce != 0 or self.alpha_mse != 0
-
-    @property
-    def teacher_needed(self) -> bool:
-        return self.teacher_logits or self.alpha_cos != 0
-
-    @property
-    def student_logits(self) -> bool:
-        """Whether the student's head has anything to learn."""
-        return self.teacher_logits or self.alpha_mlm != 0
+    def of(self, states: Tensor, stopped: bool) -> Tensor:
+        """These rows of the hidden states [N, H]; of `stopped` ones, [K, H], all."""
+        return states if stopped or self.positions is None else states.index_select(0, self.positions)
 
 
 class DistillationStep(nn.Module):
     """`forward(batch)` of a `MaskedBatches` batch -> `{"loss": total, "loss_ce", "loss_mlm", "loss_cos", ...}`.
 
     "loss" carries the gradient; the parts are unweighted and detached, 0-dim each, and there only if their alpha is
-    not 0. `student` is trained; `teacher` is frozen, put in evaluation mode, and no part of the module: it is
-    neither saved, broadcast nor moved with it. `compute_dtype` bfloat16 runs the student on bfloat16 copies of its
-    float32 weights, made anew for each micro-batch, so that gradients and updates stay in float32.
+    not 0. `student` is trained; `teacher`, one or several, is frozen, put in evaluation mode, and no part of the module:
+    it is neither saved, broadcast nor moved with it. Several teachers give the mean of their tempered probabilities, and
+    of the losses on hidden states the mean, weighted by `teacher_weights` (made to sum to 1; default: equal).
+    `compute_dtype` bfloat16 runs the student on bfloat16 copies of its float32 weights, made anew for each micro-batch,
+    so that gradients and updates stay in float32. `profile`, if set, times the parts.
 
     Raises `InputError` where the models do not fit together or lack what a loss compares.
     """
@@ -71,21 +72,41 @@ class DistillationStep(nn.Module):
     def __init__(
         self,
         student: PreTrainedModel,
-        teacher: PreTrainedModel | None = None,
+        teacher: PreTrainedModel | Sequence[PreTrainedModel] | None = None,
         objective: Objective | None = None,
         compute_dtype: torch.dtype | None = None,
+        teacher_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.student = student
         self.objective = Objective() if objective is None else objective
         self.compute_dtype = compute_dtype
-        # A tuple, so that torch does not see a submodule.
-        self._outside = (None if teacher is None else freeze(teacher),)
-        check_models(student, teacher, self.objective)
+        self.profile: StepProfile | None = None
+        self._outside = _teachers(teacher)  # a tuple, so that torch does not see submodules
+        self.teacher_weights = _normalised(teacher_weights, len(self.teachers))
+        check_models(student, self.teachers, self.objective)
+        self.hidden_losses, self.relation_losses = nn.ModuleList(), nn.ModuleList()
+        for each in self.teachers:
+            if self.objective.alpha_hidden != 0:
+                pairs, kind = self.objective.hidden_map, self.objective.hidden_kind
+                self.hidden_losses.append(HiddenLayerLoss(student, each, pairs, kind, self.objective.seed))
+            if self.objective.alpha_rel != 0:
+                layers = self.objective.relation_layers or (None, None)
+                self.relation_losses.append(RelationLoss(student, each, self.objective.relation_heads, *layers))
+        models = [student, *(self.teachers if self.objective.teacher_needed else ())]
+        self.stops_early = self.objective.stops_early and all(map(can_prune, models))
+        if self.stops_early:
+            for model in models:
+                prune_last_layer(model)
+
+    @property
+    def teachers(self) -> tuple[PreTrainedModel, ...]:
+        return self._outside
 
     @property
     def teacher(self) -> PreTrainedModel | None:
-        return self._outside[0]
+        """The first teacher."""
+        return self._outside[0] if self._outside else None
 
     @property
     def config(self) -> PreTrainedConfig:
@@ -106,88 +127,167 @@ class DistillationStep(nn.Module):
         """The losses with the weights that the student has at this moment."""
         objective = self.objective
         counted = counted_rows(batch)
-        student_hidden = last_hidden_rows(self.student, batch)
-        teacher_hidden = None
-        if self.teacher is not None and objective.teacher_needed:
-            with torch.no_grad():
-                teacher_hidden = last_hidden_rows(self.teacher, batch)
-
+        rows = self.rows(batch, counted)
+        with timed(self.profile, "teacher"):
+            targets = [self.encode(each, batch, rows, target=True) for each in self._needed_teachers()]
+        with timed(self.profile, "student"):
+            states = self.encode(self.student, batch, rows)
         parts: dict[str, Tensor] = {}
-        total = student_hidden.new_zeros((), dtype=torch.promote_types(student_hidden.dtype, torch.float32))
-        if objective.student_logits:
-            logits_total, logits_parts = self.logits_losses(batch, student_hidden, teacher_hidden, counted)
-            total = total + logits_total
-            parts |= logits_parts
-        if objective.alpha_cos != 0:
-            assert teacher_hidden is not None
-            cosine = losses.hidden_cosine(
-                student_hidden,
-                teacher_hidden,
-                mask=counted,
-                num_rows=batch["num_attended_in_step"],
-                impl=objective.impl,
-            )
-            total = total + objective.alpha_cos * cosine
-            parts["loss_cos"] = cosine.detach()
+        total = states.last.new_zeros((), dtype=torch.promote_types(states.last.dtype, torch.float32))
+        with timed(self.profile, "losses"):
+            if objective.student_logits:
+                logits_total, logits_parts = self.logits_losses(batch, rows, states, targets)
+                total = total + logits_total
+                parts |= logits_parts
+            if objective.alpha_cos != 0:
+                cosine = self.cosine_loss(batch, rows, counted, states, targets)
+                total = total + objective.alpha_cos * cosine
+                parts["loss_cos"] = cosine.detach()
+            if objective.inner_states:
+                for name, alpha, loss in self.inner_losses(batch, counted, states, targets):
+                    total = total + alpha * loss
+                    parts[name] = loss.detach()
         return {"loss": total, **parts}
 
-    def logits_losses(
-        self, batch: Mapping[str, Any], student_hidden: Tensor, teacher_hidden: Tensor | None, counted: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The losses on logits, in one pass over them: on every row, or on the masked rows where no loss asks for more.
-
-        `student_hidden`, `teacher_hidden`: [N, hidden size]; `counted`: [N] bool.
-        """
+    def rows(self, batch: Mapping[str, Any], counted: Tensor) -> Rows:
+        """Where the heads run: on every row, or on the masked and sampled ones if no loss asks for more."""
         objective = self.objective
-        positions, masked_labels = batch["mlm_positions"], batch["mlm_labels"]
-        if objective.teacher_logits and objective.kl_positions == "all":
-            labels = labels_of_all_rows(positions, masked_labels, len(student_hidden))
-            num_kl_rows = batch["num_attended_in_step"]
-        else:
-            student_hidden = student_hidden.index_select(0, positions)
-            teacher_hidden = None if teacher_hidden is None else teacher_hidden.index_select(0, positions)
-            labels, counted = masked_labels, masked_labels != IGNORED
-            num_kl_rows = batch["num_masked_in_step"]
+        if not objective.selects_rows:
+            labels = labels_of_all_rows(batch["mlm_positions"], batch["mlm_labels"], len(counted))
+            return Rows(None, counted, labels, batch["num_attended_in_step"])
+        wanted = objective.kl_positions if objective.teacher_logits else "masked"
+        selection = select_positions(batch, wanted, objective.kl_sample_share, objective.seed)
+        weight = selection.kl_weight * counted[selection.positions]
+        return Rows(selection.positions, weight, selection.labels, selection.num_kl_rows)
 
-        student_decoder = mlm_decoder(self.student)
-        student_features = mlm_transform(self.student, student_hidden)
+    def encode(self, model: PreTrainedModel, batch: Mapping[str, Any], rows: Rows, target: bool = False) -> States:
+        """The hidden states that the losses need; of a `target`, a teacher, without a graph."""
+        inputs = model_inputs(model, batch)
+        if self.stops_early and rows.positions is not None:
+            inputs[SELECTED] = rows.positions
+        if not target:
+            outputs = encoder_of(model)(**inputs, output_hidden_states=self.objective.inner_states)
+            return States(outputs.last_hidden_state.flatten(0, 1), outputs.hidden_states)
+        with _without_graph():
+            outputs = encoder_of(model)(**inputs, output_hidden_states=self.objective.inner_states)
+        # Copies, because what inference mode made cannot be kept for a backward pass.
+        layers = None if outputs.hidden_states is None else tuple(layer.clone() for layer in outputs.hidden_states)
+        return States(outputs.last_hidden_state.flatten(0, 1).clone(), layers)
+
+    def logits_losses(
+        self, batch: Mapping[str, Any], rows: Rows, states: States, targets: Sequence[States]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum of the losses on logits, in one pass over them, and its parts."""
+        objective, num_masked = self.objective, batch["num_masked_in_step"]
+        decoder = mlm_decoder(self.student)
+        features = mlm_transform(self.student, rows.of(states.last, self.stops_early))
         if not objective.teacher_logits:
-            mlm = losses.masked_ce(
-                student_decoder(student_features), labels, num_rows=batch["num_masked_in_step"], impl=objective.impl
-            )
+            mlm = losses.masked_ce(decoder(features), rows.labels, num_rows=num_masked, impl=objective.impl)
             return objective.alpha_mlm * mlm, {"loss_mlm": mlm.detach()}
-
-        assert self.teacher is not None
-        assert teacher_hidden is not None
-        teacher_decoder = mlm_decoder(self.teacher)
+        heads = []
         with torch.no_grad():
-            teacher_features = mlm_transform(self.teacher, teacher_hidden)
-        result = losses.linear_distillation_loss(
-            student_features,
-            student_decoder.weight,
-            student_decoder.bias,
-            teacher_features,
-            teacher_decoder.weight,
-            teacher_decoder.bias,
-            labels,
-            temperature=objective.temperature,
-            alpha_ce=objective.alpha_ce,
-            alpha_mlm=objective.alpha_mlm,
-            alpha_mse=objective.alpha_mse,
-            mask=counted,
-            num_kl_rows=num_kl_rows,
-            num_mlm_rows=batch["num_masked_in_step"],
-            impl=objective.impl,
-        )
+            for teacher, target in zip(self.teachers, targets, strict=True):
+                heads.append((mlm_transform(teacher, rows.of(target.last, self.stops_early)), mlm_decoder(teacher)))
+        options: dict[str, Any] = {
+            "temperature": objective.temperature,
+            "alpha_ce": objective.alpha_ce,
+            "alpha_mlm": objective.alpha_mlm,
+            "alpha_mse": objective.alpha_mse,
+            "mask": rows.weight,
+            "num_kl_rows": rows.num_kl_rows,
+            "num_mlm_rows": num_masked,
+            "impl": objective.impl,
+        }
+        if len(heads) == 1:
+            target_features, target_decoder = heads[0]
+            result = losses.linear_distillation_loss(
+                features,
+                decoder.weight,
+                decoder.bias,
+                target_features,
+                target_decoder.weight,
+                target_decoder.bias,
+                rows.labels,
+                **options,
+            )
+        else:
+            with torch.no_grad():
+                logits = [target_decoder(target_features) for target_features, target_decoder in heads]
+            result = losses.distillation_loss(
+                decoder(features), logits, rows.labels, teacher_weights=self.teacher_weights, **options
+            )
         parts = {"loss_ce": result.kl, "loss_mlm": result.mlm, "loss_mse": result.mse}
         weights = {"loss_ce": objective.alpha_ce, "loss_mlm": objective.alpha_mlm, "loss_mse": objective.alpha_mse}
         return result.total, {name: part for name, part in parts.items() if weights[name] != 0}
 
+    def cosine_loss(
+        self, batch: Mapping[str, Any], rows: Rows, counted: Tensor, states: States, targets: Sequence[States]
+    ) -> Tensor:
+        """1 - cosine of the last hidden states, over all attended rows or those of the KL, averaged over teachers."""
+        at_kl = self.objective.cos_positions == "kl" and self.objective.teacher_logits
+        mask, num_rows = (rows.weight, rows.num_kl_rows) if at_kl else (counted, batch["num_attended_in_step"])
+        picked = [
+            rows.of(each.last, self.stops_early) if at_kl else each.last for each in (states, *targets)
+        ]  # the student's first
+        return self._mean_over_teachers(
+            [
+                losses.hidden_cosine(picked[0], target, mask=mask, num_rows=num_rows, impl=self.objective.impl)
+                for target in picked[1:]
+            ]
+        )
 
-def last_hidden_rows(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
-    """The encoder's last hidden states, one row a position: [N, hidden size]."""
-    hidden = encoder_of(model)(**model_inputs(model, batch)).last_hidden_state
-    return cast(Tensor, hidden).flatten(0, 1)
+    def inner_losses(
+        self, batch: Mapping[str, Any], counted: Tensor, states: States, targets: Sequence[States]
+    ) -> list[tuple[str, float, Tensor]]:
+        """(name, alpha, loss) of the losses on intermediate layers and on attention relations, if asked for."""
+        num_rows = batch["num_attended_in_step"]
+        found = []
+        if self.hidden_losses:
+            values = [
+                loss(states.layers, target.layers, counted, num_rows, self.objective.impl)
+                for loss, target in zip(self.hidden_losses, targets, strict=True)
+            ]
+            found.append(("loss_hidden", self.objective.alpha_hidden, self._mean_over_teachers(values)))
+        if self.relation_losses:
+            values = [
+                loss(self.student, teacher, states.layers, target.layers, batch, num_rows)
+                for loss, teacher, target in zip(self.relation_losses, self.teachers, targets, strict=True)
+            ]
+            found.append(("loss_rel", self.objective.alpha_rel, self._mean_over_teachers(values)))
+        return found
+
+    def _needed_teachers(self) -> tuple[PreTrainedModel, ...]:
+        return self.teachers if self.objective.teacher_needed else ()
+
+    def _mean_over_teachers(self, values: Sequence[Tensor]) -> Tensor:
+        if len(values) == 1:
+            return values[0]
+        return torch.stack([weight * value for weight, value in zip(self.teacher_weights, values, strict=True)]).sum()
+
+
+def _teachers(teacher: PreTrainedModel | Sequence[PreTrainedModel] | None) -> tuple[PreTrainedModel, ...]:
+    if teacher is None:
+        return ()
+    return tuple(freeze(each) for each in ((teacher,) if isinstance(teacher, PreTrainedModel) else teacher))
+
+
+def _normalised(weights: Sequence[float] | None, teachers: int) -> list[float]:
+    """Weights of the teachers that sum to 1."""
+    if weights is None:
+        return [1.0 / teachers for _ in range(teachers)]
+    if len(weights) != teachers or not all(weight > 0 for weight in weights):
+        raise InputError(
+            f"the teacher weights are {list(weights)} for {teachers} teachers; give one number above 0 for each"
+        )
+    return [weight / sum(weights) for weight in weights]
+
+
+def _without_graph() -> AbstractContextManager[None]:
+    """Inference mode; while a graph is captured, which cannot mix it with training, no gradients."""
+    return cast(
+        "AbstractContextManager[None]",
+        torch.no_grad() if torch.compiler.is_compiling() else torch.inference_mode(),
+    )
 
 
 def counted_rows(batch: Mapping[str, Any]) -> Tensor:
@@ -195,11 +295,7 @@ def counted_rows(batch: Mapping[str, Any]) -> Tensor:
 
     The attended ones; none in a batch with a false `is_real`, which only keeps a rank busy while others have a batch.
     """
-    if "attention_mask" in batch:
-        counted = cast(Tensor, batch["attention_mask"]).bool().flatten()
-    else:
-        ids = batch["input_ids"]
-        counted = torch.arange(ids.numel(), device=ids.device) < batch["num_tokens"]
+    counted = attended(batch)
     return counted & batch["is_real"] if "is_real" in batch else counted
 
 
@@ -208,36 +304,3 @@ def labels_of_all_rows(positions: Tensor, labels: Tensor, rows: int) -> Tensor:
     # Unused slots share position 0; they are written to a row of their own, which is cut off.
     target = torch.where(labels == IGNORED, rows, positions)
     return labels.new_full((rows + 1,), IGNORED).scatter(0, target, labels)[:rows]
-
-
-def check_models(student: PreTrainedModel, teacher: PreTrainedModel | None, objective: Objective) -> None:
-    """Refuses, with `InputError`, models that the objective cannot be computed from."""
-    if not (objective.student_logits or objective.alpha_cos != 0):
-        raise InputError("every alpha is 0, so there is nothing to learn; give at least one loss a weight")
-    if objective.student_logits and not has_mlm_head(student):
-        raise InputError(
-            f"the student {type(student).__name__} has no masked-language-model head, which alpha_ce, alpha_mlm and "
-            "alpha_mse need; set them to 0 and keep alpha_cos"
-        )
-    if not objective.teacher_needed:
-        return
-    if teacher is None:
-        raise InputError(
-            "there is no teacher, but alpha_ce, alpha_cos or alpha_mse is not 0; give a teacher, or set all three to 0 "
-            "to pretrain with the masked-language-model loss alone"
-        )
-    if objective.teacher_logits and not has_mlm_head(teacher):
-        raise InputError(
-            f"the teacher {type(teacher).__name__} has no masked-language-model head to take logits from; set alpha_ce "
-            "and alpha_mse to 0 (alpha_cos compares hidden states and still works), or take a teacher with a head"
-        )
-    if teacher.config.vocab_size != student.config.vocab_size:
-        raise InputError(
-            f"the teacher's vocabulary has {teacher.config.vocab_size} entries and the student's "
-            f"{student.config.vocab_size}; both must read the same ids"
-        )
-    if objective.alpha_cos != 0 and teacher.config.hidden_size != student.config.hidden_size:
-        raise InputError(
-            f"the cosine loss compares hidden states, but the teacher's are {teacher.config.hidden_size} wide and the "
-            f"student's {student.config.hidden_size}; set alpha_cos to 0 or take a student as wide as the teacher"
-        )
