@@ -1,6 +1,7 @@
 //! The fast half of distilfast, in the order in which a line of text passes through it:
 //!
-//! 1. [`wordpiece`], [`tokenizer`]: text to token ids, exact to Hugging Face's tokenizers;
+//! 1. [`lines`] splits a file, [`wordpiece`] and [`tokenizer`] turn text into token ids, exact to Hugging Face's
+//!    tokenizers, and [`rows`] cuts or joins them to the rows that are trained on;
 //! 2. [`plan`]: the lengths of the tokenised rows to batches of a token budget, pure and seeded;
 //! 3. [`mask`], [`batch`]: (plan, epoch, batch number) to masked tensors, every random draw from [`random`], a
 //!    counter-based generator keyed by what is drawn;
@@ -9,7 +10,9 @@
 //! Nothing outside [`python`] knows that Python exists; [`error`] holds the one error enum.
 
 pub mod error;
+pub mod lines;
 #[cfg(feature = "python")]
 pub mod python;
+pub mod rows;
 pub mod tokenizer;
 pub mod tokenizer_library;

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, final
 
+import numpy as np
 import pyarrow as pa
 
 __version__: str
@@ -50,3 +51,52 @@ class Tokenizer:
 
         Raises `InputError` naming the row for nulls, bytes that are not UTF-8 and lone surrogates; `TypeError` for rows that are not strings.
         """
+
+def split_lines(
+    block: bytes, name: str, position: int = 0, starts_document: bool = True
+) -> tuple[pa.StringArray, np.ndarray[tuple[int], np.dtype[np.bool_]], bool]:
+    """The lines of `block`, whole lines of the file `name` from byte `position` on, trimmed, blank ones left out.
+
+    Returns the lines, whether each is the first of a document (the first where `starts_document`, and any after a blank
+    line), and whether the line after the block would be. Raises `InputError` naming the first byte that is not UTF-8.
+    """
+
+@final
+class RowCutter:
+    """Token ids of texts to rows `[CLS] ... [SEP]`, block after block; counts what it gives out and what it drops.
+
+    `mode` "lines": a text is a row; where it is longer than `max_length` with its [CLS] and [SEP], it is cut, those two
+    included, every `max_length - 2` tokens and the pieces get the [CLS] and [SEP] they lack (the rule of the original
+    DistilBERT code). `mode` "packed": the texts of a document are joined whole as long as they fit; a longer text is cut.
+    Then rows of fewer than `min_length` tokens are dropped, and of the rest those in which [UNK] makes up `max_unknown`
+    or more of all tokens. Raises `InputError` for values that every row would be dropped by or none could follow.
+    """
+
+    def __new__(
+        cls,
+        mode: str,
+        max_length: int,
+        cls_id: int,
+        sep_id: int,
+        unk_id: int | None,
+        vocab_size: int,
+        min_length: int = 12,
+        max_unknown: float = 0.5,
+    ) -> RowCutter: ...
+    def push(
+        self, token_ids: pa.ListArray, document_starts: np.ndarray[tuple[int], np.dtype[np.bool_]] | None = None
+    ) -> pa.ListArray:
+        """The rows that these texts complete: list<uint16> where vocab_size <= 65536, list<uint32> otherwise.
+
+        `token_ids` holds one list per text, without special tokens, of the same type as the rows. `document_starts`, one
+        per text, says which texts are the first of a document; None: every one is. Raises `InputError` for nulls and for
+        ids that are not below the vocabulary size, `TypeError` for another Arrow type.
+        """
+    def finish(self) -> pa.ListArray:
+        """The row in progress: at most one, none in mode "lines"."""
+    @property
+    def token_counts(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        """int64 [vocab_size]: how often each id occurs in the rows given out."""
+    @property
+    def totals_by_name(self) -> dict[str, int]:
+        """lines, rows, tokens, dropped_short, dropped_unknown of everything given out so far."""

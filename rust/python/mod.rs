@@ -2,6 +2,7 @@
 //! become exceptions in one place. Classes are frozen.
 
 mod error;
+mod rows;
 mod tokenizer;
 
 use pyo3::prelude::*;
@@ -14,6 +15,8 @@ pub use tokenizer::PyTokenizer;
 mod _core {
     #[pymodule_export]
     use super::InputError;
+    #[pymodule_export]
+    use super::rows::{RowCutter, split_lines};
 
     #[pymodule_export]
     use super::PyTokenizer;
