@@ -1,6 +1,6 @@
 //! Token ids of lines to the rows that are trained on: cut to a length, or joined up to it, cleaned, counted.
 //!
-//! The rules of mode [`Mode::Lines`] are those of the original DistilBERT code: a line with its `[CLS]` and `[SEP]` that
+//! The rules of mode [`Mode::Lines`] are those of the original `DistilBERT` code: a line with its `[CLS]` and `[SEP]` that
 //! is longer than `max_length` is cut, those two included, every `max_length - 2` tokens, and each piece gets the
 //! `[CLS]` and `[SEP]` it lacks; then short rows are dropped, then those with too large a share of `[UNK]`.
 

@@ -35,8 +35,21 @@ def parse(
     if config is not None:
         # In front, so that a flag given on the command line comes later and wins.
         argv = [*_config_flags(config, parser), *argv]
-    instances = parser.parse_args_into_dataclasses(args=argv, look_for_args_file=False)
+    *instances, rest = parser.parse_args_into_dataclasses(
+        args=argv, look_for_args_file=False, return_remaining_strings=True
+    )
+    if rest:
+        parser.error(_not_understood(rest[0], parser))
     return tuple(instances[: len(dataclasses)])
+
+
+def _not_understood(argument: str, parser: HfArgumentParser) -> str:
+    """What is wrong with an argument that the parser left over."""
+    if not argument.startswith("--"):
+        return f"unexpected argument {argument!r}"
+    flag = argument.split("=")[0]
+    nearest = difflib.get_close_matches(flag, parser._option_string_actions, n=1)
+    return f"unknown flag {flag}" + (f"; did you mean {nearest[0]}?" if nearest else "")
 
 
 def _take_config(argv: list[str]) -> tuple[Path | None, list[str]]:

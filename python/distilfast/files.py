@@ -7,11 +7,16 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from ._core import InputError
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: what a killed process left is not recognised, and stays
+    fcntl = None  # type: ignore[assignment]
 
 
 def refuse_occupied(path: str | Path, overwrite: bool = False) -> Path:
@@ -29,12 +34,18 @@ def refuse_occupied(path: str | Path, overwrite: bool = False) -> Path:
 def whole_directory(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     """A new folder beside `path` to write into, renamed to `path` when the block ends without an exception.
 
-    What `path` held before is kept until that moment and lost then; after an exception `path` is as it was.
+    What `path` held before is kept until that moment and lost then; after an exception `path` is as it was. What a
+    killed process left beside `path` is removed; the folder of one that still runs is not.
     Raises `InputError` as `refuse_occupied` does.
     """
     path = refuse_occupied(path, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+    for left in path.parent.glob(f".{path.name}.*.partial"):
+        lock = _lock(left)
+        if lock is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(lock)
+    beside, lock = _new_locked_directory(path)
     try:
         beside.chmod(0o755)
         yield beside
@@ -47,6 +58,38 @@ def whole_directory(path: str | Path, overwrite: bool = False) -> Iterator[Path]
             shutil.rmtree(replaced) if replaced.is_dir() else replaced.unlink()
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock(directory: Path) -> int | None:
+    """A descriptor that holds the lock of `directory` until it is closed; None where another process holds it."""
+    if fcntl is None:
+        return None
+    descriptor = None
+    try:
+        descriptor = os.open(directory, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # held, gone by now, or on a file system without locks
+        if descriptor is not None:
+            os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _new_locked_directory(path: Path) -> tuple[Path, int | None]:
+    """A new folder beside `path` and its lock, which the process loses by dying; no lock where there are none."""
+    for _ in range(3):
+        beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+        lock = _lock(beside)
+        if lock is not None and beside.is_dir():
+            break
+        # Between the two lines above, another process may have taken the new folder for one that was left behind.
+        if lock is not None:
+            os.close(lock)
+            lock = None
+    beside.mkdir(exist_ok=True)
+    return beside, lock
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -58,7 +101,8 @@ def write_text(path: str | Path, text: str) -> None:
         beside.write_text(text, encoding="utf-8")
         os.replace(beside, path)
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            beside.unlink()
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 from tqdm import tqdm
 
 from . import command
@@ -157,7 +158,7 @@ def _write_rows(
             token_ids = tokenizer.encode_batch(
                 block.texts, add_special_tokens=False, threads=threads, split_special_tokens=True
             )
-            text_bytes += block.texts.nbytes
+            text_bytes += pc.sum(pc.binary_length(block.texts)).as_py() or 0
             if written is not None:
                 written.result()
             written = writing.submit(cut_and_write, token_ids, block)
@@ -196,8 +197,8 @@ def check_specials(tokenizer: Tokenizer) -> None:
     missing = [name for name, token_id in needed.items() if token_id is None]
     if missing:
         raise InputError(
-            f"the vocabulary has no {', no '.join(missing)}; masked-language-model training needs it: use the tokenizer "
-            "of a BERT-style encoder"
+            f"the vocabulary has no {', no '.join(missing)}; training a masked language model needs it: "
+            "use the tokenizer of a BERT-style encoder"
         )
 
 

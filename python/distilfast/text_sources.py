@@ -34,7 +34,7 @@ class TextBlock:
     """Some texts in their order, none of them null."""
 
     texts: pa.Array
-    """Strings: `string`, `large_string` or `string_view`."""
+    """Strings: `string` or `large_string`."""
     document_starts: np.ndarray[Any, np.dtype[np.bool_]] | None
     """Whether a text is the first of its document, one per text; None: every text is a document."""
     progress: int
@@ -42,7 +42,7 @@ class TextBlock:
 
 
 def find_text_files(names: Sequence[str | Path]) -> list[Path]:
-    """The files that `names` stand for: a file, a pattern with `*`, or a directory searched for text, jsonl and parquet.
+    """The files that `names` stand for: a file, a pattern with `*`, or a directory searched for text and tables.
 
     Raises `InputError` for a name that stands for nothing and for a file named outright that is empty.
     """
@@ -183,13 +183,13 @@ def _rows_per_block(size: int, rows: int, block_bytes: int) -> int:
 def _column_block(texts: Any, column: str, where: str, start: int, progress: int) -> TextBlock:
     """A block of a column whose first row is row `start` of its source."""
     if isinstance(texts, pa.ChunkedArray):
-        texts = texts.combine_chunks() if texts.num_chunks != 1 else texts.chunk(0)
-    if isinstance(texts, pa.ChunkedArray):
-        texts = pa.concat_arrays(texts.chunks)
+        texts = texts.chunk(0) if texts.num_chunks == 1 else pa.concat_arrays(texts.chunks)
     if pa.types.is_dictionary(texts.type):
         texts = texts.dictionary_decode()
+    if pa.types.is_string_view(texts.type):
+        texts = texts.cast(pa.large_string())
     kind = texts.type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         raise InputError(f"{where}: column {column!r} holds {kind}, not strings")
     if texts.null_count:
         row = start + int(np.flatnonzero(texts.is_null().to_numpy(zero_copy_only=False))[0])
