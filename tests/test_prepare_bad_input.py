@@ -10,7 +10,6 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-
 from distilfast import command, prepare
 
 VOCAB = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nthe\ncat\n"
