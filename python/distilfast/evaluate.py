@@ -19,6 +19,7 @@ from .held_out import evaluate_held_out as evaluate_held_out
 from .held_out import pick_device
 from .latency import hardware, measure_size, measure_speed
 from .loading import load_model, named_models, quiet
+from .pictures import draw_pictures, require_matplotlib
 from .report import markdown
 from .task_report import SWEEP, TaskPlan, parse_tasks, task_report
 
@@ -78,6 +79,7 @@ class EvaluateOptions:
     temperature: float = field(default=2.0, metadata={"help": "--distil: temperature of the KL."})
     bf16: bool = field(default=False, metadata={"help": "Fine-tune in bfloat16."})
     speed: bool = field(default=True, metadata={"help": "Measure latency and throughput on the CPU and a GPU, if any."})
+    pictures: bool = field(default=True, metadata={"help": "Draw kept.png, quality.png and losses.png."})
     speed_length: int = field(default=128, metadata={"help": "Tokens a sequence when measuring speed."})
     speed_repeats: int = field(default=30, metadata={"help": "Timed forwards a model at batch 1."})
 
@@ -169,6 +171,8 @@ def run_evaluation(options: EvaluateOptions) -> dict[str, Any]:
     teacher = next(iter(paths))
     if options.text and options.tokens:
         raise InputError("--text and --tokens both name held-out text; give one of them")
+    if options.pictures:
+        require_matplotlib()
     plan = None if options.tasks is None else task_plan(options)
     on = pick_device(options.device)
     report: dict[str, Any] = {
@@ -185,6 +189,8 @@ def run_evaluation(options: EvaluateOptions) -> dict[str, Any]:
     if plan is not None:
         found, report["missing"] = task_report(paths, plan, folder, on)
         report |= found
+    folder.mkdir(parents=True, exist_ok=True)
+    report["pictures"] = draw_pictures(report, folder) if options.pictures else []
     write_json(folder / "evaluate.json", report)
     write_text(folder / "evaluate.md", markdown(report))
     return report

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from .pictures import picture_notes
+
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table, its first column to the left and the others to the right, aligned as text too."""
@@ -33,7 +35,8 @@ def markdown(report: dict[str, Any]) -> str:
     """The whole report."""
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     machines = "; ".join(f"{device}: {name}" for device, name in report["hardware"].items())
-    return f"# Evaluation\n\n{markdown_tables(report)}\n\n{machines}. {versions}.\n"
+    pictures = picture_notes(report["pictures"]) + "\n\n" if report.get("pictures") else ""
+    return f"# Evaluation\n\n{markdown_tables(report)}\n\n{pictures}{machines}. {versions}.\n"
 
 
 def markdown_tables(report: dict[str, Any]) -> str:
