@@ -60,11 +60,11 @@ class DistillationStep(nn.Module):
     """`forward(batch)` of a `MaskedBatches` batch -> `{"loss": total, "loss_ce", "loss_mlm", "loss_cos", ...}`.
 
     "loss" carries the gradient; the parts are unweighted and detached, 0-dim each, and there only if their alpha is
-    not 0. `student` is trained; `teacher`, one or several, is frozen, put in evaluation mode, and no part of the module:
-    it is neither saved, broadcast nor moved with it. Several teachers give the mean of their tempered probabilities, and
-    of the losses on hidden states the mean, weighted by `teacher_weights` (made to sum to 1; default: equal).
-    `compute_dtype` bfloat16 runs the student on bfloat16 copies of its float32 weights, made anew for each micro-batch,
-    so that gradients and updates stay in float32. `profile`, if set, times the parts.
+    not 0. `student` is trained; `teacher`, one or several, is frozen, put in evaluation mode, and no part of the
+    module: it is neither saved, broadcast nor moved with it. Several teachers give the mean of their tempered
+    probabilities, and of the losses on hidden states the mean, weighted by `teacher_weights` (made to sum to 1;
+    default: equal). `compute_dtype` bfloat16 runs the student on bfloat16 copies of its float32 weights, made anew for
+    each micro-batch, so that gradients and updates stay in float32. `profile`, if set, times the parts.
 
     Raises `InputError` where the models do not fit together or lack what a loss compares.
     """
