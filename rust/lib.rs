@@ -9,10 +9,24 @@
 //!
 //! Nothing outside [`python`] knows that Python exists; [`error`] holds the one error enum.
 
+pub mod batch;
+pub mod batch_check;
+pub mod batch_rows;
 pub mod error;
 pub mod lines;
+pub mod mask;
+pub mod mask_bounds;
+pub mod mask_draw;
+mod mask_words;
+pub mod plan;
+pub mod plan_packed;
+pub mod plan_padded;
+pub mod plan_widths;
 #[cfg(feature = "python")]
 pub mod python;
+#[cfg(feature = "python")]
+pub mod python;
+pub mod random;
 pub mod rows;
 pub mod tokenizer;
 pub mod tokenizer_library;

@@ -4,6 +4,8 @@ from . import losses as losses
 from ._core import InputError as InputError
 from ._core import __version__ as __version__
 from .arguments import DistillationArguments as DistillationArguments
+from .data import MaskedBatches as MaskedBatches
+from .data import Masking as Masking
 from .models import create_student as create_student
 from .tokenizer import Tokenizer as Tokenizer
 from .trainer import DistillationTrainer as DistillationTrainer

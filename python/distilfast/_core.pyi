@@ -5,6 +5,7 @@ from typing import Any, final
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 __version__: str
 
@@ -100,3 +101,80 @@ class RowCutter:
     @property
     def totals_by_name(self) -> dict[str, int]:
         """lines, rows, tokens, dropped_short, dropped_unknown of everything given out so far."""
+
+@final
+class BatchEpoch:
+    """What is drawn for one epoch of a `BatchPlan`."""
+
+@final
+class BatchPlan:
+    """A plan over a column of token ids, and what fills its batches; `distilfast.MaskedBatches` is its face."""
+
+    def __new__(
+        cls,
+        column: Any,
+        selected: Any | None,
+        *,
+        special: NDArray[np.bool_],
+        word_starts: NDArray[np.bool_],
+        mask_id: int,
+        pad_id: int,
+        token_counts: NDArray[np.uint64],
+        packed: bool,
+        batch_tokens: int,
+        max_length: int,
+        pad_to_multiple_of: int,
+        max_widths: int,
+        prob: float,
+        mask: float,
+        random: float,
+        smoothing: float,
+        whole_word: bool,
+        exact: bool,
+        random_specials: bool,
+        seed: int,
+        batches_per_step: int,
+        threads: int,
+    ) -> BatchPlan:
+        """`column` and `selected` are chunked arrays that speak the Arrow C stream interface."""
+
+    def __len__(self) -> int: ...
+    def shapes(self) -> list[tuple[int, int, int]]:
+        """(rows, width, batches) of every shape."""
+
+    def capacity(self, size: int) -> int:
+        """The number of masked positions that a tensor of `size` elements has room for."""
+
+    def most_sequences(self) -> int:
+        """The most sequences of a packed batch, with those that fill it up; 0 for the padded layout."""
+
+    def longest(self) -> int:
+        """The length of the longest sequence."""
+
+    def hash(self) -> int:
+        """A hash of all rows and their order."""
+
+    def num_tokens(self) -> int:
+        """The tokens of all rows."""
+
+    def epoch(self, number: int) -> BatchEpoch:
+        """What is drawn for epoch `number`."""
+
+    def shape(self, epoch: BatchEpoch, index: int) -> tuple[int, int]:
+        """(rows, width) of batch `index`."""
+
+    def count_step(self, epoch: BatchEpoch, index: int) -> tuple[int, int]:
+        """(tokens, masked positions) of the step that batch `index` belongs to."""
+
+    def fill(
+        self,
+        epoch: BatchEpoch,
+        index: int,
+        input_ids: NDArray[np.int64],
+        extra: NDArray[np.int64],
+        cu_seqlens: NDArray[np.int32] | None,
+        positions: NDArray[np.int64],
+        labels: NDArray[np.int64],
+    ) -> tuple[int, int]:
+        """Writes batch `index` into the buffers and returns (tokens, masked positions). `extra` is the attention mask or,
+        with `cu_seqlens`, the position ids."""

@@ -1,6 +1,8 @@
 //! The border to Python: arguments are taken out while attached to the interpreter, the work is done detached, errors
 //! become exceptions in one place. Classes are frozen.
 
+mod batch_columns;
+mod batches;
 mod error;
 mod rows;
 mod tokenizer;
@@ -20,6 +22,9 @@ mod _core {
 
     #[pymodule_export]
     use super::PyTokenizer;
+
+    #[pymodule_export]
+    use super::batches::{PyBatchEpoch, PyBatchPlan};
 
     #[pymodule_export]
     #[allow(non_upper_case_globals)]
