@@ -24,8 +24,6 @@ pub mod plan_padded;
 pub mod plan_widths;
 #[cfg(feature = "python")]
 pub mod python;
-#[cfg(feature = "python")]
-pub mod python;
 pub mod random;
 pub mod rows;
 pub mod tokenizer;
