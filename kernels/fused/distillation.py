@@ -18,6 +18,7 @@ from .launch import (
     current_device,
     device_scalar,
     empty_gradient,
+    registers,
     row_configuration,
     temperature_power,
     with_unit_stride,
@@ -166,6 +167,7 @@ def _launch(
             alpha_mlm,
             alpha_mse,
             ignore_index,
+            configuration.full_blocks,
             V=columns,
             BLOCK=configuration.block,
             FULL=configuration.full_blocks,
@@ -180,5 +182,6 @@ def _launch(
             TEACHER_ALIGNED=Phase.of(teacher) == phase,
             GRADIENT_ALIGNED=Phase.of(gradient) == phase,
             num_warps=configuration.num_warps,
+            maxnreg=registers(alpha_mse != 0),
             enable_fp_fusion=False,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .rows import LN_2, SAFE_SUM, end_lanes, kl_terms, lane_sums, load_ends, load_groups, whole_groups
+from .rows import LN_2, SAFE_SUM, end_lanes, kl_terms, lane_sums, load_lanes, whole_groups
 
 
 @triton.jit
@@ -63,29 +63,34 @@ def elements(
 
 
 @triton.jit
-def groups_maximum(row, bias, first, end, readable_end, BLOCK: tl.constexpr, FULL: tl.constexpr, TAIL: tl.constexpr):
-    """The largest element of the row's whole groups."""
+def row_maximum(
+    row, bias, head, readable_end, full_blocks, V: tl.constexpr, BLOCK: tl.constexpr, FULL: tl.constexpr,
+    TAIL: tl.constexpr, HEADED: tl.constexpr,
+):  # fmt: skip
+    """The row's largest element: only short rows, and rows that their first block misjudges, pay for it."""
+    first, end = whole_groups(head, V, HEADED)
     maximum = float("-inf")
-    if FULL > 0:
-        largest = load_groups(row, bias, first, end, readable_end, BLOCK, False, True)
-        for index in range(1, FULL):
-            start = first + index * BLOCK
-            largest = tl.maximum(largest, load_groups(row, bias, start, end, readable_end, BLOCK, False, True))
-        maximum = tl.max(largest)
+    # A reduction in each step keeps the compiler from unrolling the loop, for which registers would be spilled.
+    for index in range(full_blocks):
+        lanes = first + index * BLOCK + tl.arange(0, BLOCK)
+        maximum = tl.maximum(maximum, tl.max(load_lanes(row, bias, lanes, None, readable_end, True)))
     if TAIL > 0:
-        rest = load_groups(row, bias, first + FULL * BLOCK, end, readable_end, TAIL, True, True)
-        maximum = tl.maximum(maximum, tl.max(rest))
+        tail = first + FULL * BLOCK + tl.arange(0, TAIL)
+        maximum = tl.maximum(maximum, tl.max(load_lanes(row, bias, tail, tail < end, readable_end, True)))
+    if HEADED or V % 8 != 0:
+        ends, inside = end_lanes(head, V, HEADED)
+        maximum = tl.maximum(maximum, tl.max(load_lanes(row, bias, ends, inside, readable_end, True)))
     return maximum
 
 
 @triton.jit
-def block_sums(
-    student, teacher, student_bias, teacher_bias, start, end, teacher_end, scale, student_reference, teacher_reference,
-    temperature, SIZE: tl.constexpr, REST: tl.constexpr, LANES: tl.constexpr, POWER: tl.constexpr, CE: tl.constexpr,
+def some_sums(
+    student, teacher, student_bias, teacher_bias, lanes, inside, teacher_end, scale, student_reference,
+    teacher_reference, temperature, LANES: tl.constexpr, POWER: tl.constexpr, CE: tl.constexpr,
 ):  # fmt: skip
-    """One block's share of the three sums of `exponentials`, each [LANES]."""
-    s = load_groups(student, student_bias, start, end, None, SIZE, REST, True)
-    t = load_groups(teacher, teacher_bias, start, end, teacher_end, SIZE, REST, True)
+    """Some lanes' share of the three sums of `exponentials`."""
+    s = load_lanes(student, student_bias, lanes, inside, None, True)
+    t = load_lanes(teacher, teacher_bias, lanes, inside, teacher_end, True)
     tempered, teacher_tempered, plain = exponentials(
         s, t, scale, student_reference, teacher_reference, temperature, POWER, CE
     )
@@ -97,31 +102,30 @@ def block_sums(
 
 
 @triton.jit
-def block_gradient(
-    student, teacher, gradient, student_bias, teacher_bias, start, end, teacher_end, scale, student_reference,
+def some_gradient(
+    student, teacher, gradient, student_bias, teacher_bias, lanes, inside, teacher_end, scale, student_reference,
     teacher_reference, temperature, student_factor, teacher_factor, plain_factor, log2_offset, mse_factor,
-    SIZE: tl.constexpr, REST: tl.constexpr, LANES: tl.constexpr, POWER: tl.constexpr, CE: tl.constexpr,
-    MSE: tl.constexpr, KL_GRADIENT: tl.constexpr, PRECISE: tl.constexpr, STORE: tl.constexpr,
+    LANES: tl.constexpr, POWER: tl.constexpr, CE: tl.constexpr, MSE: tl.constexpr, KL_GRADIENT: tl.constexpr,
+    PRECISE: tl.constexpr, STORE: tl.constexpr,
 ):  # fmt: skip
-    """Reads one block again and stores its gradient; its weighted KL terms and squared differences, each [LANES]."""
-    s = load_groups(student, student_bias, start, end, None, SIZE, REST, False)
-    t = load_groups(teacher, teacher_bias, start, end, teacher_end, SIZE, REST, False)
+    """Reads some lanes again and stores their gradient; their weighted KL terms and squared differences, summed."""
+    s = load_lanes(student, student_bias, lanes, inside, None, False)
+    t = load_lanes(teacher, teacher_bias, lanes, inside, teacher_end, False)
     values, terms, apart = elements(
         s, t, teacher_end, scale, student_reference, teacher_reference, temperature, student_factor, teacher_factor,
         plain_factor, log2_offset, mse_factor, POWER, CE, MSE, KL_GRADIENT, PRECISE,
     )  # fmt: skip
-    lanes = start + tl.arange(0, SIZE)
     if STORE:
         values = values.to(gradient.dtype.element_ty)
-        if REST:
-            tl.store(gradient + lanes, values, mask=lanes < end, eviction_policy="evict_first")
-        else:
+        if inside is None:
             tl.store(gradient + lanes, values, eviction_policy="evict_first")
+        else:
+            tl.store(gradient + lanes, values, mask=inside, eviction_policy="evict_first")
     kl = lane_sums(terms, LANES)
     mse = kl
     if MSE:
-        if REST:
-            apart = tl.where(lanes < end, apart, 0.0)
+        if inside is not None:
+            apart = tl.where(inside, apart, 0.0)
         mse = lane_sums(apart * apart, LANES)
     return kl, mse
 
@@ -129,92 +133,72 @@ def block_gradient(
 @triton.jit
 def loss_row(
     student, teacher, gradient, student_bias, teacher_bias, kl_out, ce_out, mse_out, head, label, weight, scale,
-    temperature, kl_factor, ce_factor, mse_factor, V: tl.constexpr, BLOCK: tl.constexpr, FULL: tl.constexpr,
-    TAIL: tl.constexpr, LANES: tl.constexpr, HEADED: tl.constexpr, POWER: tl.constexpr, CE: tl.constexpr,
-    MSE: tl.constexpr, KL_GRADIENT: tl.constexpr, PRECISE: tl.constexpr, STORE: tl.constexpr,
+    temperature, kl_factor, ce_factor, mse_factor, full_blocks, V: tl.constexpr, BLOCK: tl.constexpr,
+    FULL: tl.constexpr, TAIL: tl.constexpr, LANES: tl.constexpr, HEADED: tl.constexpr, POWER: tl.constexpr,
+    CE: tl.constexpr, MSE: tl.constexpr, KL_GRADIENT: tl.constexpr, PRECISE: tl.constexpr, STORE: tl.constexpr,
 ):  # fmt: skip
     """One row that has a weight or, if CE, a label; the pointers are to its lane 0.
 
     A labelled row without weight does not read the teacher: its `teacher_end` is 0, otherwise a lane beyond the row's
     last; it is None where every row reads the teacher.
     """
-    ENDS: tl.constexpr = HEADED or V % 8 != 0
     first, end = whole_groups(head, V, HEADED)
+    block = first + tl.arange(0, BLOCK)
     teacher_end = None
     if CE:
         teacher_end = tl.where(weight != 0.0, (V + 15) // 8 * 8, 0)
 
-    # The ends and the true class are read now: the gradient may overwrite either side.
-    if ENDS:
-        lanes, inside = end_lanes(head, V, HEADED)
-        end_s = load_ends(student, student_bias, lanes, inside, None)
-        end_t = load_ends(teacher, teacher_bias, lanes, inside, teacher_end)
-    true_s = 0.0
-    true_t = 0.0
-    in_range = (label >= 0) & (label < V)
-    if CE:
-        true_s = tl.load(student + head + label, mask=in_range, other=float("nan")).to(tl.float32)
-        true_t = tl.load(teacher + head + label, mask=in_range & (weight != 0.0), other=0.0).to(tl.float32)
-        if student_bias is not None:
-            true_s += tl.load(student_bias + label, mask=in_range, other=0.0)
-        if teacher_bias is not None:
-            true_t += tl.load(teacher_bias + label, mask=in_range, other=0.0)
-
     # Pass 1. The first block's maximum is the reference exponent: it is an element of the row, so no sum is below 1.
-    # Should a sum overflow, the row's own maximum is, in a second attempt.
+    # Should a sum overflow, a second attempt takes the row's own maximum.
+    student_reference = scale * 0.0
+    teacher_reference = scale * 0.0
     if FULL > 0:
-        student_maximum = tl.max(load_groups(student, student_bias, first, end, None, BLOCK, False, True))
-        teacher_maximum = tl.max(load_groups(teacher, teacher_bias, first, end, teacher_end, BLOCK, False, True))
-    else:
-        student_maximum = groups_maximum(student, student_bias, first, end, None, BLOCK, FULL, TAIL)
-        teacher_maximum = groups_maximum(teacher, teacher_bias, first, end, teacher_end, BLOCK, FULL, TAIL)
-        if ENDS:
-            student_maximum = tl.maximum(student_maximum, tl.max(end_s))
-            teacher_maximum = tl.maximum(teacher_maximum, tl.max(end_t))
-    student_reference = scale * student_maximum
-    teacher_reference = scale * teacher_maximum
-    student_sum = SAFE_SUM * 1.0
-    teacher_sum = SAFE_SUM * 1.0
-    plain_sum = SAFE_SUM * 1.0
-    for attempt in range(2):
+        student_reference = scale * tl.max(load_lanes(student, student_bias, block, None, None, True))
+        teacher_reference = scale * tl.max(load_lanes(teacher, teacher_bias, block, None, teacher_end, True))
+    student_sum = scale * 0.0 + SAFE_SUM
+    teacher_sum = student_sum
+    plain_sum = student_sum
+    for attempt in range(1 if FULL == 0 else 0, 2):
         if not ((student_sum < SAFE_SUM) & (teacher_sum < SAFE_SUM) & (plain_sum < SAFE_SUM)):
-            if attempt > 0 and FULL > 0:
-                student_maximum = groups_maximum(student, student_bias, first, end, None, BLOCK, FULL, TAIL)
-                teacher_maximum = groups_maximum(teacher, teacher_bias, first, end, teacher_end, BLOCK, FULL, TAIL)
-                if ENDS:
-                    student_maximum = tl.maximum(student_maximum, tl.max(end_s))
-                    teacher_maximum = tl.maximum(teacher_maximum, tl.max(end_t))
-                student_reference = scale * student_maximum
-                teacher_reference = scale * teacher_maximum
+            if attempt > 0:
+                student_reference = scale * row_maximum(
+                    student, student_bias, head, None, full_blocks, V, BLOCK, FULL, TAIL, HEADED
+                )
+                teacher_reference = scale * row_maximum(
+                    teacher, teacher_bias, head, teacher_end, full_blocks, V, BLOCK, FULL, TAIL, HEADED
+                )
             student_lanes = tl.zeros([LANES], tl.float32)
             teacher_lanes = tl.zeros([LANES], tl.float32)
             plain_lanes = tl.zeros([LANES], tl.float32)
-            for index in range(FULL):
-                student_block, teacher_block, plain_block = block_sums(
-                    student, teacher, student_bias, teacher_bias, first + index * BLOCK, end, teacher_end, scale,
-                    student_reference, teacher_reference, temperature, BLOCK, False, LANES, POWER, CE,
+            for index in range(full_blocks):
+                student_some, teacher_some, plain_some = some_sums(
+                    student, teacher, student_bias, teacher_bias, block + index * BLOCK, None, teacher_end, scale,
+                    student_reference, teacher_reference, temperature, LANES, POWER, CE,
                 )  # fmt: skip
-                student_lanes += student_block
-                teacher_lanes += teacher_block
-                plain_lanes += plain_block
+                student_lanes += student_some
+                teacher_lanes += teacher_some
+                plain_lanes += plain_some
             if TAIL > 0:
-                student_block, teacher_block, plain_block = block_sums(
-                    student, teacher, student_bias, teacher_bias, first + FULL * BLOCK, end, teacher_end, scale,
-                    student_reference, teacher_reference, temperature, TAIL, True, LANES, POWER, CE,
+                tail = first + FULL * BLOCK + tl.arange(0, TAIL)
+                student_some, teacher_some, plain_some = some_sums(
+                    student, teacher, student_bias, teacher_bias, tail, tail < end, teacher_end, scale,
+                    student_reference, teacher_reference, temperature, LANES, POWER, CE,
                 )  # fmt: skip
-                student_lanes += student_block
-                teacher_lanes += teacher_block
-                plain_lanes += plain_block
+                student_lanes += student_some
+                teacher_lanes += teacher_some
+                plain_lanes += plain_some
             student_sum = tl.sum(student_lanes)
             teacher_sum = tl.sum(teacher_lanes)
             plain_sum = tl.sum(plain_lanes)
-            if ENDS:
-                tempered, teacher_tempered, plain = exponentials(
-                    end_s, end_t, scale, student_reference, teacher_reference, temperature, POWER, CE
-                )
-                student_sum += tl.sum(tempered)
-                teacher_sum += tl.sum(teacher_tempered)
-                plain_sum += tl.sum(plain)
+            if HEADED or V % 8 != 0:
+                ends, inside = end_lanes(head, V, HEADED)
+                student_total, teacher_total, plain_total = some_sums(
+                    student, teacher, student_bias, teacher_bias, ends, inside, teacher_end, scale,
+                    student_reference, teacher_reference, temperature, 0, POWER, CE,
+                )  # fmt: skip
+                student_sum += student_total
+                teacher_sum += teacher_total
+                plain_sum += plain_total
 
     # The weights go into one multiplier a side, so that p and q below already carry them.
     kl_weight = weight * kl_factor if KL_GRADIENT else weight
@@ -224,56 +208,86 @@ def loss_row(
     mse_weight = 2.0 * weight * mse_factor
     plain_factor = tl.div_rn(ce_factor, plain_sum) if CE else 0.0
 
+    # The true class, while both sides are whole: the gradient may overwrite either.
+    true_gradient = 0.0
+    in_range = (label >= 0) & (label < V)
+    if CE:
+        true_s = tl.load(student + head + label, mask=in_range, other=float("nan")).to(tl.float32)
+        true_t = tl.load(teacher + head + label, mask=in_range & (weight != 0.0), other=0.0).to(tl.float32)
+        if student_bias is not None:
+            true_s += tl.load(student_bias + label, mask=in_range, other=0.0)
+        if teacher_bias is not None:
+            true_t += tl.load(teacher_bias + label, mask=in_range, other=0.0)
+        ce = tl.fma(tl.fma(true_s, scale, -student_reference), -temperature, tl.log2(plain_sum)) * LN_2
+        tl.store(ce_out, ce)
+        true_gradient, _, _ = elements(
+            true_s, true_t, teacher_end, scale, student_reference, teacher_reference, temperature, student_factor,
+            teacher_factor, plain_factor, log2_offset, mse_weight, POWER, CE, MSE, KL_GRADIENT, PRECISE,
+        )  # fmt: skip
+        true_gradient -= ce_factor
+    else:
+        tl.store(ce_out, 0.0)
+
     # Pass 2, last block first: it is the likeliest to be in the cache still.
     kl_lanes = tl.zeros([LANES], tl.float32)
     mse_lanes = tl.zeros([LANES], tl.float32)
     if TAIL > 0:
-        kl_block, mse_block = block_gradient(
-            student, teacher, gradient, student_bias, teacher_bias, first + FULL * BLOCK, end, teacher_end,
-            scale, student_reference, teacher_reference, temperature, student_factor, teacher_factor, plain_factor,
-            log2_offset, mse_weight, TAIL, True, LANES, POWER, CE, MSE, KL_GRADIENT, PRECISE, STORE,
+        tail = first + FULL * BLOCK + tl.arange(0, TAIL)
+        kl_some, mse_some = some_gradient(
+            student, teacher, gradient, student_bias, teacher_bias, tail, tail < end, teacher_end, scale,
+            student_reference, teacher_reference, temperature, student_factor, teacher_factor, plain_factor,
+            log2_offset, mse_weight, LANES, POWER, CE, MSE, KL_GRADIENT, PRECISE, STORE,
         )  # fmt: skip
-        kl_lanes += kl_block
-        mse_lanes += mse_block
-    for back in range(FULL):
-        kl_block, mse_block = block_gradient(
-            student, teacher, gradient, student_bias, teacher_bias, first + (FULL - 1 - back) * BLOCK, end, teacher_end,
-            scale, student_reference, teacher_reference, temperature, student_factor, teacher_factor, plain_factor,
-            log2_offset, mse_weight, BLOCK, False, LANES, POWER, CE, MSE, KL_GRADIENT, PRECISE, STORE,
+        kl_lanes += kl_some
+        mse_lanes += mse_some
+    for back in range(full_blocks):
+        lanes = block + (full_blocks - 1 - back) * BLOCK
+        kl_some, mse_some = some_gradient(
+            student, teacher, gradient, student_bias, teacher_bias, lanes, None, teacher_end, scale,
+            student_reference, teacher_reference, temperature, student_factor, teacher_factor, plain_factor,
+            log2_offset, mse_weight, LANES, POWER, CE, MSE, KL_GRADIENT, PRECISE, STORE,
         )  # fmt: skip
-        kl_lanes += kl_block
-        mse_lanes += mse_block
+        kl_lanes += kl_some
+        mse_lanes += mse_some
     kl = tl.sum(kl_lanes)
     mse = tl.sum(mse_lanes)
-    if ENDS:
-        values, terms, apart = elements(
-            end_s, end_t, teacher_end, scale, student_reference, teacher_reference, temperature, student_factor,
-            teacher_factor, plain_factor, log2_offset, mse_weight, POWER, CE, MSE, KL_GRADIENT, PRECISE,
+    if HEADED or V % 8 != 0:
+        ends, inside = end_lanes(head, V, HEADED)
+        kl_total, mse_total = some_gradient(
+            student, teacher, gradient, student_bias, teacher_bias, ends, inside, teacher_end, scale,
+            student_reference, teacher_reference, temperature, student_factor, teacher_factor, plain_factor,
+            log2_offset, mse_weight, 0, POWER, CE, MSE, KL_GRADIENT, PRECISE, STORE,
         )  # fmt: skip
-        kl += tl.sum(terms)
-        apart = tl.where(inside, apart, 0.0)
-        mse += tl.sum(apart * apart)
-        if STORE:
-            tl.store(gradient + lanes, values.to(gradient.dtype.element_ty), mask=inside)
+        kl += kl_total
+        mse += mse_total
 
     if KL_GRADIENT:
         kl = kl / kl_factor
     if CE:
         kl = tl.where(weight != 0.0, kl, 0.0)
-        ce = tl.fma(tl.fma(true_s, scale, -student_reference), -temperature, tl.log2(plain_sum)) * LN_2
-        tl.store(ce_out, ce)
         if STORE:
-            # Once more in full precision, after every other store: no element pays for a comparison with the label.
-            value, _, _ = elements(
-                true_s, true_t, teacher_end, scale, student_reference, teacher_reference, temperature, student_factor,
-                teacher_factor, plain_factor, log2_offset, mse_weight, POWER, CE, MSE, KL_GRADIENT, PRECISE,
-            )  # fmt: skip
+            # After every other store: so no element pays for a comparison with the label.
             tl.debug_barrier()
-            tl.store(gradient + head + label, (value - ce_factor).to(gradient.dtype.element_ty), mask=in_range)
-    else:
-        tl.store(ce_out, 0.0)
+            tl.store(gradient + head + label, true_gradient.to(gradient.dtype.element_ty), mask=in_range)
     tl.store(kl_out, kl)
     tl.store(mse_out, weight * mse if MSE else 0.0)
+
+
+@triton.jit
+def zero_row(
+    gradient, head, full_blocks, V: tl.constexpr, BLOCK: tl.constexpr, FULL: tl.constexpr, TAIL: tl.constexpr,
+    HEADED: tl.constexpr,
+):  # fmt: skip
+    first, end = whole_groups(head, V, HEADED)
+    for index in range(full_blocks):
+        lanes = first + index * BLOCK + tl.arange(0, BLOCK)
+        tl.store(gradient + lanes, tl.zeros([BLOCK], gradient.dtype.element_ty))
+    if TAIL > 0:
+        tail = first + FULL * BLOCK + tl.arange(0, TAIL)
+        tl.store(gradient + tail, tl.zeros([TAIL], gradient.dtype.element_ty), mask=tail < end)
+    if HEADED or V % 8 != 0:
+        ends, inside = end_lanes(head, V, HEADED)
+        tl.store(gradient + ends, (ends * 0).to(gradient.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -300,6 +314,7 @@ def distillation_kernel(
     mlm_alpha,
     mse_alpha,
     ignore_index,
+    full_blocks,  # FULL: loops whose count the compiler knows are unrolled, and spill
     V: tl.constexpr,
     BLOCK: tl.constexpr,
     FULL: tl.constexpr,
@@ -335,34 +350,18 @@ def distillation_kernel(
     if label != ignore_index:
         loss_row(
             student, teacher, gradient, student_bias, teacher_bias, kl_out + index, ce_out + index, mse_out + index,
-            head, label, weight, scale, temperature, kl_factor, ce_factor, mse_factor, V, BLOCK, FULL, TAIL, LANES,
-            HEADED, POWER, True, MSE, KL_GRADIENT, PRECISE, STORE,
+            head, label, weight, scale, temperature, kl_factor, ce_factor, mse_factor, full_blocks, V, BLOCK, FULL,
+            TAIL, LANES, HEADED, POWER, True, MSE, KL_GRADIENT, PRECISE, STORE,
         )  # fmt: skip
     elif weight != 0.0:
         loss_row(
             student, teacher, gradient, student_bias, teacher_bias, kl_out + index, ce_out + index, mse_out + index,
-            head, label, weight, scale, temperature, kl_factor, ce_factor, mse_factor, V, BLOCK, FULL, TAIL, LANES,
-            HEADED, POWER, False, MSE, KL_GRADIENT, PRECISE, STORE,
+            head, label, weight, scale, temperature, kl_factor, ce_factor, mse_factor, full_blocks, V, BLOCK, FULL,
+            TAIL, LANES, HEADED, POWER, False, MSE, KL_GRADIENT, PRECISE, STORE,
         )  # fmt: skip
     else:
         tl.store(kl_out + index, 0.0)
         tl.store(ce_out + index, 0.0)
         tl.store(mse_out + index, 0.0)
         if STORE:
-            zero_row(gradient, head, V, BLOCK, FULL, TAIL, HEADED)
-
-
-@triton.jit
-def zero_row(
-    gradient, head, V: tl.constexpr, BLOCK: tl.constexpr, FULL: tl.constexpr, TAIL: tl.constexpr, HEADED: tl.constexpr
-):
-    first, end = whole_groups(head, V, HEADED)
-    for index in range(FULL):
-        lanes = first + index * BLOCK + tl.arange(0, BLOCK)
-        tl.store(gradient + lanes, tl.zeros([BLOCK], gradient.dtype.element_ty))
-    if TAIL > 0:
-        lanes = first + FULL * BLOCK + tl.arange(0, TAIL)
-        tl.store(gradient + lanes, tl.zeros([TAIL], gradient.dtype.element_ty), mask=lanes < end)
-    if HEADED or V % 8 != 0:
-        lanes, inside = end_lanes(head, V, HEADED)
-        tl.store(gradient + lanes, (lanes * 0).to(gradient.dtype.element_ty), mask=inside)
+            zero_row(gradient, head, full_blocks, V, BLOCK, FULL, TAIL, HEADED)

@@ -32,9 +32,9 @@ def row_configuration(
 ) -> RowConfiguration:
     """The table for rows of `columns` elements; `block` and `num_warps` override it, to measure other choices.
 
-    `headed` rows start inside a group of eight. Eight elements a thread, so that one 16-byte access of 16-bit logits
-    feeds it. Wide programs on long rows: few rows are
-    then under way on the GPU at a time, and the second pass still finds them in the L2 cache.
+    `headed` rows start inside a group of eight. Sixteen elements a thread: two 16-byte accesses of 16-bit logits are
+    under way at once. Wide programs on long rows: few rows are then in hand on the GPU at a time, and the second pass
+    still finds them in the L2 cache.
     """
     if block is None:
         block = 4096 if columns >= 8192 else 2048 if columns >= 4096 else 1024
@@ -44,7 +44,15 @@ def row_configuration(
     full_blocks = least // block
     rest = most - full_blocks * block
     tail = max(power_of_two(rest), block // 4, 16) if most >= GROUP and rest > 0 else 0
-    return RowConfiguration(block, full_blocks, tail, num_warps or max(1, min(16, block // 256)))
+    return RowConfiguration(block, full_blocks, tail, num_warps or max(1, min(8, block // 512)))
+
+
+def registers(squared_error: bool) -> int:
+    """Registers a thread: 80 let three programs of 256 threads share an SM; with the squared error that would spill.
+
+    ptxas left to itself settles on 64, and spills.
+    """
+    return 128 if squared_error else 80
 
 
 def power_of_two(value: int) -> int:

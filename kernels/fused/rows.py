@@ -57,45 +57,43 @@ def end_lanes(head, V: tl.constexpr, HEADED: tl.constexpr):
 
 
 @triton.jit
-def load_groups(row, bias, start, end, readable_end, SIZE: tl.constexpr, TAIL: tl.constexpr, KEEP: tl.constexpr):
-    """Lanes [start, start + SIZE) in float32; in a TAIL those from `end` on are -inf.
+def load_lanes(row, bias, lanes, inside, readable_end, KEEP: tl.constexpr):
+    """Those lanes of a row in float32, -inf where not `inside` (None: all are).
 
     `readable_end` is None, or a lane: those from it on are not read and are 0. KEEP: to be read again.
     """
     policy: tl.constexpr = "evict_last" if KEEP else "evict_first"
-    lanes = start + tl.arange(0, SIZE)
-    if TAIL or readable_end is not None:
-        readable = lanes < (end if readable_end is None else readable_end)
-        values = tl.load(row + lanes, mask=readable, other=0.0, eviction_policy=policy).to(tl.float32)
-        if bias is not None:
-            values += tl.load(bias + lanes, mask=readable, other=0.0)
-    else:
+    readable = inside
+    if readable_end is not None:
+        readable = lanes < readable_end
+        if inside is not None:
+            readable = readable & inside
+    if readable is None:
         values = tl.load(row + lanes, eviction_policy=policy).to(tl.float32)
         if bias is not None:
             values += tl.load(bias + lanes)
-    if TAIL:
-        values = tl.where(lanes < end, values, MINUS_INFINITY)
+    else:
+        values = tl.load(row + lanes, mask=readable, other=0.0, eviction_policy=policy).to(tl.float32)
+        if bias is not None:
+            values += tl.load(bias + lanes, mask=readable, other=0.0)
+    if inside is not None:
+        values = tl.where(inside, values, MINUS_INFINITY)
     return values
 
 
 @triton.jit
-def load_ends(row, bias, lanes, inside, readable_end):
-    """The lanes of `end_lanes` in float32, -inf where they do not count; `readable_end` as in `load_groups`."""
-    readable = inside
-    if readable_end is not None:
-        readable = inside & (lanes < readable_end)
-    values = tl.load(row + lanes, mask=readable, other=0.0).to(tl.float32)
-    if bias is not None:
-        values += tl.load(bias + lanes, mask=readable, other=0.0)
-    return tl.where(inside, values, MINUS_INFINITY)
-
-
-@triton.jit
 def lane_sums(values, LANES: tl.constexpr):
-    """Sums of neighbouring values, [LANES]: neighbours lie in one thread, so no thread waits for another."""
-    if values.shape[0] == LANES:
-        return values
-    return tl.sum(tl.reshape(values, (LANES, values.shape[0] // LANES)), 1)
+    """Sums of neighbouring values, [LANES]: neighbours lie in one thread, so no thread waits for another.
+
+    LANES = 0 gives their total.
+    """
+    if LANES == 0:
+        sums = tl.sum(values)
+    elif values.shape[0] == LANES:
+        sums = values
+    else:
+        sums = tl.sum(tl.reshape(values, (LANES, values.shape[0] // LANES)), 1)
+    return sums
 
 
 @triton.jit
