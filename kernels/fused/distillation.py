@@ -142,9 +142,6 @@ def _launch(
         if bias is not None and bias.shape != (columns,):
             raise ValueError(f"{name} has shape {tuple(bias.shape)}: one for each of {columns} columns is needed")
         biases.append(None if bias is None else bias.to(torch.float32).contiguous())
-    # One accumulator a thread: as many neighbours are summed as one 16-byte access brings.
-    neighbours = 4 if all(matrix.dtype == torch.float32 for matrix in (student, teacher, gradient)) else 8
-    lanes = max(1, (configuration.block if configuration.full_blocks else configuration.tail) // neighbours)
     alpha_ce, alpha_mlm, alpha_mse = alphas
     with current_device(student):
         distillation_kernel[(rows,)](
@@ -172,7 +169,7 @@ def _launch(
             BLOCK=configuration.block,
             FULL=configuration.full_blocks,
             TAIL=configuration.tail,
-            LANES=lanes,
+            LANES=configuration.lanes(student, teacher, gradient),
             HEADED=headed,
             POWER=temperature_power(temperature),
             MSE=alpha_mse != 0,

@@ -71,7 +71,7 @@ def row_maximum(
     first, end = whole_groups(head, V, HEADED)
     maximum = float("-inf")
     # A reduction in each step keeps the compiler from unrolling the loop, for which registers would be spilled.
-    for index in range(full_blocks):
+    for index in range(full_blocks if FULL > 0 else 0):
         lanes = first + index * BLOCK + tl.arange(0, BLOCK)
         maximum = tl.maximum(maximum, tl.max(load_lanes(row, bias, lanes, None, readable_end, True)))
     if TAIL > 0:
@@ -170,7 +170,7 @@ def loss_row(
             student_lanes = tl.zeros([LANES], tl.float32)
             teacher_lanes = tl.zeros([LANES], tl.float32)
             plain_lanes = tl.zeros([LANES], tl.float32)
-            for index in range(full_blocks):
+            for index in range(full_blocks if FULL > 0 else 0):
                 student_some, teacher_some, plain_some = some_sums(
                     student, teacher, student_bias, teacher_bias, block + index * BLOCK, None, teacher_end, scale,
                     student_reference, teacher_reference, temperature, LANES, POWER, CE,
@@ -240,7 +240,7 @@ def loss_row(
         )  # fmt: skip
         kl_lanes += kl_some
         mse_lanes += mse_some
-    for back in range(full_blocks):
+    for back in range(full_blocks if FULL > 0 else 0):
         lanes = block + (full_blocks - 1 - back) * BLOCK
         kl_some, mse_some = some_gradient(
             student, teacher, gradient, student_bias, teacher_bias, lanes, None, teacher_end, scale,
@@ -279,7 +279,7 @@ def zero_row(
     HEADED: tl.constexpr,
 ):  # fmt: skip
     first, end = whole_groups(head, V, HEADED)
-    for index in range(full_blocks):
+    for index in range(full_blocks if FULL > 0 else 0):
         lanes = first + index * BLOCK + tl.arange(0, BLOCK)
         tl.store(gradient + lanes, tl.zeros([BLOCK], gradient.dtype.element_ty))
     if TAIL > 0:

@@ -26,6 +26,11 @@ class RowConfiguration:
     tail: int
     num_warps: int
 
+    def lanes(self, *matrices: Tensor) -> int:
+        """Running sums a row: one for each 16-byte access that a thread makes in a block."""
+        neighbours = 4 if all(matrix.dtype == torch.float32 for matrix in matrices) else GROUP
+        return max(1, (self.block if self.full_blocks else self.tail) // neighbours)
+
 
 def row_configuration(
     columns: int, headed: bool, block: int | None = None, num_warps: int | None = None
