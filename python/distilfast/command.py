@@ -19,7 +19,7 @@ from ._core import InputError
 
 
 def parse(
-    dataclasses: Sequence[type], description: str, argv: Sequence[str] | None = None, prog: str | None = None
+    dataclasses: Sequence[Any], description: str, argv: Sequence[str] | None = None, prog: str | None = None
 ) -> tuple[Any, ...]:
     """One instance of each of `dataclasses` from the flags in `argv` and, under them, the keys of `--config file.yaml`.
 
@@ -27,7 +27,7 @@ def parse(
     no YAML mapping and for a key that no flag has (naming the nearest); exits with 2 for an unknown flag.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = HfArgumentParser(list(dataclasses), prog=prog, description=description, allow_abbrev=False)
+    parser = HfArgumentParser([*dataclasses], prog=prog, description=description, allow_abbrev=False)
     parser.add_argument(
         "--config", metavar="FILE.yaml", help="YAML file of flags without their dashes; the command line wins over it"
     )

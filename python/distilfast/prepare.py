@@ -173,7 +173,9 @@ def _write_rows(
 def new_cutter(
     tokenizer: Tokenizer, mode: str = "lines", max_length: int = 512, min_length: int = 12, max_unknown: float = 0.5
 ) -> RowCutter:
-    """A `RowCutter` for the ids of `tokenizer`."""
+    """A `RowCutter` for the ids of `tokenizer`, which has passed `check_specials`."""
+    assert tokenizer.cls_id is not None
+    assert tokenizer.sep_id is not None
     return RowCutter(
         mode=mode,
         max_length=max_length,

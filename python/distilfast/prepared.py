@@ -96,7 +96,7 @@ class TokenWriter:
             sizes[whole.name] = whole.stat().st_size
         description = {"citation": "", "description": "", "features": self._features, "homepage": "", "license": ""}
         write_json(self._directory / "dataset_info.json", description)
-        state = {
+        state: dict[str, Any] = {
             "_data_files": [{"filename": name} for name in sizes],
             "_fingerprint": self._digest.hexdigest()[:16],
             "_format_columns": None,

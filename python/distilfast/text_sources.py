@@ -94,7 +94,7 @@ def read_dataset(dataset: Any, column: str = "text", block_bytes: int = BLOCK_BY
     rows = _rows_per_block(dataset.data.nbytes, len(dataset), block_bytes)
     start = 0
     for table in dataset.select_columns([column]).with_format("arrow").iter(batch_size=rows):
-        yield _column_block(table.column(column), column, "the data set", start, len(table))
+        yield column_block(table.column(column), column, "the data set", start, len(table))
         start += len(table)
 
 
@@ -155,7 +155,7 @@ def _read_jsonl(path: Path, column: str, block_bytes: int) -> Iterator[TextBlock
         if start == 0 and len(texts) and texts[0].as_py() is None:
             first = json.loads(block.split(b"\n", 1)[0])
             check_column(column, list(first), str(path))
-        yield _column_block(texts, column, str(path), start, len(block))
+        yield column_block(texts, column, str(path), start, len(block))
         start += len(texts)
 
 
@@ -172,7 +172,7 @@ def _read_parquet(path: Path, column: str, block_bytes: int) -> Iterator[TextBlo
         for batch in file.iter_batches(_rows_per_block(sum(groups), rows, block_bytes), columns=[column]):
             end = start + len(batch)
             progress = size * end // rows - size * start // rows
-            yield _column_block(batch.column(0), column, str(path), start, progress)
+            yield column_block(batch.column(0), column, str(path), start, progress)
             start = end
 
 
@@ -180,7 +180,7 @@ def _rows_per_block(size: int, rows: int, block_bytes: int) -> int:
     return max(1, block_bytes * rows // max(1, size))
 
 
-def _column_block(texts: Any, column: str, where: str, start: int, progress: int) -> TextBlock:
+def column_block(texts: Any, column: str, where: str, start: int, progress: int) -> TextBlock:
     """A block of a column whose first row is row `start` of its source."""
     if isinstance(texts, pa.ChunkedArray):
         texts = texts.chunk(0) if texts.num_chunks == 1 else pa.concat_arrays(texts.chunks)
