@@ -103,11 +103,11 @@ def test_a_copy_of_the_teacher_agrees_fully_and_nothing_is_left_changed() -> Non
     assert teacher.training
 
 
-def test_cutting_batches_by_rows_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cutting_batches_into_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     models = bert(0), {"student": distilbert(1)}
     whole = evaluate_held_out(*models, batches(2))
     assert LOGITS_AT_ONCE >= 4 * 12 * VOCABULARY  # the whole batch at once, so far
-    monkeypatch.setattr("distilfast.held_out.LOGITS_AT_ONCE", 1)
+    monkeypatch.setattr("distilfast.held_out.LOGITS_AT_ONCE", 5 * VOCABULARY)
     cut = evaluate_held_out(*models, batches(2))
     for name, scores in whole.items():
         assert vars(cut[name]) == pytest.approx(vars(scores), rel=1e-5)
@@ -132,6 +132,8 @@ def test_bad_input_is_named() -> None:
     text = batches(1)
     with pytest.raises(InputError, match="no model"):
         evaluate_held_out(None, {}, text)
+    with pytest.raises(InputError, match="BertModel, which predicts no tokens"):
+        evaluate_held_out(bert(0), {"encoder": bert(1).bert}, text)
     with pytest.raises(InputError, match="no batch"):
         evaluate_held_out(bert(0), {}, [])
     with pytest.raises(InputError, match="may not be called"):

@@ -17,8 +17,9 @@ from .files import write_json, write_text
 from .held_out import HeldOutScores as HeldOutScores
 from .held_out import evaluate_held_out as evaluate_held_out
 from .held_out import pick_device
+from .held_out_text import held_out_batches, read_text
 from .latency import hardware, measure_size, measure_speed
-from .loading import load_model, named_models, quiet
+from .loading import load_model, named_models, quiet, refuse_bare_directory
 from .pictures import draw_pictures, require_matplotlib
 from .report import markdown
 from .task_report import SWEEP, TaskPlan, parse_tasks, task_report
@@ -109,11 +110,9 @@ def load_for_size(path: str) -> Any:
 
 def held_out_report(paths: dict[str, str], teacher: str, options: EvaluateOptions) -> dict[str, Any]:
     """Masked-LM quality of every model on the held-out text."""
-    from .held_out_text import held_out_batches, read_text
-
     batches, info = held_out_batches(
         paths,
-        lines=read_text(options.text, options.max_lines) if options.text else None,
+        lines=read_text(options.text, options.max_lines) if options.text else (),
         tokens=options.tokens,
         max_length=options.max_length,
         batch_tokens=options.batch_tokens,
@@ -169,6 +168,8 @@ def run_evaluation(options: EvaluateOptions) -> dict[str, Any]:
     """The whole report as JSON-ready values; writes `evaluate.json` and `evaluate.md` in the output directory."""
     paths = named_models([options.teacher, *options.student])
     teacher = next(iter(paths))
+    for path in paths.values():
+        refuse_bare_directory(path)
     if options.text and options.tokens:
         raise InputError("--text and --tokens both name held-out text; give one of them")
     if options.pictures:
@@ -181,10 +182,10 @@ def run_evaluation(options: EvaluateOptions) -> dict[str, Any]:
         "hardware": {"cpu": hardware("cpu"), **({"cuda": hardware("cuda")} if torch.cuda.is_available() else {})},
         "device": str(on),
         "teacher": teacher,
-        "models": describe_models(paths, options),
     }
     if options.text or options.tokens:
         report["held_out"] = held_out_report(paths, teacher, options)
+    report["models"] = describe_models(paths, options)
     folder = Path(options.output_dir)
     if plan is not None:
         found, report["missing"] = task_report(paths, plan, folder, on)

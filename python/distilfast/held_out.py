@@ -6,19 +6,27 @@ Every model sees the same masked batches, so differences between rows of the tab
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from ._core import InputError
+from .families import encoder_of, has_mlm_head, mlm_decoder, mlm_transform
 
-# Logits held at once per model, in numbers: 64 MiB of float32.
-LOGITS_AT_ONCE = 1 << 24
+# Logits held at once per model, in numbers: 16 MiB of float32, which stays in a large cache and is reused by malloc.
+LOGITS_AT_ONCE = 1 << 22
 TEACHER = "teacher"
+IGNORED = -100
+
+
+class Batches(Protocol):
+    """Batches by number; see `MaskedBatches`."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Mapping[str, torch.Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -46,19 +54,35 @@ class HeldOutScores:
         return math.exp(self.mlm_loss) if self.mlm_loss < 700 else math.inf
 
 
+class _Teacher:
+    """What is needed of the teacher's logits [N, V], once for all models."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        self.logits = logits
+        self.normaliser = logits.logsumexp(-1)
+        self.best = logits.argmax(-1)
+        self.probabilities = (logits - self.normaliser[:, None]).exp_()
+
+    def expected(self, values: torch.Tensor) -> torch.Tensor:
+        """The mean of values [N, V] under the teacher's distribution, [N], without a product as large as both."""
+        return torch.bmm(self.probabilities[:, None, :], values[:, :, None]).flatten()
+
+
 class _Sums:
     """Running sums of one model, float64 on its device."""
 
     def __init__(self, device: torch.device) -> None:
         self.values = torch.zeros(6, dtype=torch.float64, device=device)
 
-    def add(self, log_probs: torch.Tensor, teacher: torch.Tensor, masked: torch.Tensor, labels: torch.Tensor) -> None:
-        """log_probs, teacher [N, V] of the attended positions; masked [M] indexes them; labels [M] their ids."""
-        at_masks = log_probs[masked]
-        self.values[0] += F.nll_loss(at_masks, labels, reduction="sum")
-        self.values[1] += (at_masks.argmax(-1) == labels).sum()
-        agrees = log_probs.argmax(-1) == teacher.argmax(-1)
-        divergence = (teacher.exp() * (teacher - log_probs)).sum(-1)
+    def add(self, logits: torch.Tensor, teacher: _Teacher, masked: torch.Tensor, labels: torch.Tensor) -> None:
+        """logits [N, V] of some attended positions; masked [M] indexes them; labels [M] their original ids."""
+        normaliser = logits.logsumexp(-1)
+        best = logits.argmax(-1)
+        self.values[0] += (normaliser[masked] - logits[masked, labels]).sum(dtype=torch.float64)
+        self.values[1] += (best[masked] == labels).sum()
+        agrees = best == teacher.best
+        # sum_v p (log p - log q), where log q is the logits less their normaliser; a copy of the teacher gives 0.
+        divergence = teacher.expected(teacher.logits) - teacher.normaliser - teacher.expected(logits) + normaliser
         self.values[2] += agrees[masked].sum()
         self.values[3] += divergence[masked].sum(dtype=torch.float64)
         self.values[4] += agrees.sum()
@@ -94,7 +118,7 @@ def pick_device(name: str = "auto") -> torch.device:
 def evaluate_held_out(
     teacher: Any | None,
     students: Mapping[str, Any],
-    batches: Sequence[Mapping[str, torch.Tensor]],
+    batches: Batches,
     *,
     device: str = "auto",
     max_batches: int | None = None,
@@ -126,10 +150,10 @@ def evaluate_held_out(
             model.eval().to(on)
         with torch.inference_mode():
             for i in tqdm(range(number), desc="held-out text", disable=not progress):
-                for piece in _pieces(batches[i], next(iter(models.values())).config.vocab_size):
-                    masked += len(piece["labels"])
-                    tokens += int(piece["attention_mask"].sum())
-                    _score_piece(models, sums, {key: value.to(on) for key, value in piece.items()})
+                batch = {key: value.to(on) for key, value in batches[i].items() if isinstance(value, torch.Tensor)}
+                masked += int((batch["mlm_labels"] != IGNORED).sum())
+                tokens += int(_attention_mask(batch).sum())
+                _score_batch(models, sums, batch)
     finally:
         for name, model in models.items():
             model.train(modes[name]).to(homes[name])
@@ -141,46 +165,41 @@ def evaluate_held_out(
 def _check_vocabularies(models: Mapping[str, Any]) -> None:
     if not models:
         raise InputError("no model to evaluate: give a teacher or a student")
+    for name, model in models.items():
+        if not has_mlm_head(model):
+            raise InputError(
+                f"{name} is a {type(model).__name__}, which predicts no tokens; give a masked-language model"
+            )
     sizes = {name: int(model.config.vocab_size) for name, model in models.items()}
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
         raise InputError(f"models of different vocabulary sizes cannot be compared on one text: {listed}")
 
 
-def _pieces(batch: Mapping[str, torch.Tensor], vocab_size: int) -> list[dict[str, torch.Tensor]]:
-    """The batch cut by rows so that the logits of one model stay below `LOGITS_AT_ONCE`."""
+def _attention_mask(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     if "attention_mask" not in batch:
         raise InputError('held-out evaluation takes batches of layout "padded"; these have no attention_mask')
-    input_ids, attention_mask = batch["input_ids"], batch["attention_mask"]
-    rows, width = input_ids.shape
-    used = batch["mlm_labels"] != -100
-    positions, labels = batch["mlm_positions"][used], batch["mlm_labels"][used]
-    step = max(1, LOGITS_AT_ONCE // (width * vocab_size))
-    pieces = []
-    for start in range(0, rows, step):
-        stop = min(start + step, rows)
-        here = (positions >= start * width) & (positions < stop * width)
-        if attention_mask[start:stop].any():
-            pieces.append(
-                {
-                    "input_ids": input_ids[start:stop],
-                    "attention_mask": attention_mask[start:stop],
-                    "positions": positions[here] - start * width,
-                    "labels": labels[here],
-                }
-            )
-    return pieces
+    return batch["attention_mask"]
 
 
-def _score_piece(models: Mapping[str, Any], sums: Mapping[str, _Sums], piece: Mapping[str, torch.Tensor]) -> None:
-    """Adds the piece to every model's sums; the first model is the one the others are compared with."""
-    attended = piece["attention_mask"].bool().flatten()
-    # Where each position stands among the attended ones.
-    rank = attended.cumsum(0) - 1
-    masked = rank[piece["positions"]]
-    reference = None
+def _score_batch(models: Mapping[str, Any], sums: Mapping[str, _Sums], batch: Mapping[str, torch.Tensor]) -> None:
+    """Adds the batch to every model's sums; the first model is the one the others are compared with."""
+    attended = _attention_mask(batch).bool().flatten()
+    used = batch["mlm_labels"] != IGNORED
+    labels = batch["mlm_labels"][used]
+    # Where each masked position stands among the attended ones.
+    places = (attended.cumsum(0) - 1)[batch["mlm_positions"][used]]
+    hidden = {}
     for name, model in models.items():
-        logits = model(input_ids=piece["input_ids"], attention_mask=piece["attention_mask"]).logits
-        log_probs = F.log_softmax(logits.flatten(0, 1)[attended].float(), dim=-1)
-        reference = log_probs if reference is None else reference
-        sums[name].add(log_probs, reference, masked, piece["labels"])
+        states = encoder_of(model)(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        hidden[name] = mlm_transform(model, states.last_hidden_state.flatten(0, 1)[attended])
+    number = int(attended.sum())
+    step = max(1, LOGITS_AT_ONCE // mlm_decoder(next(iter(models.values()))).out_features)
+    for start in range(0, number, step):
+        stop = min(start + step, number)
+        here = (places >= start) & (places < stop)
+        teacher = None
+        for name, model in models.items():
+            logits = mlm_decoder(model)(hidden[name][start:stop]).float()
+            teacher = _Teacher(logits) if teacher is None else teacher
+            sums[name].add(logits, teacher, places[here] - start, labels[here])

@@ -8,6 +8,7 @@ from typing import Any
 
 from . import data
 from ._core import InputError
+from .prepared import load_tokens
 from .tokenizer import Tokenizer
 
 
@@ -49,7 +50,7 @@ def shared_tokenizer(paths: Mapping[str, str]) -> Tokenizer:
 def held_out_batches(
     paths: Mapping[str, str],
     *,
-    lines: Sequence[str] | None = None,
+    lines: Sequence[str] = (),
     tokens: str | None = None,
     max_length: int = 512,
     batch_tokens: int = 8192,
@@ -58,17 +59,11 @@ def held_out_batches(
     """Masked batches of `lines` or of the prepared directory `tokens`, and what the report says about them."""
     tokenizer = shared_tokenizer(paths)
     if tokens is not None:
-        from .prepare import load_tokens
-
         prepared = load_tokens(tokens)
-        if prepared.tokenizer.fingerprint != tokenizer.fingerprint:
-            raise InputError(
-                f"--tokens {tokens} was prepared with another tokenizer than the models'; prepare it again"
-            )
+        prepared.check_tokenizer(tokenizer, "the models")
         rows: Any = prepared.dataset
         number = len(prepared.dataset)
     else:
-        assert lines is not None
         rows = tokenizer.encode_batch(list(lines), max_length=max_length)
         number = len(lines)
     batches = data.MaskedBatches(

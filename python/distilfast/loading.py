@@ -34,7 +34,8 @@ def named_models(arguments: list[str]) -> dict[str, str]:
     return models
 
 
-def _refuse_bare_directory(path: str) -> None:
+def refuse_bare_directory(path: str) -> None:
+    """Raises `InputError` where `path` is on this machine and holds no model."""
     folder = Path(path)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -50,7 +51,7 @@ def load_model(path: str, auto_class: str | None = None, complete: bool = True, 
     complete: raise `InputError` where weights of the class are missing from the files, as for a masked-LM head in an
     encoder without one. Weights are read from safetensors only; no code from the hub is run.
     """
-    _refuse_bare_directory(path)
+    refuse_bare_directory(path)
     try:
         if auto_class is None:
             config = transformers.AutoConfig.from_pretrained(path)
