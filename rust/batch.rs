@@ -3,7 +3,7 @@
 use crate::batch_rows::{Id, Rows};
 use crate::mask::{Masker, Workspace};
 use crate::plan::{Epoch, Member, Plan, Shape};
-use crate::with_ids;
+use crate::{for_each_simd, with_ids};
 
 /// Everything that batches are made from; it never changes.
 pub struct Batches {
@@ -11,6 +11,8 @@ pub struct Batches {
     pub rows: Rows,
     /// Which rows form which batch.
     pub plan: Plan,
+    /// The length of the longest row.
+    pub longest: usize,
     /// What is masked.
     pub masker: Masker,
     /// One bit for each row with too few maskable positions.
@@ -23,33 +25,27 @@ pub struct Batches {
     pub batches_per_step: usize,
 }
 
-/// Buffers of one batch. `input_ids` and the masks have the elements of the shape, `positions` and `labels` those of the
-/// capacity of the shape, `cu_seqlens` one more than there are sequences at most.
-pub struct Buffers<'a> {
-    /// Token ids.
-    pub input_ids: &'a mut [i64],
-    /// What belongs to the layout.
-    pub layout: LayoutBuffers<'a>,
-    /// Masked positions.
-    pub positions: &'a mut [i64],
-    /// Their original ids.
-    pub labels: &'a mut [i64],
-}
-
-/// What only one layout has.
-pub enum LayoutBuffers<'a> {
-    /// Padded.
-    Padded {
-        /// 1 for a token, 0 for padding.
-        attention_mask: &'a mut [i64],
-    },
-    /// Packed.
-    Packed {
-        /// The position in the sequence.
-        position_ids: &'a mut [i64],
-        /// Where each sequence begins, and the size of the bin ever after.
-        cu_seqlens: &'a mut [i32],
-    },
+/// Where the parts of a batch lie in its buffer, a slice of `i64`. Each part begins at a multiple of 64 bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    /// Elements of `input_ids`, from 0 on.
+    pub size: usize,
+    /// Masked positions at most.
+    pub capacity: usize,
+    /// Entries of `cu_seqlens`; 0 for the padded layout.
+    pub sequences: usize,
+    /// Where the attention mask or the position ids begin.
+    pub extra: usize,
+    /// Where the masked positions begin.
+    pub positions: usize,
+    /// Where their original ids begin.
+    pub labels: usize,
+    /// Where tokens, tokens in the step and masked positions in the step lie.
+    pub counts: usize,
+    /// Where `cu_seqlens` begins, as `i32`.
+    pub cu_seqlens: usize,
+    /// The size of the buffer.
+    pub end: usize,
 }
 
 /// What a batch, or a step, counts.
@@ -67,6 +63,8 @@ pub struct Scratch {
     members: Vec<Member>,
     ids: Vec<i64>,
     mask: Workspace,
+    /// The last step that was counted: its epoch, its first batch, its counts. Its owner reads one plan only.
+    step: Option<(u64, usize, Counts)>,
 }
 
 impl Batches {
@@ -93,38 +91,73 @@ impl Batches {
         self.plan.shape(epoch, index)
     }
 
-    /// Writes batch `index` of `epoch`.
-    pub fn fill(&self, epoch: &Epoch, index: usize, buffers: Buffers<'_>, scratch: &mut Scratch) -> Counts {
+    /// How the buffer of a batch is cut up.
+    #[must_use]
+    pub fn layout(&self, shape: Shape) -> Layout {
+        let size = shape.rows * shape.width;
+        let capacity = self.masker.capacity(size);
+        let sequences = match &self.plan {
+            Plan::Padded(_) => 0,
+            Plan::Packed(plan) => plan.most_sequences() + 1,
+        };
+        let after = |start: usize, length: usize| (start + length).next_multiple_of(8);
+        let extra = after(0, size);
+        let positions = after(extra, size);
+        let labels = after(positions, capacity);
+        let counts = after(labels, capacity);
+        let cu_seqlens = after(counts, 3);
+        let end = after(cu_seqlens, sequences.div_ceil(2));
+        Layout { size, capacity, sequences, extra, positions, labels, counts, cu_seqlens, end }
+    }
+
+    /// Writes batch `index` of `epoch` into `buffer`, which holds a [`Layout`] of its shape.
+    pub fn fill(&self, epoch: &Epoch, index: usize, buffer: &mut [i64], scratch: &mut Scratch) {
+        let step = self.count_step(epoch, index, scratch);
         let Scratch { members, mask, .. } = scratch;
         let shape = self.plan.members(epoch, index, &self.rows, members);
-        let Buffers { input_ids, layout, positions, labels } = buffers;
-        self.write_ids(shape, members, input_ids);
-        match layout {
-            LayoutBuffers::Padded { attention_mask } => write_attention_mask(shape, members, attention_mask),
-            LayoutBuffers::Packed { position_ids, cu_seqlens } => {
-                write_sequences(members, self.longest(), position_ids, cu_seqlens);
-            }
+        let layout = self.layout(shape);
+        let (input_ids, rest) = buffer[..layout.end].split_at_mut(layout.extra);
+        let (extra, rest) = rest.split_at_mut(layout.positions - layout.extra);
+        let (positions, rest) = rest.split_at_mut(layout.labels - layout.positions);
+        let (labels, rest) = rest.split_at_mut(layout.counts - layout.labels);
+        let (counts, cu_seqlens) = rest.split_at_mut(layout.cu_seqlens - layout.counts);
+        let (input_ids, extra) = (&mut input_ids[..layout.size], &mut extra[..layout.size]);
+        self.write_ids(members, input_ids);
+        match &self.plan {
+            Plan::Padded(_) => write_attention_mask(shape, members, extra),
+            // SAFETY: any two i32 are an i64, and no pointer that is aligned for i64 is not for i32.
+            Plan::Packed(plan) => unsafe {
+                let cu_seqlens = &mut cu_seqlens.align_to_mut::<i32>().1[..layout.sequences];
+                write_sequences(members, plan.longest(), extra, cu_seqlens);
+            },
         }
         self.masker.choose(members, input_ids, epoch.key, mask);
+        let (positions, labels) = (&mut positions[..layout.capacity], &mut labels[..layout.capacity]);
         self.masker.replace(epoch.key, &mask.masked, input_ids, positions, labels);
-        Counts { tokens: count_tokens(members), masked: mask.masked.len() }
+        counts[..3].copy_from_slice(&[count_tokens(members), step.tokens, step.masked].map(|count| count as i64));
     }
 
     /// The tokens and masked positions of the whole step that batch `index` belongs to.
     pub fn count_step(&self, epoch: &Epoch, index: usize, scratch: &mut Scratch) -> Counts {
         let first = index - index % self.batches_per_step;
+        if let Some((number, start, counts)) = scratch.step
+            && (number, start) == (epoch.number, first)
+        {
+            return counts;
+        }
         let mut sum = Counts::default();
         for index in first..(first + self.batches_per_step).min(self.len()) {
             let counts = self.count(epoch, index, scratch);
             sum.tokens += counts.tokens;
             sum.masked += counts.masked;
         }
+        scratch.step = Some((epoch.number, first, sum));
         sum
     }
 
     /// The tokens and masked positions of batch `index`, without writing it.
     pub fn count(&self, epoch: &Epoch, index: usize, scratch: &mut Scratch) -> Counts {
-        let Scratch { members, ids, mask } = scratch;
+        let Scratch { members, ids, mask, .. } = scratch;
         if self.masker.is_counted() && self.poor.is_none() {
             let tokens = self.plan.tokens(epoch, index, &self.rows, members);
             return Counts { tokens, masked: self.masker.wanted(tokens) };
@@ -135,34 +168,17 @@ impl Batches {
             return Counts { tokens, masked: self.masker.wanted(tokens) };
         }
         ids.resize(shape.rows * shape.width, 0);
-        self.write_ids(shape, members, ids);
+        self.write_ids(members, ids);
         self.masker.choose(members, ids, epoch.key, mask);
         Counts { tokens, masked: mask.masked.len() }
-    }
-
-    /// The longest sequence that a batch may have.
-    #[must_use]
-    pub fn longest(&self) -> usize {
-        match &self.plan {
-            Plan::Padded(plan) => plan.shapes().iter().map(|(shape, _)| shape.width).max().unwrap_or(0),
-            Plan::Packed(plan) => plan.longest(),
-        }
     }
 
     fn is_poor(&self, row: u32) -> bool {
         self.poor.as_ref().is_some_and(|bits| bits[row as usize / 64] >> (row % 64) & 1 == 1)
     }
 
-    fn write_ids(&self, shape: Shape, members: &[Member], input_ids: &mut [i64]) {
-        let pad = i64::from(self.pad_id);
-        let mut end = 0;
-        for member in members {
-            let start = member.start as usize;
-            input_ids[end..start].fill(pad);
-            end = start + member.length as usize;
-            with_ids!(self.rows.row(member.row as usize), ids => widen(ids, &mut input_ids[start..end]));
-        }
-        input_ids[end..shape.rows * shape.width].fill(pad);
+    fn write_ids(&self, members: &[Member], input_ids: &mut [i64]) {
+        write_ids(self.masker.simd(), &self.rows, members, i64::from(self.pad_id), input_ids);
     }
 }
 
@@ -170,6 +186,25 @@ fn count_tokens(members: &[Member]) -> usize {
     members.iter().map(|member| member.length as usize).sum()
 }
 
+for_each_simd! {
+    fn write_ids(rows: &Rows, members: &[Member], pad: i64, input_ids: &mut [i64]) = write_ids_body
+}
+
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "compiled anew for the instructions of each caller")]
+fn write_ids_body(rows: &Rows, members: &[Member], pad: i64, input_ids: &mut [i64]) {
+    let mut end = 0;
+    for member in members {
+        let start = member.start as usize;
+        input_ids[end..start].fill(pad);
+        end = start + member.length as usize;
+        with_ids!(rows.row(member.row as usize), ids => widen(ids, &mut input_ids[start..end]));
+    }
+    input_ids[end..].fill(pad);
+}
+
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "compiled anew for the instructions of each caller")]
 fn widen<T: Id>(ids: &[T], wide: &mut [i64]) {
     for (wide, id) in wide.iter_mut().zip(ids) {
         *wide = id.wide();

@@ -12,6 +12,7 @@
 pub mod batch;
 pub mod batch_check;
 pub mod batch_rows;
+pub mod batch_simd;
 pub mod error;
 pub mod lines;
 pub mod mask;

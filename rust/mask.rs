@@ -6,9 +6,11 @@
 //! 2006); `u` belongs to (seed, epoch, row, position). Most positions are ruled out by one comparison of `u` with a bound
 //! that depends on the id alone, so the logarithm is taken of few.
 
+use crate::batch_simd::Simd;
 use crate::error::{Error, Result};
+use crate::for_each_simd;
 use crate::mask_bounds::{Bounds, CERTAIN};
-use crate::mask_draw::{Simd, draw_below};
+use crate::mask_draw::draw_below;
 use crate::plan::Member;
 use crate::random::{Key, LANES, Purpose, philox};
 
@@ -112,6 +114,12 @@ impl Masker {
         })
     }
 
+    /// The instruction set that batches are made with.
+    #[must_use]
+    pub fn simd(&self) -> Simd {
+        self.simd
+    }
+
     /// How many positions are asked for in a batch of `tokens` tokens.
     #[must_use]
     pub fn wanted(&self, tokens: usize) -> usize {
@@ -191,29 +199,53 @@ impl Masker {
     /// Replaces the masked positions of `ids` and writes them and their original ids to `positions` and `labels`; unused
     /// places get position 0 and label -100.
     pub fn replace(&self, key: Key, masked: &[Masked], ids: &mut [i64], positions: &mut [i64], labels: &mut [i64]) {
-        for (chunk, group) in masked.chunks(LANES).enumerate() {
-            let mut counter = [[0; LANES], [0; LANES], [0; LANES], [Purpose::Replace as u32; LANES]];
-            for (lane, masked) in group.iter().enumerate() {
-                counter[0][lane] = masked.position;
-                counter[1][lane] = masked.row;
-            }
-            let words = philox(counter, key);
-            for (lane, masked) in group.iter().enumerate() {
-                let flat = masked.flat as usize;
-                positions[chunk * LANES + lane] = i64::from(masked.flat);
-                labels[chunk * LANES + lane] = ids[flat];
-                let choice = words[0][lane] >> 1;
-                if choice < self.mask_below {
-                    ids[flat] = i64::from(self.vocabulary.mask_id);
-                } else if choice < self.random_below {
-                    let draw = u64::from(words[1][lane]) << 32 | u64::from(words[2][lane]);
-                    let index = (u128::from(draw) * self.replacements.len() as u128) >> 64;
-                    ids[flat] = i64::from(self.replacements[index as usize]);
-                }
-            }
-        }
+        let (below, mask_id) = ([self.mask_below, self.random_below], self.vocabulary.mask_id);
+        replace(self.simd, masked, key, below, mask_id, &self.replacements, ids, positions, labels);
         positions[masked.len()..].fill(0);
         labels[masked.len()..].fill(-100);
+    }
+}
+
+for_each_simd! {
+    fn replace(
+        masked: &[Masked], key: Key, below: [u32; 2], mask_id: u32, replacements: &[u32],
+        ids: &mut [i64], positions: &mut [i64], labels: &mut [i64],
+    ) = replace_body
+}
+
+/// `below`: the draws that give the mask token, and those that give it or a random one of `replacements`.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "compiled anew for the instructions of each caller")]
+#[expect(clippy::too_many_arguments, reason = "slices, so that every version knows all lengths")]
+fn replace_body(
+    masked: &[Masked],
+    key: Key,
+    below: [u32; 2],
+    mask_id: u32,
+    replacements: &[u32],
+    ids: &mut [i64],
+    positions: &mut [i64],
+    labels: &mut [i64],
+) {
+    let used = positions.chunks_mut(LANES).zip(labels.chunks_mut(LANES));
+    for (group, (positions, labels)) in masked.chunks(LANES).zip(used) {
+        let mut counter = [[0; LANES], [0; LANES], [0; LANES], [Purpose::Replace as u32; LANES]];
+        for (lane, masked) in group.iter().enumerate() {
+            counter[0][lane] = masked.position;
+            counter[1][lane] = masked.row;
+        }
+        let words = philox(counter, key);
+        for (lane, masked) in group.iter().enumerate() {
+            let id = &mut ids[masked.flat as usize];
+            positions[lane] = i64::from(masked.flat);
+            labels[lane] = *id;
+            let draw = u64::from(words[1][lane]) << 32 | u64::from(words[2][lane]);
+            let index = (u128::from(draw) * replacements.len() as u128) >> 64;
+            let random = replacements[index as usize];
+            let choice = words[0][lane] >> 1;
+            let replaced = if choice < below[0] { mask_id } else { random };
+            *id = if choice < below[1] { i64::from(replaced) } else { *id };
+        }
     }
 }
 

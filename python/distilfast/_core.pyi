@@ -142,14 +142,8 @@ class BatchPlan:
     def shapes(self) -> list[tuple[int, int, int]]:
         """(rows, width, batches) of every shape."""
 
-    def capacity(self, size: int) -> int:
-        """The number of masked positions that a tensor of `size` elements has room for."""
-
-    def most_sequences(self) -> int:
-        """The most sequences of a packed batch, with those that fill it up; 0 for the padded layout."""
-
     def longest(self) -> int:
-        """The length of the longest sequence."""
+        """The length of the longest row."""
 
     def hash(self) -> int:
         """A hash of all rows and their order."""
@@ -163,18 +157,22 @@ class BatchPlan:
     def shape(self, epoch: BatchEpoch, index: int) -> tuple[int, int]:
         """(rows, width) of batch `index`."""
 
-    def count_step(self, epoch: BatchEpoch, index: int) -> tuple[int, int]:
-        """(tokens, masked positions) of the step that batch `index` belongs to."""
+    def layout(self, rows: int, width: int) -> list[int]:
+        """How the buffer of a batch of this shape is cut up: where extra (attention mask or position ids), masked positions, labels, counts and `cu_seqlens` begin and where it ends, then the number of masked positions and of entries of `cu_seqlens`."""
 
-    def fill(
-        self,
-        epoch: BatchEpoch,
-        index: int,
-        input_ids: NDArray[np.int64],
-        extra: NDArray[np.int64],
-        cu_seqlens: NDArray[np.int32] | None,
-        positions: NDArray[np.int64],
-        labels: NDArray[np.int64],
-    ) -> tuple[int, int]:
-        """Writes batch `index` into the buffers and returns (tokens, masked positions). `extra` is the attention mask or,
-        with `cu_seqlens`, the position ids."""
+    def fill(self, epoch: BatchEpoch, index: int, buffer: NDArray[np.int64]) -> None:
+        """Writes batch `index` into the buffer."""
+
+@final
+class BatchPrefetcher:
+    """Makes batches of a plan on a thread of its own, in the order in which they are submitted."""
+
+    def __new__(cls, plan: BatchPlan) -> BatchPrefetcher: ...
+    def submit(self, plan: BatchPlan, epoch: BatchEpoch, index: int, buffer: NDArray[np.int64]) -> None:
+        """Asks for batch `index`, to be written into `buffer`, which is not to be touched before `take` gives it back."""
+
+    def take(self, epoch: int, index: int) -> NDArray[np.int64] | None:
+        """The buffer of batch `index` once it is written; None where it was never asked for."""
+
+    def keep(self, epoch: int, kept: Sequence[int]) -> list[int]:
+        """Forgets every batch that was asked for, but those of `epoch` in `kept`; returns what remains."""

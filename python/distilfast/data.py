@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from ._core import BatchPlan, InputError, __version__
+from .data_ahead import BatchesAhead
 from .data_columns import token_columns
 
 if TYPE_CHECKING:
@@ -119,7 +120,8 @@ class MaskedBatches:
     batches_per_step: how many batches make one step of the optimiser (ranks * accumulation steps).
     token_counts: int64 [vocab_size], how often each id occurs, for `Masking.smoothing`; counted if None.
     threads: for reading all ids once at the start; as many as there are cores if None. It changes no result.
-    prefetch: how many batches are made ahead of the one asked for.
+    prefetch: how many batches are made ahead on a thread of their own, once two batch numbers have shown the stride in
+        which they are asked for; 0 makes each batch when it is asked for. It changes no result.
     pad_to_multiple_of: widths of the padded layout are multiples of it (but never above `max_length`).
 
     Every row is in exactly one batch of an epoch, and the number of batches is the same in every epoch. Padded: rows
@@ -160,6 +162,21 @@ class MaskedBatches:
         pad_to_multiple_of: int = 1,
     ) -> None:
         masking = Masking() if masking is None else masking
+        # What a process that the object is sent to builds it from, over the same rows.
+        self._arguments = {
+            "tokens": tokens,
+            "tok": tok,
+            "batch_tokens": batch_tokens,
+            "max_length": max_length,
+            "masking": masking,
+            "layout": layout,
+            "seed": seed,
+            "batches_per_step": batches_per_step,
+            "token_counts": token_counts,
+            "threads": threads,
+            "prefetch": prefetch,
+            "pad_to_multiple_of": pad_to_multiple_of,
+        }
         if not isinstance(masking, Masking):
             raise TypeError(f"masking is a Masking, not {type(masking).__name__}")
         if layout not in ("padded", "packed"):
@@ -216,7 +233,7 @@ class MaskedBatches:
             "pad_to_multiple_of": int(pad_to_multiple_of),
             "token_counts": hashlib.sha256(counts.tobytes()).hexdigest(),
         }
-        self._step_counts: tuple[tuple[int, int], tuple[int, int]] | None = None
+        self._ahead = BatchesAhead(self._plan, int(prefetch))
         self.set_epoch(0)
 
     def __len__(self) -> int:
@@ -265,39 +282,46 @@ class MaskedBatches:
         if not -len(self) <= number < len(self):
             raise IndexError(f"batch {number} of {len(self)}")
         number %= len(self)
-        rows, width = self._plan.shape(self._epoch, number)
-        capacity = self._plan.capacity(rows * width)
-        input_ids = torch.empty((rows, width), dtype=torch.int64)
-        extra = torch.empty((rows, width), dtype=torch.int64)
-        positions = torch.empty(capacity, dtype=torch.int64)
-        labels = torch.empty(capacity, dtype=torch.int64)
-        packed = self.layout == "packed"
-        cu_seqlens = torch.empty(self._plan.most_sequences() + 1, dtype=torch.int32) if packed else None
-        tokens, _ = self._plan.fill(
-            self._epoch,
-            number,
-            input_ids.view(-1).numpy(),
-            extra.view(-1).numpy(),
-            None if cu_seqlens is None else cu_seqlens.numpy(),
-            positions.numpy(),
-            labels.numpy(),
-        )
-        attended, masked = self._count_step(number)
-        batch: dict[str, Any] = {"input_ids": input_ids}
-        if cu_seqlens is None:
-            batch["attention_mask"] = extra
-        else:
-            batch |= {"position_ids": extra, "cu_seqlens": cu_seqlens, "max_seqlen": self._plan.longest()}
-        batch |= {"mlm_positions": positions, "mlm_labels": labels, "num_tokens": torch.tensor(tokens)}
-        batch |= {"num_attended_in_step": torch.tensor(attended), "num_masked_in_step": torch.tensor(masked)}
-        return batch
+        return self._tensors(number, self._ahead.get(self._epoch_number, self._epoch, number))
 
-    def _count_step(self, number: int) -> tuple[int, int]:
-        """(attended, masked) of the step of batch `number`; the last step asked for is remembered."""
-        step = (self._epoch_number, number // self.batches_per_step)
-        if self._step_counts is None or self._step_counts[0] != step:
-            self._step_counts = (step, self._plan.count_step(self._epoch, number))
-        return self._step_counts[1]
+    def _tensors(self, number: int, buffer: torch.Tensor) -> dict[str, Any]:
+        """The parts of a batch as views of its buffer."""
+        rows, width = self._plan.shape(self._epoch, number)
+        extra, positions, labels, counts, cu_seqlens, _, capacity, sequences = self._plan.layout(rows, width)
+        size = rows * width
+        batch: dict[str, Any] = {"input_ids": buffer[:size].view(rows, width)}
+        if self.layout == "padded":
+            batch["attention_mask"] = buffer[extra : extra + size].view(rows, width)
+        else:
+            batch["position_ids"] = buffer[extra : extra + size].view(rows, width)
+            batch["cu_seqlens"] = buffer[cu_seqlens:].view(torch.int32)[:sequences]
+            batch["max_seqlen"] = self._plan.longest()
+        batch["mlm_positions"] = buffer[positions : positions + capacity]
+        batch["mlm_labels"] = buffer[labels : labels + capacity]
+        # Copies: who keeps a count does not keep the whole batch.
+        named = zip(("num_tokens", "num_attended_in_step", "num_masked_in_step"), range(3), strict=True)
+        return batch | {name: buffer[counts + offset].clone() for name, offset in named}
+
+    def batches_of_rank(self, rank: int, ranks: int) -> range:
+        """The batch numbers that rank `rank` of `ranks` reads: every `ranks`-th, from `rank` on.
+
+        Raises `InputError` for more ranks than batches, where some would have nothing to do.
+        """
+        _check_integer("ranks", ranks, 1, 2**31 - 1)
+        _check_integer("rank", rank, 0, ranks - 1)
+        if ranks > len(self):
+            raise InputError(
+                f"{ranks} ranks are more than the {len(self)} batches of an epoch; use fewer ranks, more data, or a "
+                f"batch_tokens below {self.batch_tokens}"
+            )
+        return range(rank, len(self), ranks)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"arguments": self._arguments, "epoch": self._epoch_number}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state["arguments"])  # type: ignore[misc]
+        self.set_epoch(state["epoch"])
 
 
 def available_cores() -> int:

@@ -1,6 +1,6 @@
 //! Masked batches of tokenised rows.
 
-use std::cell::RefCell;
+use std::sync::{Arc, Mutex};
 
 use numpy::{PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::exceptions::PyIndexError;
@@ -8,24 +8,21 @@ use pyo3::prelude::*;
 use pyo3_arrow::PyChunkedArray;
 
 use super::batch_columns::rows_of;
-use crate::batch::{Batches, Buffers, LayoutBuffers, Scratch};
+use crate::batch::{Batches, Layout, Scratch};
 use crate::batch_check::check;
+use crate::batch_simd::Simd;
 use crate::error::{Error, Result};
 use crate::mask::{Masker, Masking, Vocabulary};
-use crate::mask_draw::Simd;
-use crate::plan::{Epoch, Plan, length_histogram};
+use crate::plan::{Epoch, Plan, Shape, length_histogram};
 use crate::plan_packed::Packed;
 use crate::plan_padded::Padded;
 use crate::plan_widths::choose_widths;
 
-thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
-}
-
 /// A plan over a column of token ids, and what fills its batches.
 #[pyclass(frozen, module = "distilfast._core", name = "BatchPlan")]
 pub struct PyBatchPlan {
-    batches: Batches,
+    pub batches: Arc<Batches>,
+    scratch: Mutex<Scratch>,
     hash: u64,
     num_tokens: u64,
 }
@@ -33,7 +30,7 @@ pub struct PyBatchPlan {
 /// One epoch of a plan.
 #[pyclass(frozen, module = "distilfast._core", name = "BatchEpoch")]
 pub struct PyBatchEpoch {
-    epoch: Epoch,
+    pub epoch: Arc<Epoch>,
 }
 
 /// Everything the plan is made with, taken out of Python.
@@ -72,6 +69,7 @@ fn build(
     vocabulary.occurrences = checked.occurrences;
     let masker = Masker::new(masking, vocabulary, Simd::available()[0])?;
     let batches = Batches {
+        longest: histogram.len() - 1,
         rows,
         plan,
         masker,
@@ -80,7 +78,7 @@ fn build(
         seed: settings.seed,
         batches_per_step: settings.batches_per_step,
     };
-    Ok(PyBatchPlan { batches, hash: checked.hash, num_tokens })
+    Ok(PyBatchPlan { batches: Arc::new(batches), scratch: Mutex::default(), hash: checked.hash, num_tokens })
 }
 
 #[pymethods]
@@ -148,22 +146,9 @@ impl PyBatchPlan {
         self.batches.plan.shapes().iter().map(|(shape, count)| (shape.rows, shape.width, *count)).collect()
     }
 
-    /// The number of masked positions that a tensor of `size` elements has room for.
-    fn capacity(&self, size: usize) -> usize {
-        self.batches.masker.capacity(size)
-    }
-
-    /// The most sequences of a packed batch, with those that fill it up; 0 for the padded layout.
-    fn most_sequences(&self) -> usize {
-        match &self.batches.plan {
-            Plan::Padded(_) => 0,
-            Plan::Packed(plan) => plan.most_sequences(),
-        }
-    }
-
-    /// The length of the longest sequence.
+    /// The length of the longest row.
     fn longest(&self) -> usize {
-        self.batches.longest()
+        self.batches.longest
     }
 
     /// A hash of all rows and their order.
@@ -178,7 +163,7 @@ impl PyBatchPlan {
 
     /// What is drawn for epoch `number`.
     fn epoch(&self, number: u64) -> PyBatchEpoch {
-        PyBatchEpoch { epoch: self.batches.epoch(number) }
+        PyBatchEpoch { epoch: Arc::new(self.batches.epoch(number)) }
     }
 
     /// (rows, width) of batch `index`.
@@ -188,50 +173,49 @@ impl PyBatchPlan {
         Ok((shape.rows, shape.width))
     }
 
-    /// (tokens, masked positions) of the step that batch `index` belongs to.
-    fn count_step(&self, py: Python<'_>, epoch: &PyBatchEpoch, index: usize) -> PyResult<(usize, usize)> {
-        self.check_index(index)?;
-        let count = || SCRATCH.with_borrow_mut(|scratch| self.batches.count_step(&epoch.epoch, index, scratch));
-        let counts = py.detach(count);
-        Ok((counts.tokens, counts.masked))
+    /// How the buffer of a batch of this shape is cut up: where extra (attention mask or position ids), masked
+    /// positions, labels, counts and `cu_seqlens` begin and where it ends, then the number of masked positions and of
+    /// entries of `cu_seqlens`.
+    fn layout(&self, rows: usize, width: usize) -> [usize; 8] {
+        let layout = self.batches.layout(Shape { rows, width });
+        let Layout { extra, positions, labels, counts, cu_seqlens, end, capacity, sequences, .. } = layout;
+        [extra, positions, labels, counts, cu_seqlens, end, capacity, sequences]
     }
 
-    /// Writes batch `index` into the buffers and returns (tokens, masked positions). `extra` is the attention mask or,
-    /// with `cu_seqlens`, the position ids.
-    #[pyo3(signature = (epoch, index, input_ids, extra, cu_seqlens, positions, labels))]
-    #[expect(clippy::too_many_arguments, reason = "one for each buffer")]
+    /// Writes batch `index` into the buffer.
     fn fill(
         &self,
         py: Python<'_>,
         epoch: &PyBatchEpoch,
         index: usize,
-        mut input_ids: PyReadwriteArray1<'_, i64>,
-        mut extra: PyReadwriteArray1<'_, i64>,
-        mut cu_seqlens: Option<PyReadwriteArray1<'_, i32>>,
-        mut positions: PyReadwriteArray1<'_, i64>,
-        mut labels: PyReadwriteArray1<'_, i64>,
-    ) -> PyResult<(usize, usize)> {
-        self.check_index(index)?;
-        let shape = self.batches.shape(&epoch.epoch, index);
-        let (input_ids, extra) = (input_ids.as_slice_mut()?, extra.as_slice_mut()?);
-        let (positions, labels) = (positions.as_slice_mut()?, labels.as_slice_mut()?);
-        let size = shape.rows * shape.width;
-        let capacity = self.batches.masker.capacity(size);
-        if [input_ids.len(), extra.len()] != [size; 2] || [positions.len(), labels.len()] != [capacity; 2] {
-            return Err(Error::invalid(format!("batch {index} needs buffers of {size} and {capacity} elements")).into());
-        }
-        let layout = match &mut cu_seqlens {
-            None => LayoutBuffers::Padded { attention_mask: extra },
-            Some(cu_seqlens) => LayoutBuffers::Packed { position_ids: extra, cu_seqlens: cu_seqlens.as_slice_mut()? },
-        };
-        let buffers = Buffers { input_ids, layout, positions, labels };
-        let counts =
-            py.detach(|| SCRATCH.with_borrow_mut(|scratch| self.batches.fill(&epoch.epoch, index, buffers, scratch)));
-        Ok((counts.tokens, counts.masked))
+        mut buffer: PyReadwriteArray1<'_, i64>,
+    ) -> PyResult<()> {
+        let buffer = buffer.as_slice_mut()?;
+        self.check_buffer(epoch, index, buffer.len())?;
+        let Self { batches, scratch, .. } = self;
+        py.detach(|| {
+            // Someone else's turn: memory of one's own, rather than waiting.
+            match scratch.try_lock() {
+                Ok(mut scratch) => batches.fill(&epoch.epoch, index, buffer, &mut scratch),
+                Err(_) => batches.fill(&epoch.epoch, index, buffer, &mut Scratch::default()),
+            }
+        });
+        Ok(())
     }
 }
 
 impl PyBatchPlan {
+    pub fn check_buffer(&self, epoch: &PyBatchEpoch, index: usize, length: usize) -> PyResult<()> {
+        self.check_index(index)?;
+        let needed = self.batches.layout(self.batches.shape(&epoch.epoch, index)).end;
+        if length < needed {
+            return Err(
+                Error::invalid(format!("batch {index} needs a buffer of {needed} elements, not {length}")).into()
+            );
+        }
+        Ok(())
+    }
+
     fn check_index(&self, index: usize) -> PyResult<()> {
         if index < self.batches.len() {
             return Ok(());

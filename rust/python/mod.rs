@@ -2,6 +2,7 @@
 //! become exceptions in one place. Classes are frozen.
 
 mod batch_columns;
+mod batch_prefetch;
 mod batches;
 mod error;
 mod rows;
@@ -25,6 +26,9 @@ mod _core {
 
     #[pymodule_export]
     use super::batches::{PyBatchEpoch, PyBatchPlan};
+
+    #[pymodule_export]
+    use super::batch_prefetch::PyBatchPrefetcher;
 
     #[pymodule_export]
     #[allow(non_upper_case_globals)]
