@@ -173,6 +173,8 @@ class DistillationArguments(TrainingArguments):
     overwrite: bool = _choice(False, "Replace what --output_dir holds.")
 
     def __post_init__(self) -> None:
+        if not self.output_dir:
+            raise InputError("--output_dir is needed: the directory that the student and its checkpoints go to")
         if self.bf16:
             # Trainer's own bf16 is autocast, which keeps activations between layers and all outputs in float32.
             self.bf16, self.precision = False, "bf16"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,22 @@ from ._core import InputError
 
 
 def parse(
-    dataclasses: Sequence[Any], description: str, argv: Sequence[str] | None = None, prog: str | None = None
+    dataclasses: Sequence[Any],
+    description: str,
+    argv: Sequence[str] | None = None,
+    prog: str | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> tuple[Any, ...]:
     """One instance of each of `dataclasses` from the flags in `argv` and, under them, the keys of `--config file.yaml`.
 
-    A flag on the command line wins over the same key in the file. Raises `InputError` for a file that is missing or is
+    A flag on the command line wins over the same key in the file, and that over `defaults`. Raises `InputError` for a file that is missing or is
     no YAML mapping and for a key that no flag has (naming the nearest); exits with 2 for an unknown flag.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = HfArgumentParser([*dataclasses], prog=prog, description=description, allow_abbrev=False)
+    # The flags are listed below; a summary of all of them would hide them.
+    parser.usage = "%(prog)s [flags]"
+    parser.set_defaults(**(defaults or {}))
     parser.add_argument(
         "--config", metavar="FILE.yaml", help="YAML file of flags without their dashes; the command line wins over it"
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 import itertools
+import json
 import logging
 import os
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -81,6 +83,14 @@ def load_teacher(
             "the hidden-state losses alone (--alpha_ce 0)"
         )
     return freeze(model)
+
+
+def load_student(name_or_path: str | Path, trust_remote_code: bool = False) -> PreTrainedModel:
+    """A model to train on, in float32 and training mode; errors as those of `load_teacher`."""
+    model = load_teacher(name_or_path, trust_remote_code=trust_remote_code)
+    model.requires_grad_(True)
+    model.train()
+    return model
 
 
 def freeze(model: PreTrainedModel) -> PreTrainedModel:
@@ -204,6 +214,24 @@ def create_student(
         _copy(state, student)
     student.train()
     return student
+
+
+def read_config(path: str | Path, **defaults: Any) -> PreTrainedConfig:
+    """The configuration in a JSON file, or in the config.json of a directory; `defaults` where the file is silent.
+
+    Raises `InputError` where there is no such file, or none that says its `model_type` and can be built.
+    """
+    path = Path(path)
+    file = path / "config.json" if path.is_dir() else path
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        return AutoConfig.for_model(**{**defaults, **values})
+    except FileNotFoundError:
+        raise InputError(f"--student_config {file}: there is no such file") from None
+    except (OSError, ValueError, TypeError, StrictDataclassError) as error:
+        raise InputError(
+            f"--student_config {file}: not a model's configuration with a known model_type: {_first_line(error)}"
+        ) from None
 
 
 def build_from_config(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:

@@ -107,9 +107,13 @@ class DistillationTrainer(Trainer):
         self._metered_from = 0
 
     @property
+    def step(self) -> DistillationStep:
+        """The module that is trained, without what Accelerate wraps it in."""
+        return cast(DistillationStep, self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
+
+    @property
     def student(self) -> PreTrainedModel:
-        step = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        return cast(DistillationStep, step).student
+        return self.step.student
 
     @property
     def interrupted(self) -> bool:
@@ -245,8 +249,7 @@ class DistillationTrainer(Trainer):
             return
         folder = Path(output_dir or self._get_output_dir(None))
         folder.mkdir(parents=True, exist_ok=True)
-        step = cast(nn.Module, self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
-        state = step.state_dict() if state_dict is None else state_dict
+        state = self.step.state_dict() if state_dict is None else state_dict
         of_student = {
             name.removeprefix("student."): value for name, value in state.items() if name.startswith("student.")
         }

@@ -1,0 +1,260 @@
+"""`python -m distilfast.train`: a teacher and text become a student.
+
+From top to bottom: arguments, tokens, models, batches, training, the student's directory.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+from . import __version__, command, files
+from ._core import InputError
+from .arguments import DataArguments, DistillationArguments, ModelArguments, recipe
+from .checkpoint import checkpoints
+from .data import MaskedBatches, Masking
+from .interruption import NonFiniteLossError
+from .models import build_from_config, create_student, load_student, load_teacher, read_config
+from .prepare import load_tokenizer, prepare
+from .prepared import PreparedTokens, load_tokens
+from .tokenizer import Tokenizer
+from .trainer import CheckpointError, DistillationTrainer
+
+SUMMARY = "train_summary.json"
+PRETRAINING = {"alpha_ce": 0.0, "alpha_cos": 0.0, "alpha_mlm": 1.0}
+PADDED_VOCABULARY = 128  # models round their vocabulary up to a multiple of this at most
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    models, data, args = parse(argv)
+    first = args.process_index == 0
+    if first:
+        prepare_output(args)
+
+    with args.main_process_first(desc="preparing text"):
+        tokens = open_tokens(models, data, args, write=first)
+    teacher, student = load_models(models, args, tokens)
+    batches = build_batches(data, args, tokens)
+
+    trainer = DistillationTrainer(student, teacher, args, batches, processing_class=tokens.tokenizer)
+    if first:
+        print(describe(trainer, batches), flush=True)
+    started = time.perf_counter()
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    if trainer.interrupted:
+        print(f"stopped by SIGTERM at step {trainer.state.global_step}; resume with --resume_from_checkpoint last")
+        raise SystemExit(143)
+
+    save_student(trainer, summarise(trainer, batches, time.perf_counter() - started))
+    if first:
+        print(f"the student is in {args.output_dir}")
+
+
+def parse(argv: Sequence[str] | None) -> tuple[ModelArguments, DataArguments, DistillationArguments]:
+    """The arguments; a recipe's values, and those of pretraining, are defaults under what is given."""
+    dataclasses = [ModelArguments, DataArguments, DistillationArguments]
+    description = (
+        "Distil a teacher into a student of fewer layers on plain text; or, without a teacher, pretrain a model from a "
+        "configuration."
+    )
+    name = "python -m distilfast.train"
+    models, data, args = command.parse(dataclasses, description, argv, name)
+    defaults = dict(PRETRAINING) if models.teacher is None else {}
+    if args.recipe is not None:
+        defaults = {**recipe(args.recipe), **defaults}
+    if defaults:
+        models, data, args = command.parse(dataclasses, description, argv, name, defaults)
+    if (data.text is None) == (data.tokens is None):
+        raise InputError("give the text, either raw with --text or prepared with --tokens, and not both")
+    if models.teacher is None and models.student_config is None and models.student is None:
+        raise InputError("give --teacher to distil, or --student_config to pretrain a model without one")
+    return models, data, args
+
+
+def prepare_output(args: DistillationArguments) -> None:
+    """Refuses an output directory with something in it, unless the run goes on in it or replaces it."""
+    assert args.output_dir is not None
+    if args.resume_from_checkpoint:
+        return
+    folder = files.refuse_occupied(args.output_dir, args.overwrite)
+    for old in checkpoints(folder):
+        shutil.rmtree(old)  # of the run that is replaced: a later resume must not find them
+
+
+def open_tokens(
+    models: ModelArguments, data: DataArguments, args: DistillationArguments, write: bool
+) -> PreparedTokens:
+    """The prepared tokens; raw text is prepared into the output directory first, and found there on a resume."""
+    tokenizer = choose_tokenizer(models, data)
+    if data.tokens is not None:
+        tokens = load_tokens(data.tokens)
+    else:
+        folder = Path(str(args.output_dir)) / "tokens"
+        if tokenizer is None:
+            raise InputError("text needs a tokenizer: give --tokenizer, or a teacher that has one")
+        if write and not (args.resume_from_checkpoint and folder.is_dir()):
+            prepare(
+                folder,
+                tokenizer,
+                data.text,
+                max_length=data.max_length,
+                overwrite=args.overwrite or bool(args.resume_from_checkpoint),
+                progress=not args.disable_tqdm,
+            )
+        tokens = load_tokens(folder)
+    if tokenizer is not None:
+        tokens.check_tokenizer(tokenizer, data.tokenizer or models.teacher or "the teacher")
+    return tokens
+
+
+def choose_tokenizer(models: ModelArguments, data: DataArguments) -> Tokenizer | None:
+    """The tokenizer named, or the teacher's; None where prepared tokens bring the only one there is."""
+    if data.tokenizer is not None:
+        return load_tokenizer(data.tokenizer)
+    if models.teacher is None:
+        return None
+    try:
+        return Tokenizer.from_pretrained(models.teacher)
+    except InputError:
+        if data.tokens is None:
+            raise
+        return None
+
+
+def load_models(
+    models: ModelArguments, args: DistillationArguments, tokens: PreparedTokens
+) -> tuple[PreTrainedModel | None, PreTrainedModel]:
+    """Teacher and student, both of the tokens' vocabulary."""
+    tokenizer = tokens.tokenizer
+    teacher = None
+    if models.teacher is not None:
+        teacher = load_teacher(models.teacher, revision=models.revision, trust_remote_code=models.trust_remote_code)
+        check_vocabulary(teacher, tokenizer, f"the teacher {models.teacher}")
+    if models.student is not None:
+        student = load_student(models.student, models.trust_remote_code)
+    elif models.student_config is not None:
+        config = read_config(models.student_config, vocab_size=tokenizer.vocab_size, pad_token_id=tokenizer.pad_id)
+        student = build_from_config(config, args.seed)
+    else:
+        assert teacher is not None
+        layers: Any = models.layers
+        if layers is not None and len(layers) == 1:
+            layers = layers[0]
+        student = create_student(teacher, layers, models.init, args.seed)
+    check_vocabulary(student, tokenizer, "the student")
+    return teacher, student
+
+
+def check_vocabulary(model: PreTrainedModel, tokenizer: Tokenizer, whose: str) -> None:
+    """Refuses a model that cannot be meant for the tokenizer; a vocabulary rounded up is fine."""
+    spare = model.config.vocab_size - tokenizer.vocab_size
+    if not 0 <= spare < PADDED_VOCABULARY:
+        raise InputError(
+            f"{whose} has a vocabulary of {model.config.vocab_size:,} entries, but the tokens come from a tokenizer of "
+            f"{tokenizer.vocab_size:,}; use the tokenizer that the model was trained with"
+        )
+
+
+def build_batches(data: DataArguments, args: DistillationArguments, tokens: PreparedTokens) -> MaskedBatches:
+    """Masked batches of the tokens, planned for the optimiser steps of all ranks together."""
+    masking = Masking(
+        prob=data.mlm_mask_prop,
+        mask=data.word_mask,
+        keep=data.word_keep,
+        random=data.word_rand,
+        smoothing=data.mlm_smoothing,
+        whole_word=data.whole_word_mask,
+        count=data.mask_count,
+        compat="distilbert" if data.masking_compat == "distilbert" else None,
+    )
+    assert args.batches_per_step is not None
+    return MaskedBatches(
+        tokens.dataset,
+        tokens.tokenizer,
+        batch_tokens=data.batch_tokens,
+        max_length=data.max_length,
+        masking=masking,
+        layout=data.layout,
+        seed=args.seed if args.data_seed is None else args.data_seed,
+        batches_per_step=args.batches_per_step,
+        token_counts=tokens.token_counts,
+        threads=data.loader_threads,
+        prefetch=data.prefetch,
+    )
+
+
+def describe(trainer: DistillationTrainer, batches: MaskedBatches) -> str:
+    """What is about to happen, in a few lines."""
+    args, step = trainer.args, trainer.step
+    student = f"student: {type(step.student).__name__}, {step.student.num_parameters():,} parameters"
+    lines = [student]
+    if step.teacher is not None:
+        lines.insert(0, f"teacher: {type(step.teacher).__name__}, {step.teacher.num_parameters():,} parameters")
+    lines.append(
+        f"data: {batches.num_tokens:,} tokens, {len(batches):,} batches an epoch, {args.batches_per_step} a step on "
+        f"{args.world_size} rank{'s' * (args.world_size > 1)}, padding {batches.padding:.1%}"
+    )
+    lines.append(f"computing in {str(args.compute_dtype).removeprefix('torch.')} on {args.device}")
+    return "\n".join(lines)
+
+
+def summarise(trainer: DistillationTrainer, batches: MaskedBatches, seconds: float) -> dict[str, Any]:
+    """What `train_summary.json` holds."""
+    args, step, state = trainer.args, trainer.step, trainer.state
+    lines = [entry for entry in state.log_history if "loss" in entry]
+    return {
+        "steps": state.global_step,
+        "epochs": state.epoch,
+        "seconds": seconds,
+        "tokens_per_epoch": batches.num_tokens,
+        "batches_per_epoch": len(batches),
+        "padding": batches.padding,
+        "data_fingerprint": batches.state_fingerprint,
+        "ranks": args.world_size,
+        "computing_dtype": str(args.compute_dtype).removeprefix("torch."),
+        "student_parameters": step.student.num_parameters(),
+        "teacher_parameters": None if step.teacher is None else step.teacher.num_parameters(),
+        "last_log": lines[-1] if lines else None,
+        "log": lines,
+        "run": trainer.describe_run(),
+        "versions": {
+            "distilfast": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+    }
+
+
+def save_student(trainer: DistillationTrainer, summary: dict[str, Any]) -> None:
+    """The student and its tokenizer in the output directory, each file whole, and the summary as the last."""
+    if trainer.is_fsdp_enabled:
+        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+    folder = Path(str(trainer.args.output_dir))
+    beside = folder / ".student.partial"
+    trainer.save_model(str(beside))
+    if trainer.args.process_index != 0:
+        return
+    for path in sorted(beside.iterdir()):
+        path.replace(folder / path.name)
+    beside.rmdir()
+    files.write_json(folder / SUMMARY, summary)
+
+
+def _run() -> None:
+    try:
+        main()
+    except (NonFiniteLossError, CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    command.run(_run)
