@@ -1,14 +1,14 @@
-"""A teacher, a student and batches so small that whole runs take a second, for the tests of training.
-
-Run as a script it is one rank of a run: `python tiny_training.py OUTPUT_DIR '{"layout": "padded", ...}'`.
-"""
+"""A teacher, a student and batches so small that whole runs take a second, for the tests of training."""
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import resource
 import signal
-import sys
+import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 import transformers
 from distilfast import create_student
 from distilfast.arguments import DistillationArguments
-from distilfast.trainer import DistillationTrainer
+from distilfast.trainer import CheckpointError, DistillationTrainer
 from transformers import TrainerCallback
 
 VOCABULARY = 53
@@ -183,6 +183,17 @@ class KillAt(TrainerCallback):
             os.kill(os.getpid(), self.number)
 
 
+class FillDisk(TrainerCallback):
+    """From an optimiser step on no file can grow past so many bytes: what a full disk does to a write."""
+
+    def __init__(self, step: int, most_bytes: int) -> None:
+        self.step, self.most_bytes = step, most_bytes
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self.step:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.most_bytes, resource.RLIM_INFINITY))
+
+
 def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
@@ -197,22 +208,68 @@ def curve(run: DistillationTrainer) -> list[dict[str, float]]:
     ]
 
 
-def main() -> None:
-    """One rank: trains as the options say and leaves weights and log where the test looks."""
+def rank_main(output_dir: str, options: dict[str, Any], environment: dict[str, str]) -> None:
+    """One rank of a run in a process of its own; leaves weights and log in result.json."""
+    os.environ.update(environment)
     torch.set_num_threads(1)
-    output_dir, options = Path(sys.argv[1]), json.loads(sys.argv[2])
+    options = dict(options)
     kill = options.pop("kill", None)
     resume = options.pop("resume", None)
+    most_bytes = options.pop("most_bytes", None)
     run = trainer(output_dir, **options)
-    if kill is not None:
+    rank = run.args.process_index
+    if kill is not None and rank in kill.get("ranks", (rank,)):
         run.add_callback(KillAt(kill["step"], getattr(signal, kill["signal"]), kill.get("within", False)))
-    run.train(resume_from_checkpoint=resume)
+    if most_bytes is not None:
+        run.add_callback(FillDisk(*most_bytes))
+    try:
+        run.train(resume_from_checkpoint=resume)
+    except CheckpointError as error:
+        (Path(output_dir) / "error.txt").write_text(str(error))
+        raise SystemExit(1) from None
     if run.interrupted:
         raise SystemExit(143)
-    if run.args.process_index == 0:
-        state = {name: value.tolist() for name, value in weights(run.student).items()}
-        (output_dir / "result.json").write_text(json.dumps({"weights": state, "curve": curve(run)}))
+    result = {
+        "weights": {name: value.tolist() for name, value in weights(run.student).items()},
+        "curve": curve(run),
+        "requested": run.train_dataset.requested,
+    }
+    (Path(output_dir) / f"result-{rank}.json").write_text(json.dumps(result))
 
 
-if __name__ == "__main__":
-    main()
+def run_ranks(output_dir: Path, ranks: int = 1, **options: Any) -> list[int | None]:
+    """Trains in `ranks` fresh processes that talk over gloo; their exit codes (a signal's number negated)."""
+    # The server imports torch and this module's imports once; each process is a fork of it that has not used them yet.
+    context = multiprocessing.get_context("forkserver")
+    heavy = ["distilfast.trainer", "transformers.models.bert.modeling_bert"]
+    context.set_forkserver_preload([*heavy, "transformers.models.distilbert.modeling_distilbert", "tensorboard"])
+    common = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    if ranks > 1:
+        with socket.socket() as server:
+            server.bind(("127.0.0.1", 0))
+            port = server.getsockname()[1]
+        common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
+    processes = []
+    for rank in range(ranks):
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else {}
+        processes.append(context.Process(target=rank_main, args=(str(output_dir), options, {**common, **own})))
+        processes[-1].start()
+    deadline = time.monotonic() + 120
+    while any(process.is_alive() for process in processes) and time.monotonic() < deadline:
+        time.sleep(0.05)
+        if any(process.exitcode not in (None, 0, 143) for process in processes):
+            # As torchrun does: the others wait for one that is gone.
+            time.sleep(0.2)
+            break
+    codes = []
+    for process in processes:
+        if process.is_alive():
+            process.kill()
+        process.join()
+        codes.append(process.exitcode)
+    return codes
+
+
+def result(output_dir: Path, rank: int = 0) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((output_dir / f"result-{rank}.json").read_text())
+    return found

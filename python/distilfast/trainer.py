@@ -35,6 +35,10 @@ logger = logging.getLogger(__name__)
 EXTRA_WEIGHTS = "step.safetensors"  # what the step learns beside the student, if anything
 
 
+# What saving a configuration adds to it.
+_OF_THE_FILE = frozenset({"_name_or_path", "architectures", "dtype", "transformers_version", "use_cache"})
+
+
 class CheckpointError(RuntimeError):
     """A checkpoint could not be written; the message says why and which earlier one is whole."""
 
@@ -205,13 +209,13 @@ class DistillationTrainer(Trainer):
     def describe_run(self) -> dict[str, Any]:
         """What a resumed run must have in common with this one."""
         batches = cast(Batches, self.train_dataset)
-        config = self.student.config.to_json_string(use_diff=False)
+        config = {name: value for name, value in self.student.config.to_dict().items() if name not in _OF_THE_FILE}
         return {
             **checkpoint.describe_arguments(self.args),
             "computing dtype": str(self.args.compute_dtype),
             "data (fingerprint of tokens and batches)": batches.state_fingerprint,
             "teacher (checksum of weights)": self.teacher_fingerprint,
-            "student (checksum of configuration)": f"{zlib.crc32(config.encode()):08x}",
+            "student (checksum of configuration)": f"{zlib.crc32(repr(sorted(config.items())).encode()):08x}",
         }
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
