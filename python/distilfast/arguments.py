@@ -148,7 +148,10 @@ class DistillationArguments(TrainingArguments):
     max_grad_norm: float = _choice(5.0, "Gradients are clipped to this norm; 0 for no clipping.")
     logging_steps: float = _choice(50, "Steps between two lines of the log.")
     save_total_limit: int | None = _choice(2, "Checkpoints that are kept; older ones are deleted.")
-    report_to: str | list[str] | None = _choice("tensorboard", "Where logs go besides the screen; 'none' for nowhere.")
+    # In the order that HfArgumentParser can read.
+    report_to: None | str | list[str] = _choice(  # noqa: RUF036
+        "tensorboard", "Where logs go besides the screen; 'none' for nowhere."
+    )
     logging_nan_inf_filter: bool = _choice(False, "Off: a loss that is not finite stops the run (see the docs).")
     ddp_find_unused_parameters: bool | None = _choice(False, "Off: every parameter of the student has a gradient.")
     remove_unused_columns: bool = _choice(False, "Off: batches are used whole.")

@@ -27,8 +27,9 @@ def parse(
 ) -> tuple[Any, ...]:
     """One instance of each of `dataclasses` from the flags in `argv` and, under them, the keys of `--config file.yaml`.
 
-    A flag on the command line wins over the same key in the file, and that over `defaults`. Raises `InputError` for a file that is missing or is
-    no YAML mapping and for a key that no flag has (naming the nearest); exits with 2 for an unknown flag.
+    A flag on the command line wins over the same key in the file, and that over `defaults`. Raises `InputError` for a
+    file that is missing or is no YAML mapping and for a key that no flag has (naming the nearest); exits with
+    2 for an unknown flag.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = HfArgumentParser([*dataclasses], prog=prog, description=description, allow_abbrev=False)

@@ -30,6 +30,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.utils import logging as hf_logging
 
 from ._core import InputError
 from .families import FAMILIES, encoder_of, family_of, has_mlm_head, layers_of
@@ -117,12 +118,16 @@ def _load(head: Head, name: str, weights: dict[str, Any]) -> tuple[PreTrainedMod
     quiet = logging.getLogger("transformers.modeling_utils")
     level = quiet.level
     quiet.setLevel(logging.ERROR)
+    showing = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         model, info = auto.from_pretrained(name, output_loading_info=True, **weights)
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"teacher {name}: weights cannot be read from safetensors: {_first_line(error)}") from None
     finally:
         quiet.setLevel(level)
+        if showing:
+            hf_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
     missing = {key for key in info["missing_keys"] if ".pooler." not in f".{key}" and "position_ids" not in key}
     return model, missing
 

@@ -126,7 +126,8 @@ class DistillationTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
         batches = cast(Batches, self.train_dataset)
-        loader = batch_loader(batches, self.args.world_size, self.args.dataloader_pin_memory)
+        pin = self.args.dataloader_pin_memory and self.args.device.type == "cuda"
+        loader = batch_loader(batches, self.args.world_size, pin)
         return cast("DataLoader[dict[str, Any]]", self.accelerator.prepare(loader))
 
     def compute_loss(
