@@ -115,7 +115,7 @@ def _load(head: Head, name: str, weights: dict[str, Any]) -> tuple[PreTrainedMod
     """The model with `head`, and the weights (the unused pooler aside) that the checkpoint has nothing for."""
     auto: Any = {"mlm": AutoModelForMaskedLM, "classification": AutoModelForSequenceClassification}.get(head, AutoModel)
     # Chatty about every unused weight otherwise; what matters is returned and judged here.
-    quiet = logging.getLogger("transformers.modeling_utils")
+    quiet = logging.getLogger("transformers")
     level = quiet.level
     quiet.setLevel(logging.ERROR)
     showing = hf_logging.is_progress_bar_enabled()
