@@ -36,21 +36,27 @@ def exponentials(s, t, scale, student_reference, teacher_reference, temperature,
 
 @triton.jit
 def elements(
-    s, t, teacher_end, scale, student_reference, teacher_reference, temperature, student_factor, teacher_factor,
-    plain_factor, log2_offset, mse_factor, POWER: tl.constexpr, CE: tl.constexpr, MSE: tl.constexpr,
-    KL_GRADIENT: tl.constexpr, PRECISE: tl.constexpr,
+    s, t, teacher_end, scale, student_maximum, teacher_maximum, student_base, teacher_base, temperature,
+    student_factor, teacher_factor, plain_factor, log2_offset, mse_factor, POWER: tl.constexpr, CE: tl.constexpr,
+    MSE: tl.constexpr, KL_GRADIENT: tl.constexpr, PRECISE: tl.constexpr,
 ):  # fmt: skip
     """Of some elements of a row: the gradient without the true class's -1, weighted KL terms, and s - t."""
     tempered, teacher_tempered, plain = exponentials(
-        s, t, scale, student_reference, teacher_reference, temperature, POWER, CE
+        s, t, scale, scale * student_maximum, scale * teacher_maximum, temperature, POWER, CE
     )
     apart = s - t
+    from_bases = apart
+    if PRECISE:
+        # Rows that lie far apart as a whole are each brought near 0 first: s - t itself would round by their distance.
+        # Otherwise the bases are 0, and s - t is exact where s is close to t. (Differences of 16-bit logits are, too.)
+        from_bases = (s - student_base) - (t - teacher_base)
     if teacher_end is not None:
         apart = tl.where(teacher_end > 0, apart, 0.0)
+        from_bases = tl.where(teacher_end > 0, from_bases, 0.0)
     terms, gradient = kl_terms(
         student_factor * tempered,
         teacher_factor * teacher_tempered,
-        tl.fma(apart, scale, -log2_offset),
+        tl.fma(from_bases, scale, -log2_offset),
         PRECISE and KL_GRADIENT,
     )
     if not KL_GRADIENT:
@@ -103,17 +109,17 @@ def some_sums(
 
 @triton.jit
 def some_gradient(
-    student, teacher, gradient, student_bias, teacher_bias, lanes, inside, teacher_end, scale, student_reference,
-    teacher_reference, temperature, student_factor, teacher_factor, plain_factor, log2_offset, mse_factor,
-    LANES: tl.constexpr, POWER: tl.constexpr, CE: tl.constexpr, MSE: tl.constexpr, KL_GRADIENT: tl.constexpr,
-    PRECISE: tl.constexpr, STORE: tl.constexpr,
+    student, teacher, gradient, student_bias, teacher_bias, lanes, inside, teacher_end, scale, student_maximum,
+    teacher_maximum, student_base, teacher_base, temperature, student_factor, teacher_factor, plain_factor,
+    log2_offset, mse_factor, LANES: tl.constexpr, POWER: tl.constexpr, CE: tl.constexpr, MSE: tl.constexpr,
+    KL_GRADIENT: tl.constexpr, PRECISE: tl.constexpr, STORE: tl.constexpr,
 ):  # fmt: skip
     """Reads some lanes again and stores their gradient; their weighted KL terms and squared differences, summed."""
     s = load_lanes(student, student_bias, lanes, inside, None, False)
     t = load_lanes(teacher, teacher_bias, lanes, inside, teacher_end, False)
     values, terms, apart = elements(
-        s, t, teacher_end, scale, student_reference, teacher_reference, temperature, student_factor, teacher_factor,
-        plain_factor, log2_offset, mse_factor, POWER, CE, MSE, KL_GRADIENT, PRECISE,
+        s, t, teacher_end, scale, student_maximum, teacher_maximum, student_base, teacher_base, temperature,
+        student_factor, teacher_factor, plain_factor, log2_offset, mse_factor, POWER, CE, MSE, KL_GRADIENT, PRECISE,
     )  # fmt: skip
     if STORE:
         values = values.to(gradient.dtype.element_ty)
@@ -148,25 +154,27 @@ def loss_row(
     if CE:
         teacher_end = tl.where(weight != 0.0, (V + 15) // 8 * 8, 0)
 
-    # Pass 1. The first block's maximum is the reference exponent: it is an element of the row, so no sum is below 1.
-    # Should a sum overflow, a second attempt takes the row's own maximum.
-    student_reference = scale * 0.0
-    teacher_reference = scale * 0.0
+    # Pass 1. The first block's maximum is the reference of the exponents: it is an element of the row, so no sum is
+    # below 1. Should a sum overflow, a second attempt takes the row's own maximum.
+    student_maximum = scale * 0.0
+    teacher_maximum = scale * 0.0
     if FULL > 0:
-        student_reference = scale * tl.max(load_lanes(student, student_bias, block, None, None, True))
-        teacher_reference = scale * tl.max(load_lanes(teacher, teacher_bias, block, None, teacher_end, True))
+        student_maximum = tl.max(load_lanes(student, student_bias, block, None, None, True))
+        teacher_maximum = tl.max(load_lanes(teacher, teacher_bias, block, None, teacher_end, True))
     student_sum = scale * 0.0 + SAFE_SUM
     teacher_sum = student_sum
     plain_sum = student_sum
     for attempt in range(1 if FULL == 0 else 0, 2):
         if not ((student_sum < SAFE_SUM) & (teacher_sum < SAFE_SUM) & (plain_sum < SAFE_SUM)):
             if attempt > 0:
-                student_reference = scale * row_maximum(
+                student_maximum = row_maximum(
                     student, student_bias, head, None, full_blocks, V, BLOCK, FULL, TAIL, HEADED
                 )
-                teacher_reference = scale * row_maximum(
+                teacher_maximum = row_maximum(
                     teacher, teacher_bias, head, teacher_end, full_blocks, V, BLOCK, FULL, TAIL, HEADED
                 )
+            student_reference = scale * student_maximum
+            teacher_reference = scale * teacher_maximum
             student_lanes = tl.zeros([LANES], tl.float32)
             teacher_lanes = tl.zeros([LANES], tl.float32)
             plain_lanes = tl.zeros([LANES], tl.float32)
@@ -204,25 +212,38 @@ def loss_row(
     kl_weight = weight * kl_factor if KL_GRADIENT else weight
     student_factor = tl.div_rn(kl_weight, student_sum)
     teacher_factor = tl.div_rn(kl_weight, teacher_sum)
-    log2_offset = (student_reference - teacher_reference) + tl.log2(tl.div_rn(student_sum, teacher_sum))
+    log2_offset = tl.log2(tl.div_rn(student_sum, teacher_sum))
+    student_base = 0.0
+    teacher_base = 0.0
+    if PRECISE:
+        far = tl.abs(student_maximum - teacher_maximum) > 16.0
+        student_base = tl.where(far, student_maximum, 0.0)
+        teacher_base = tl.where(far, teacher_maximum, 0.0)
+        log2_offset -= tl.fma(student_base, scale, -(scale * student_maximum))
+        log2_offset += tl.fma(teacher_base, scale, -(scale * teacher_maximum))
+    else:
+        log2_offset += scale * student_maximum - scale * teacher_maximum
     mse_weight = 2.0 * weight * mse_factor
     plain_factor = tl.div_rn(ce_factor, plain_sum) if CE else 0.0
 
     # The true class, while both sides are whole: the gradient may overwrite either.
     true_gradient = 0.0
-    in_range = (label >= 0) & (label < V)
+    true_lane = -1
     if CE:
-        true_s = tl.load(student + head + label, mask=in_range, other=float("nan")).to(tl.float32)
-        true_t = tl.load(teacher + head + label, mask=in_range & (weight != 0.0), other=0.0).to(tl.float32)
+        in_range = (label >= 0) & (label < V)
+        true_lane = tl.where(in_range, label + head, -1).to(tl.int32)
+        true_s = tl.load(student + true_lane, mask=in_range, other=float("nan")).to(tl.float32)
+        true_t = tl.load(teacher + true_lane, mask=in_range & (weight != 0.0), other=0.0).to(tl.float32)
         if student_bias is not None:
-            true_s += tl.load(student_bias + label, mask=in_range, other=0.0)
+            true_s += tl.load(student_bias + true_lane, mask=in_range, other=0.0)
         if teacher_bias is not None:
-            true_t += tl.load(teacher_bias + label, mask=in_range, other=0.0)
-        ce = tl.fma(tl.fma(true_s, scale, -student_reference), -temperature, tl.log2(plain_sum)) * LN_2
+            true_t += tl.load(teacher_bias + true_lane, mask=in_range, other=0.0)
+        ce = tl.fma(tl.fma(true_s, scale, -scale * student_maximum), -temperature, tl.log2(plain_sum)) * LN_2
         tl.store(ce_out, ce)
         true_gradient, _, _ = elements(
-            true_s, true_t, teacher_end, scale, student_reference, teacher_reference, temperature, student_factor,
-            teacher_factor, plain_factor, log2_offset, mse_weight, POWER, CE, MSE, KL_GRADIENT, PRECISE,
+            true_s, true_t, teacher_end, scale, student_maximum, teacher_maximum, student_base, teacher_base,
+            temperature, student_factor, teacher_factor, plain_factor, log2_offset, mse_weight, POWER, CE, MSE,
+            KL_GRADIENT, PRECISE,
         )  # fmt: skip
         true_gradient -= ce_factor
     else:
@@ -235,8 +256,8 @@ def loss_row(
         tail = first + FULL * BLOCK + tl.arange(0, TAIL)
         kl_some, mse_some = some_gradient(
             student, teacher, gradient, student_bias, teacher_bias, tail, tail < end, teacher_end, scale,
-            student_reference, teacher_reference, temperature, student_factor, teacher_factor, plain_factor,
-            log2_offset, mse_weight, LANES, POWER, CE, MSE, KL_GRADIENT, PRECISE, STORE,
+            student_maximum, teacher_maximum, student_base, teacher_base, temperature, student_factor,
+            teacher_factor, plain_factor, log2_offset, mse_weight, LANES, POWER, CE, MSE, KL_GRADIENT, PRECISE, STORE,
         )  # fmt: skip
         kl_lanes += kl_some
         mse_lanes += mse_some
@@ -244,8 +265,8 @@ def loss_row(
         lanes = block + (full_blocks - 1 - back) * BLOCK
         kl_some, mse_some = some_gradient(
             student, teacher, gradient, student_bias, teacher_bias, lanes, None, teacher_end, scale,
-            student_reference, teacher_reference, temperature, student_factor, teacher_factor, plain_factor,
-            log2_offset, mse_weight, LANES, POWER, CE, MSE, KL_GRADIENT, PRECISE, STORE,
+            student_maximum, teacher_maximum, student_base, teacher_base, temperature, student_factor,
+            teacher_factor, plain_factor, log2_offset, mse_weight, LANES, POWER, CE, MSE, KL_GRADIENT, PRECISE, STORE,
         )  # fmt: skip
         kl_lanes += kl_some
         mse_lanes += mse_some
@@ -255,8 +276,8 @@ def loss_row(
         ends, inside = end_lanes(head, V, HEADED)
         kl_total, mse_total = some_gradient(
             student, teacher, gradient, student_bias, teacher_bias, ends, inside, teacher_end, scale,
-            student_reference, teacher_reference, temperature, student_factor, teacher_factor, plain_factor,
-            log2_offset, mse_weight, 0, POWER, CE, MSE, KL_GRADIENT, PRECISE, STORE,
+            student_maximum, teacher_maximum, student_base, teacher_base, temperature, student_factor,
+            teacher_factor, plain_factor, log2_offset, mse_weight, 0, POWER, CE, MSE, KL_GRADIENT, PRECISE, STORE,
         )  # fmt: skip
         kl += kl_total
         mse += mse_total
@@ -268,7 +289,7 @@ def loss_row(
         if STORE:
             # After every other store: so no element pays for a comparison with the label.
             tl.debug_barrier()
-            tl.store(gradient + head + label, true_gradient.to(gradient.dtype.element_ty), mask=in_range)
+            tl.store(gradient + true_lane, true_gradient.to(gradient.dtype.element_ty), mask=true_lane >= 0)
     tl.store(kl_out, kl)
     tl.store(mse_out, weight * mse if MSE else 0.0)
 
