@@ -49,7 +49,7 @@ class DemoArguments:
 def demo(arguments: DemoArguments) -> dict[str, Any]:
     """Runs all stages in `output_dir` and returns what `demo.json` holds: `rows` of the table, `seconds`, `picture`.
 
-    Raises `InputError` for sizes that make no models, for too little text, and for an `output_dir` that holds something.
+    Raises `InputError` for sizes that make no models, for too little text, and an `output_dir` that holds something.
     """
     _check(arguments)
     started = time.perf_counter()
@@ -190,7 +190,11 @@ def draw(folder: Path) -> str | None:
         found = {NAMES[name]: [(line["step"], line[key]) for line in log if key in line] for name, log in logs.items()}
         return {name: curve for name, curve in found.items() if curve}
 
-    panels = {"masked-language-model loss": curves("mlm"), "KL to the teacher": curves("kl"), "cosine": curves("cos")}
+    panels = {
+        "masked-language-model loss": curves("loss_mlm"),
+        "KL to the teacher": curves("loss_ce"),
+        "cosine": curves("loss_cos"),
+    }
     try:
         draw_losses({title: rows for title, rows in panels.items() if rows}, folder / "losses.png")
     except InputError as error:
@@ -202,7 +206,16 @@ def draw(folder: Path) -> str | None:
 def report(rows: Sequence[dict[str, Any]]) -> str:
     """The table and what it says, as Markdown."""
     teacher = rows[0]
-    header = ["model", "MLM loss", "accuracy", "of teacher's", "top-1 as teacher", "parameters", "latency ms", "speed-up"]
+    header = [
+        "model",
+        "MLM loss",
+        "accuracy",
+        "of teacher's",
+        "top-1 as teacher",
+        "parameters",
+        "latency ms",
+        "speed-up",
+    ]
     cells = [
         [
             NAMES[row["name"]],
@@ -219,8 +232,8 @@ def report(rows: Sequence[dict[str, Any]]) -> str:
     distilled, scratch = rows[1], rows[2]
     ahead = distilled["mlm_loss"] < scratch["mlm_loss"] and distilled["mlm_accuracy"] > scratch["mlm_accuracy"]
     verdict = (
-        f"The distilled student keeps {percent(distilled['kept'])} of the teacher's accuracy at masked tokens, the same "
-        f"student without a teacher {percent(scratch['kept'])}."
+        f"The distilled student keeps {percent(distilled['kept'])} of the teacher's accuracy at masked tokens, the "
+        f"same student without a teacher {percent(scratch['kept'])}."
         if ahead
         else "The distilled student is not ahead of the one without a teacher: these runs are too short to tell."
     )
@@ -228,7 +241,9 @@ def report(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    (arguments,) = command.parse([DemoArguments], (__doc__ or "").partition("\n\n")[2], argv, "python -m distilfast.demo")
+    (arguments,) = command.parse(
+        [DemoArguments], (__doc__ or "").partition("\n\n")[2], argv, "python -m distilfast.demo"
+    )
     from .loading import quiet
 
     quiet()
