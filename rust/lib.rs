@@ -27,5 +27,19 @@ pub mod plan_widths;
 pub mod python;
 pub mod random;
 pub mod rows;
+pub mod segment;
+#[cfg(target_arch = "aarch64")]
+mod segment_neon;
+#[cfg(target_arch = "x86_64")]
+mod segment_x86;
 pub mod tokenizer;
 pub mod tokenizer_library;
+pub mod unicode;
+mod unicode_tables_hf_0_23;
+mod unicode_tables_hf_1_0;
+pub mod wordpiece;
+mod wordpiece_added;
+mod wordpiece_cache;
+mod wordpiece_settings;
+mod wordpiece_trie;
+mod wordpiece_words;

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::error::{Error, Result};
 use crate::tokenizer_library::Library;
+use crate::unicode::Profile;
+use crate::wordpiece::WordPiece;
 
 /// Rows of UTF-8 text, readable from several threads.
 pub trait Rows: Sync {
@@ -40,22 +42,58 @@ impl Rows for [&str] {
 }
 
 /// A token id as it is stored: `u16` where the vocabulary allows, else `u32`.
-pub trait TokenId: Copy + Default + Send + Sync + 'static {
+pub trait TokenId: Copy + Default + Into<u32> + Send + Sync + 'static {
+    /// A few ids and their count in 16 bytes.
+    type Lanes: Copy + Default + AsRef<[Self]> + Send + Sync;
+
+    /// How many values [`Self::Lanes`] has; one less than that many ids fit.
+    const LANES: usize;
+
     /// The id, which the caller knows to fit.
     fn from_u32(id: u32) -> Self;
+
+    /// The ids with their count and a flag of 0 or 1, if they fit.
+    fn pack(ids: &[u32], flag: u32) -> Option<Self::Lanes>;
+
+    /// The count and the flag.
+    fn unpack(lanes: &Self::Lanes) -> (usize, usize);
 }
 
-impl TokenId for u16 {
-    fn from_u32(id: u32) -> Self {
-        id as Self
-    }
+macro_rules! token_id {
+    ($type:ty, $lanes:literal) => {
+        impl TokenId for $type {
+            type Lanes = [Self; $lanes];
+
+            const LANES: usize = $lanes;
+
+            #[inline]
+            fn from_u32(id: u32) -> Self {
+                id as Self
+            }
+
+            fn pack(ids: &[u32], flag: u32) -> Option<Self::Lanes> {
+                let mut lanes = [0; $lanes];
+                if ids.len() >= $lanes {
+                    return None;
+                }
+                for (lane, &id) in lanes.iter_mut().zip(ids) {
+                    *lane = id as Self;
+                }
+                lanes[$lanes - 1] = (ids.len() as u32 | flag << 8) as Self;
+                Some(lanes)
+            }
+
+            #[inline]
+            fn unpack(lanes: &Self::Lanes) -> (usize, usize) {
+                let last = lanes[$lanes - 1];
+                (usize::from(last as u8), (last >> 8) as usize)
+            }
+        }
+    };
 }
 
-impl TokenId for u32 {
-    fn from_u32(id: u32) -> Self {
-        id
-    }
-}
+token_id!(u16, 8);
+token_id!(u32, 4);
 
 /// How to encode; the same for every row of a call.
 #[derive(Clone, Copy, Debug)]
@@ -83,9 +121,28 @@ pub struct EncodedRows<I> {
     pub ends: Vec<usize>,
 }
 
+/// Encoded rows of either width.
+#[derive(Debug)]
+pub enum Encoded {
+    /// Of a vocabulary of at most 65,536.
+    Narrow(EncodedRows<u16>),
+    /// Of a larger one.
+    Wide(EncodedRows<u32>),
+}
+
 /// A tokenizer file, ready to encode.
 pub struct Tokenizer {
     library: Library,
+    engine: Engine,
+    vocab_size: usize,
+    template_len: usize,
+}
+
+/// What does the work.
+enum Engine {
+    Narrow(WordPiece<u16>),
+    Wide(WordPiece<u32>),
+    Library,
 }
 
 /// The bytes of text a thread takes at a time.
@@ -95,21 +152,29 @@ const CHUNK_BYTES: usize = 1 << 20;
 const MIN_BYTES_PER_THREAD: usize = 128 << 10;
 
 impl Tokenizer {
-    /// The tokenizer that a `tokenizer.json` describes.
+    /// The tokenizer that a `tokenizer.json` describes, exact to the release of `tokenizers` that `profile` names.
     ///
     /// Its `truncation` and `padding` blocks are not applied.
-    pub fn from_json(json: &str) -> Result<Self> {
-        Ok(Self { library: Library::from_json(json)? })
+    pub fn from_json(json: &str, profile: Profile) -> Result<Self> {
+        let library = Library::from_json(json)?;
+        let vocab_size = library.vocab_size();
+        let engine = if vocab_size <= 1 << 16 {
+            WordPiece::new(&library, profile).map(Engine::Narrow)
+        } else {
+            WordPiece::new(&library, profile).map(Engine::Wide)
+        };
+        let engine = engine.unwrap_or(Engine::Library);
+        let template_len = match &engine {
+            Engine::Narrow(words) => words.template_len(),
+            Engine::Wide(words) => words.template_len(),
+            Engine::Library => library.template_len(),
+        };
+        Ok(Self { library, engine, vocab_size, template_len })
     }
 
     /// The number of ids: one more than the largest.
     pub fn vocab_size(&self) -> usize {
-        self.library.vocab_size()
-    }
-
-    /// Whether ids are stored as `u16`.
-    pub fn is_narrow(&self) -> bool {
-        self.vocab_size() <= 1 << 16
+        self.vocab_size
     }
 
     /// The id of a token, special or not.
@@ -134,82 +199,90 @@ impl Tokenizer {
 
     /// What does the work: `wordpiece` or `tokenizers`.
     pub fn engine(&self) -> &'static str {
-        "tokenizers"
+        match self.engine {
+            Engine::Narrow(_) | Engine::Wide(_) => "wordpiece",
+            Engine::Library => "tokenizers",
+        }
     }
 
     /// Encodes one text.
     pub fn encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>> {
-        self.check(options)?;
-        let mut out = EncodedRows::default();
-        self.encode_range([text].as_slice(), 0..1, options, &mut out)?;
-        Ok(out.ids)
+        Ok(match self.encode_rows([text].as_slice(), options, 1)? {
+            Encoded::Narrow(rows) => rows.ids.into_iter().map(u32::from).collect(),
+            Encoded::Wide(rows) => rows.ids,
+        })
     }
 
     /// Encodes all rows with at most `threads` threads, in order.
-    ///
-    /// `I` must be able to hold the ids: `u16` only where [`Self::is_narrow`].
-    pub fn encode_rows<I: TokenId, R: Rows + ?Sized>(
-        &self,
-        rows: &R,
-        options: EncodeOptions,
-        threads: usize,
-    ) -> Result<EncodedRows<I>> {
-        self.check(options)?;
-        let chunks = cut(rows);
-        let bytes: usize = chunks.iter().map(|(_, bytes)| bytes).sum();
-        let threads = threads.min(chunks.len()).min(1 + bytes / MIN_BYTES_PER_THREAD).max(1);
-        if threads == 1 {
-            let mut out = EncodedRows::default();
-            for (range, _) in chunks {
-                self.encode_range(rows, range, options, &mut out)?;
-            }
-            return Ok(out);
-        }
-        let next = AtomicUsize::new(0);
-        let work = || -> Result<Vec<(usize, EncodedRows<I>)>> {
-            let mut done = Vec::new();
-            loop {
-                let number = next.fetch_add(1, Ordering::Relaxed);
-                let Some((range, _)) = chunks.get(number) else { return Ok(done) };
-                let mut out = EncodedRows::default();
-                self.encode_range(rows, range.clone(), options, &mut out)?;
-                done.push((number, out));
-            }
-        };
-        let results: Vec<_> = std::thread::scope(|scope| {
-            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-            let own = work();
-            let others =
-                others.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-            std::iter::once(own).chain(others).collect()
-        });
-        let mut parts = Vec::with_capacity(chunks.len());
-        for result in results {
-            parts.append(&mut result?);
-        }
-        parts.sort_unstable_by_key(|(number, _)| *number);
-        Ok(join(&parts))
-    }
-
-    fn check(&self, options: EncodeOptions) -> Result<()> {
-        let template = if options.add_special_tokens { self.library.template_len() } else { 0 };
-        match options.max_length {
-            Some(length) if length < template.max(1) => Err(Error::Invalid(format!(
+    pub fn encode_rows<R: Rows + ?Sized>(&self, rows: &R, options: EncodeOptions, threads: usize) -> Result<Encoded> {
+        let template = if options.add_special_tokens { self.template_len } else { 0 };
+        if let Some(length) = options.max_length.filter(|&length| length < template.max(1)) {
+            return Err(Error::Invalid(format!(
                 "max_length={length} leaves no room for the {template} special tokens of a row; raise it"
-            ))),
-            _ => Ok(()),
+            )));
+        }
+        match &self.engine {
+            Engine::Narrow(words) => {
+                parallel(rows, threads, |range, out| words.encode_range(rows, range, options, out)).map(Encoded::Narrow)
+            }
+            Engine::Wide(words) => {
+                parallel(rows, threads, |range, out| words.encode_range(rows, range, options, out)).map(Encoded::Wide)
+            }
+            Engine::Library if self.vocab_size <= 1 << 16 => {
+                parallel(rows, threads, |range, out| self.library.encode_range(rows, range, options, out))
+                    .map(Encoded::Narrow)
+            }
+            Engine::Library => {
+                parallel(rows, threads, |range, out| self.library.encode_range(rows, range, options, out))
+                    .map(Encoded::Wide)
+            }
         }
     }
+}
 
-    fn encode_range<I: TokenId, R: Rows + ?Sized>(
-        &self,
-        rows: &R,
-        range: Range<usize>,
-        options: EncodeOptions,
-        out: &mut EncodedRows<I>,
-    ) -> Result<()> {
-        self.library.encode_range(rows, range, options, out)
+/// Encodes chunk after chunk of the rows on several threads and joins what comes out in the order of the rows.
+fn parallel<I: TokenId, R: Rows + ?Sized>(
+    rows: &R,
+    threads: usize,
+    encode_range: impl Fn(Range<usize>, &mut EncodedRows<I>) -> Result<()> + Sync,
+) -> Result<EncodedRows<I>> {
+    let chunks = cut(rows);
+    let bytes: usize = chunks.iter().map(|(_, bytes)| bytes).sum();
+    let threads = threads.min(chunks.len()).min(1 + bytes / MIN_BYTES_PER_THREAD).max(1);
+    if threads == 1 {
+        let mut out = EncodedRows::default();
+        out.ids.reserve(bytes / 3 + rows.len());
+        out.ends.reserve(rows.len());
+        for (range, _) in chunks {
+            encode_range(range, &mut out)?;
+        }
+        return Ok(out);
     }
+    let next = AtomicUsize::new(0);
+    let work = || -> Result<Vec<(usize, EncodedRows<I>)>> {
+        let mut done = Vec::new();
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some((range, bytes)) = chunks.get(number) else { return Ok(done) };
+            let mut out = EncodedRows::default();
+            out.ids.reserve(bytes / 3 + range.len());
+            encode_range(range.clone(), &mut out)?;
+            done.push((number, out));
+        }
+    };
+    let results: Vec<_> = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let own = work();
+        let others =
+            others.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        std::iter::once(own).chain(others).collect()
+    });
+    let mut parts = Vec::with_capacity(chunks.len());
+    for result in results {
+        parts.append(&mut result?);
+    }
+    parts.sort_unstable_by_key(|(number, _)| *number);
+    Ok(join(&parts))
 }
 
 /// The rows in chunks of about [`CHUNK_BYTES`], each with its bytes.

@@ -16,8 +16,8 @@ class InputError(ValueError):
 class Tokenizer:
     """A `tokenizer.json`, ready to encode; `distilfast.Tokenizer` is the public face. `truncation` and `padding` are not applied."""
 
-    def __new__(cls, json: str) -> Tokenizer:
-        """`json`: the content of a `tokenizer.json`. Raises `InputError` where it is none."""
+    def __new__(cls, json: str, unicode: str = "hf-0.23") -> Tokenizer:
+        """`json`: the content of a `tokenizer.json`; `unicode`: "hf-0.23" or "hf-1.0". Raises `InputError` for any other."""
     @property
     def vocab_size(self) -> int:
         """One more than the largest id."""

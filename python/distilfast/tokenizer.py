@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterable
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,19 @@ class Tokenizer:
     only where `max_length` asks for it. What the file wanted is in `truncation` and `padding`.
     """
 
-    def __init__(self, json_text: str, config: dict[str, Any] | None = None, source: str = "tokenizer.json") -> None:
+    def __init__(
+        self,
+        json_text: str,
+        config: dict[str, Any] | None = None,
+        source: str = "tokenizer.json",
+        unicode: str | None = None,
+    ) -> None:
         """`json_text`: the content of a `tokenizer.json`; `config`: of a `tokenizer_config.json`; `source`: for errors.
 
-        Raises `InputError` where the text is no tokenizer.
+        `unicode`: whose tables of characters to follow, "hf-0.23" or "hf-1.0" (164 characters differ, none of them
+        common); None: those of the `tokenizers` that is installed. Raises `InputError` where the text is no tokenizer.
         """
+        unicode = installed_unicode() if unicode is None else unicode
         content = _read_json(json_text, source)
         if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
             raise InputError(f"{source} is no tokenizer.json: it has no 'model' block")
@@ -58,9 +67,11 @@ class Tokenizer:
         #: The file's `padding` block, which is not applied, or None.
         self.padding: dict[str, Any] | None = content.get("padding")
         try:
-            self._core = _core.Tokenizer(json_text)
+            self._core = _core.Tokenizer(json_text, unicode)
         except InputError as error:
             raise InputError(f"{source}: {error}") from None
+        #: Whose tables of characters are followed: "hf-0.23" or "hf-1.0".
+        self.unicode = unicode
         self._config = dict(config or {})
         self._names = {key: self._special_name(key, content["model"]) for key in _USUAL_NAMES}
         self.vocab_size: int = self._core.vocab_size
@@ -69,12 +80,15 @@ class Tokenizer:
         )
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike[str], lowercase: bool | None = None) -> Tokenizer:
+    def from_file(
+        cls, path: str | os.PathLike[str], lowercase: bool | None = None, unicode: str | None = None
+    ) -> Tokenizer:
         """The tokenizer of a `tokenizer.json`, or of a BERT `vocab.txt` (one token a line, the line number is the id).
 
         A `tokenizer_config.json` beside the file is read for the names of the special tokens and, for a `vocab.txt`,
         for `do_lower_case`, `strip_accents` and `tokenize_chinese_chars`. `lowercase` overrides; without either, a
         `vocab.txt` is taken as cased where any token holds an ASCII capital letter ("[UNK]" and the like aside).
+        `unicode`: see `Tokenizer`.
 
         Raises `InputError` for a file that is no tokenizer (not text, not JSON, of a later format, with gaps or
         duplicates among the ids, without its special tokens), `FileNotFoundError` where there is none.
@@ -95,7 +109,7 @@ class Tokenizer:
             raise InputError(f"{path} is no tokenizer.json: it does not hold a JSON object")
         else:
             text = _vocab_to_json(text, str(path), lowercase, config)
-        return cls(text, _portable(config), str(path))
+        return cls(text, _portable(config), str(path), unicode)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | os.PathLike[str], **kwargs: Any) -> Tokenizer:
@@ -218,8 +232,8 @@ class Tokenizer:
     def __repr__(self) -> str:
         return f"Tokenizer(vocab_size={self.vocab_size}, engine={self.engine!r})"
 
-    def __reduce__(self) -> tuple[type[Tokenizer], tuple[str, dict[str, Any]]]:
-        return Tokenizer, (self._core.to_json(), self._config)
+    def __reduce__(self) -> tuple[type[Tokenizer], tuple[str, dict[str, Any], str, str]]:
+        return Tokenizer, (self._core.to_json(), self._config, "pickle", self.unicode)
 
     @cached_property
     def _content(self) -> dict[str, Any]:
@@ -236,6 +250,11 @@ class Tokenizer:
             named = model.get("unk_token")
         candidates = (named,) if isinstance(named, str) else _USUAL_NAMES[key]
         return next((name for name in candidates if self._core.token_to_id(name) is not None), None)
+
+
+def installed_unicode() -> str:
+    """The tables of characters, "hf-0.23" or "hf-1.0", of the `tokenizers` that is installed."""
+    return "hf-0.23" if version("tokenizers").startswith("0.") else "hf-1.0"
 
 
 def _read_json(text: str, source: str) -> Any:

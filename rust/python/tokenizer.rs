@@ -6,7 +6,7 @@ use arrow_array::{
     Array, ArrayRef, LargeStringArray, ListArray, PrimitiveArray, StringArray, StringViewArray,
     types::{ArrowPrimitiveType, UInt16Type, UInt32Type},
 };
-use arrow_buffer::{ArrowNativeType, OffsetBuffer, ScalarBuffer};
+use arrow_buffer::{OffsetBuffer, ScalarBuffer};
 use arrow_schema::{DataType, Field};
 use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
@@ -15,7 +15,8 @@ use pyo3::types::{PyList, PyString, PyTuple};
 use pyo3_arrow::{PyArray, input::AnyArray};
 
 use crate::error::{Error, Result};
-use crate::tokenizer::{EncodeOptions, Rows, TokenId, Tokenizer, default_threads};
+use crate::tokenizer::{EncodeOptions, Encoded, EncodedRows, Rows, Tokenizer, default_threads};
+use crate::unicode::Profile;
 
 /// See `_core.pyi`.
 #[pyclass(frozen, name = "Tokenizer", module = "distilfast._core")]
@@ -24,8 +25,11 @@ pub struct PyTokenizer(Tokenizer);
 #[pymethods]
 impl PyTokenizer {
     #[new]
-    fn new(py: Python<'_>, json: &str) -> PyResult<Self> {
-        Ok(Self(py.detach(|| Tokenizer::from_json(json))?))
+    #[pyo3(signature = (json, unicode="hf-0.23"))]
+    fn new(py: Python<'_>, json: &str, unicode: &str) -> PyResult<Self> {
+        let profile = Profile::from_name(unicode)
+            .ok_or_else(|| Error::Invalid(format!("unicode={unicode:?} is no profile; pass \"hf-0.23\" or \"hf-1.0\"")))?;
+        Ok(Self(py.detach(|| Tokenizer::from_json(json, profile))?))
     }
 
     #[getter]
@@ -124,31 +128,24 @@ impl PyTokenizer {
     }
 
     fn encode_rows<R: Rows + ?Sized>(&self, rows: &R, options: EncodeOptions, threads: usize) -> Result<ArrayRef> {
-        if self.0.is_narrow() {
-            self.encode_rows_as::<u16, UInt16Type, R>(rows, options, threads)
-        } else {
-            self.encode_rows_as::<u32, UInt32Type, R>(rows, options, threads)
+        match self.0.encode_rows(rows, options, threads)? {
+            Encoded::Narrow(encoded) => list_array::<UInt16Type>(encoded),
+            Encoded::Wide(encoded) => list_array::<UInt32Type>(encoded),
         }
     }
+}
 
-    fn encode_rows_as<I, T, R>(&self, rows: &R, options: EncodeOptions, threads: usize) -> Result<ArrayRef>
-    where
-        I: TokenId + ArrowNativeType,
-        T: ArrowPrimitiveType<Native = I>,
-        R: Rows + ?Sized,
-    {
-        let encoded = self.0.encode_rows::<I, R>(rows, options, threads)?;
-        let total = encoded.ids.len();
-        if i32::try_from(total).is_err() {
-            return Err(Error::Invalid(format!(
-                "{total} token ids in one call are more than an Arrow list array holds (2**31 - 1); pass fewer rows at a time"
-            )));
-        }
-        let offsets: Vec<i32> = std::iter::once(0).chain(encoded.ends.iter().map(|&end| end as i32)).collect();
-        let values: ArrayRef = Arc::new(PrimitiveArray::<T>::new(ScalarBuffer::from(encoded.ids), None));
-        let field = Arc::new(Field::new("item", T::DATA_TYPE, true));
-        Ok(Arc::new(ListArray::new(field, OffsetBuffer::new(ScalarBuffer::from(offsets)), values, None)))
+fn list_array<T: ArrowPrimitiveType>(encoded: EncodedRows<T::Native>) -> Result<ArrayRef> {
+    let total = encoded.ids.len();
+    if i32::try_from(total).is_err() {
+        return Err(Error::Invalid(format!(
+            "{total} token ids in one call are more than an Arrow list array holds (2**31 - 1); pass fewer rows at a time"
+        )));
     }
+    let offsets: Vec<i32> = std::iter::once(0).chain(encoded.ends.iter().map(|&end| end as i32)).collect();
+    let values: ArrayRef = Arc::new(PrimitiveArray::<T>::new(ScalarBuffer::from(encoded.ids), None));
+    let field = Arc::new(Field::new("item", T::DATA_TYPE, true));
+    Ok(Arc::new(ListArray::new(field, OffsetBuffer::new(ScalarBuffer::from(offsets)), values, None)))
 }
 
 fn lone_surrogate(row: usize) -> PyErr {
