@@ -40,6 +40,7 @@ mod unicode_tables_hf_1_0;
 pub mod wordpiece;
 mod wordpiece_added;
 mod wordpiece_cache;
+mod wordpiece_key;
 mod wordpiece_settings;
 mod wordpiece_trie;
 mod wordpiece_words;

@@ -1,12 +1,12 @@
 //! [`crate::segment`] with AVX-512 (VBMI2) and with AVX2.
 
 use std::arch::x86_64::{
-    __m256i, __m512i, _mm256_and_si256, _mm256_broadcastsi128_si256, _mm256_cmpeq_epi8, _mm256_loadu_si256,
-    _mm256_max_epu8, _mm256_movemask_epi8, _mm256_set1_epi8, _mm256_setzero_si256, _mm256_shuffle_epi8,
-    _mm256_srli_epi16, _mm512_add_epi32, _mm512_castsi512_si128, _mm512_cmpge_epu8_mask, _mm512_cvtepu8_epi32,
-    _mm512_extracti32x4_epi32, _mm512_loadu_si512, _mm512_maskz_compress_epi8, _mm512_movepi8_mask,
-    _mm512_permutex2var_epi8, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_storeu_si512, _mm512_test_epi8_mask,
-    _mm_loadu_si128,
+    __m256i, __m512i, _mm_loadu_si128, _mm256_and_si256, _mm256_broadcastsi128_si256, _mm256_cmpeq_epi8,
+    _mm256_loadu_si256, _mm256_max_epu8, _mm256_movemask_epi8, _mm256_set1_epi8, _mm256_setzero_si256,
+    _mm256_shuffle_epi8, _mm256_srli_epi16, _mm512_add_epi32, _mm512_castsi512_si128, _mm512_cmpge_epu8_mask,
+    _mm512_cvtepu8_epi32, _mm512_extracti32x4_epi32, _mm512_loadu_si512, _mm512_maskz_compress_epi8,
+    _mm512_movepi8_mask, _mm512_permutex2var_epi8, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_storeu_si512,
+    _mm512_test_epi8_mask,
 };
 
 use crate::segment::{BLOCK, Carry, FIRST_MARK, Masks, is_separator, push_bits};
@@ -131,8 +131,7 @@ fn compress(positions: &mut Vec<u32>, bits: u64, numbers: __m512i, base: __m512i
 
 // A byte is in a class if its two halves share a bit here: bits 0 to 4 are punctuation, 5 and 6 separators. A look-up
 // with the high bit set gives 0, so bytes of 0x80 and more are in none.
-const LOW_HALF: [u8; 16] =
-    [0x44, 1, 1, 1, 1, 1, 1, 1, 1, 0x21, 0x23, 0x1B, 0x1B, 0x3B, 0x1B, 0x0B];
+const LOW_HALF: [u8; 16] = [0x44, 1, 1, 1, 1, 1, 1, 1, 1, 0x21, 0x23, 0x1B, 0x1B, 0x3B, 0x1B, 0x0B];
 const HIGH_HALF: [u8; 16] = [0x20, 0, 0x41, 2, 4, 8, 4, 0x10, 0, 0, 0, 0, 0, 0, 0, 0];
 
 /// Classes by two look-ups of four bits each; positions bit by bit.
@@ -162,17 +161,14 @@ fn avx2_masks(bytes: &[u8; 32]) -> (u32, u32) {
     // SAFETY: 32 bytes are read from an array of 32 bytes.
     let bytes: __m256i = unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) };
     let high = _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), _mm256_set1_epi8(0x0F));
-    let classes = _mm256_and_si256(
-        _mm256_shuffle_epi8(table(&LOW_HALF), bytes),
-        _mm256_shuffle_epi8(table(&HIGH_HALF), high),
-    );
+    let classes =
+        _mm256_and_si256(_mm256_shuffle_epi8(table(&LOW_HALF), bytes), _mm256_shuffle_epi8(table(&HIGH_HALF), high));
     let none_of = |bits: i8| {
         let found = _mm256_and_si256(classes, _mm256_set1_epi8(bits));
         _mm256_movemask_epi8(_mm256_cmpeq_epi8(found, _mm256_setzero_si256())) as u32
     };
-    let mark = _mm256_movemask_epi8(_mm256_cmpeq_epi8(
-        _mm256_max_epu8(bytes, _mm256_set1_epi8(FIRST_MARK as i8)),
-        bytes,
-    )) as u32;
+    let mark =
+        _mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_max_epu8(bytes, _mm256_set1_epi8(FIRST_MARK as i8)), bytes))
+            as u32;
     (none_of(0x7F) & !mark, !none_of(0x1F) | mark)
 }

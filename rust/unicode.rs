@@ -177,8 +177,7 @@ impl Normalizer {
     /// The entry of a character that is neither deleted by `clean_text` nor a space.
     fn entry(&mut self, char: char) -> u32 {
         let alone = self.settings.handle_chinese_chars && within(self.tables.chinese, char);
-        let result: String =
-            self.stripped(char).iter().flat_map(|&kept| self.lowered(kept)).collect();
+        let result: String = self.stripped(char).iter().flat_map(|&kept| self.lowered(kept)).collect();
         let mut chars = result.chars();
         match (chars.next(), chars.next()) {
             (None, _) => DELETED << KIND_SHIFT,

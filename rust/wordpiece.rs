@@ -17,7 +17,8 @@ use crate::tokenizer::{EncodeOptions, EncodedRows, Rows, TokenId};
 use crate::tokenizer_library::Library;
 use crate::unicode::Profile;
 use crate::wordpiece_added::AddedTokens;
-use crate::wordpiece_cache::{KEY_BYTES, WordCache, key_of};
+use crate::wordpiece_cache::WordCache;
+use crate::wordpiece_key::{KEY_BYTES, LOWER_BIT, key_of, load_key};
 use crate::wordpiece_settings::Settings;
 use crate::wordpiece_words::{Word, Words};
 
@@ -155,7 +156,8 @@ impl<I: TokenId> WordPiece<I> {
             while row < range.end && worker.text.len() < TEXT_BYTES {
                 let rest = &rows.row(row).as_bytes()[position..];
                 let room = TEXT_BYTES.saturating_sub(worker.text.len());
-                let taken = if rest.len() <= room.max(TEXT_BYTES / 2) { rest.len() } else { cut_at_separator(rest, room) };
+                let taken =
+                    if rest.len() <= room.max(TEXT_BYTES / 2) { rest.len() } else { cut_at_separator(rest, room) };
                 worker.text.extend_from_slice(&rest[..taken]);
                 if taken == rest.len() {
                     worker.text.push(end_mark);
@@ -193,7 +195,7 @@ impl<I: TokenId> WordPiece<I> {
         segment(text, starts, ends);
         // Room for a key to be read past the end of the text.
         text.extend_from_slice(&[b' '; KEY_BYTES]);
-        let lower_bit = if self.lowercase { 0x20 } else { 0 };
+        let lower_bit = if self.lowercase { LOWER_BIT } else { 0 };
         let mut added_ids = added_ids.iter();
         let mut staged = [I::default(); AHEAD * 8];
         let mut keys = [0_u128; AHEAD];
@@ -223,7 +225,7 @@ impl<I: TokenId> WordPiece<I> {
                 if bytes == [ADDED] {
                     ids.extend(added_ids.next());
                 } else {
-                    // SAFETY is not needed: the rows are UTF-8 and words end at ASCII or marks.
+                    // The rows are UTF-8 and words end at ASCII or at marks.
                     let unit = std::str::from_utf8(bytes).unwrap_or_default();
                     self.words.encode(unit, word, ids);
                     if bytes.len() <= KEY_BYTES {
@@ -237,21 +239,6 @@ impl<I: TokenId> WordPiece<I> {
             out.ends.extend_from_slice(&row_ends[..closed]);
         }
     }
-}
-
-/// The key of a word: its bytes, lower-cased by `lower_bit`; one that no key equals where it has too many bytes.
-#[inline(always)]
-fn load_key(text: &[u8], start: usize, length: usize, lower_bit: u8) -> u128 {
-    if length > KEY_BYTES {
-        return u128::MAX;
-    }
-    let Some(bytes) = text[start..].first_chunk::<KEY_BYTES>() else { return u128::MAX };
-    let mut key = [0; KEY_BYTES];
-    for (place, (&byte, key)) in bytes.iter().zip(&mut key).enumerate() {
-        let lowered = if byte.is_ascii_uppercase() { byte | lower_bit } else { byte };
-        *key = if place < length { lowered } else { 0 };
-    }
-    u128::from_le_bytes(key)
 }
 
 /// How much of a row that is longer than `room` to take: up to a separator, so that no word is cut; the last that fits,

@@ -7,9 +7,6 @@
 
 use crate::tokenizer::TokenId;
 
-/// The most bytes of a word that a key holds.
-pub const KEY_BYTES: usize = 16;
-
 /// Two words and their ids.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Default)]
@@ -35,8 +32,8 @@ impl<I: TokenId> WordCache<I> {
     #[inline]
     pub fn place(&self, key: u128) -> usize {
         // Two multiplications; the upper bits of each depend on all bits of its half.
-        let mixed = (key as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)
-            ^ ((key >> 64) as u64).wrapping_mul(0xC2B2_AE3D_27D4_EB4F);
+        let mixed =
+            (key as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ ((key >> 64) as u64).wrapping_mul(0xC2B2_AE3D_27D4_EB4F);
         ((mixed ^ (mixed << 32)) >> self.shift) as usize
     }
 
@@ -57,9 +54,11 @@ impl<I: TokenId> WordCache<I> {
     #[inline]
     pub fn get(&self, place: usize, key: u128) -> Option<&I::Lanes> {
         let set = &self.sets[place];
-        let (first, second) = (set.keys[0] == key, set.keys[1] == key);
-        // Not short-circuited: which of the two it is cannot be predicted, that it is one of them can.
-        if first | second { Some(&set.values[usize::from(second)]) } else { None }
+        // Which of the two it is cannot be predicted, that it is one of them can: so the half of the second key chooses
+        // without a branch, and one branch tells whether the whole of the chosen key is right. A word that shares its
+        // first half and its set with another may be missed, which costs time, not truth.
+        let way = usize::from(set.keys[1] as u64 == key as u64);
+        if set.keys[way] == key { Some(&set.values[way]) } else { None }
     }
 
     /// Notes the ids of a word; more than fit are not noted.
@@ -76,16 +75,4 @@ impl<I: TokenId> WordCache<I> {
     pub fn has_room(&self, key: u128) -> bool {
         self.sets[self.place(key)].keys[1] == 0
     }
-
-    /// The bytes of the table.
-    pub fn bytes(&self) -> usize {
-        size_of_val(self.sets.as_slice())
-    }
-}
-
-/// The key of a word of at most 16 bytes.
-pub fn key_of(word: &[u8]) -> u128 {
-    let mut bytes = [0; KEY_BYTES];
-    bytes[..word.len()].copy_from_slice(word);
-    u128::from_le_bytes(bytes)
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow_array::{
-    Array, ArrayRef, LargeStringArray, ListArray, PrimitiveArray, StringArray, StringViewArray,
+    Array, ArrayRef, LargeStringArray, ListArray, OffsetSizeTrait, PrimitiveArray, StringArray, StringViewArray,
     types::{ArrowPrimitiveType, UInt16Type, UInt32Type},
 };
 use arrow_buffer::{OffsetBuffer, ScalarBuffer};
@@ -27,8 +27,9 @@ impl PyTokenizer {
     #[new]
     #[pyo3(signature = (json, unicode="hf-0.23"))]
     fn new(py: Python<'_>, json: &str, unicode: &str) -> PyResult<Self> {
-        let profile = Profile::from_name(unicode)
-            .ok_or_else(|| Error::Invalid(format!("unicode={unicode:?} is no profile; pass \"hf-0.23\" or \"hf-1.0\"")))?;
+        let profile = Profile::from_name(unicode).ok_or_else(|| {
+            Error::Invalid(format!("unicode={unicode:?} is no profile; pass \"hf-0.23\" or \"hf-1.0\""))
+        })?;
         Ok(Self(py.detach(|| Tokenizer::from_json(json, profile))?))
     }
 
@@ -181,14 +182,16 @@ impl<'a> ArrowRows<'a> {
             }
             let any = array.as_any();
             chunks.push(if let Some(strings) = any.downcast_ref::<StringArray>() {
-                check_utf8(start, strings.len(), |row| row_bytes(strings.value_data(), strings.value_offsets(), row))?;
+                check_utf8(start, strings.value_data(), strings.value_offsets())?;
                 ArrowChunk::Small(strings)
             } else if let Some(strings) = any.downcast_ref::<LargeStringArray>() {
-                check_utf8(start, strings.len(), |row| row_bytes(strings.value_data(), strings.value_offsets(), row))?;
+                check_utf8(start, strings.value_data(), strings.value_offsets())?;
                 ArrowChunk::Large(strings)
             } else if let Some(strings) = any.downcast_ref::<StringViewArray>() {
                 let bytes = strings.clone().to_binary_view();
-                check_utf8(start, strings.len(), |row| bytes.value(row).to_vec())?;
+                for row in 0..strings.len() {
+                    check_row(start + row, bytes.value(row))?;
+                }
                 ArrowChunk::View(strings)
             } else {
                 return Err(not_strings(array.data_type()));
@@ -203,18 +206,26 @@ fn not_strings(found: &DataType) -> Error {
     Error::Type(format!("an Arrow array of {found} is not text; pass string, large_string or string_view"))
 }
 
-fn row_bytes<O: arrow_array::OffsetSizeTrait>(data: &[u8], offsets: &[O], row: usize) -> Vec<u8> {
-    data[offsets[row].as_usize()..offsets[row + 1].as_usize()].to_vec()
-}
-
 /// Arrow trusts the producer; nothing else checks that the bytes are UTF-8.
-fn check_utf8(start: usize, len: usize, row: impl Fn(usize) -> Vec<u8>) -> Result<()> {
-    for index in 0..len {
-        if let Err(error) = std::str::from_utf8(&row(index)) {
-            return Err(Error::Invalid(format!("row {} is not UTF-8: {error}", start + index)));
-        }
+fn check_utf8<O: OffsetSizeTrait>(start: usize, data: &[u8], offsets: &[O]) -> Result<()> {
+    let (first, last) = (offsets[0].as_usize(), offsets[offsets.len() - 1].as_usize());
+    // All rows at once; each is whole if it begins where a character does.
+    let whole = std::str::from_utf8(&data[first..last])
+        .is_ok_and(|text| offsets.iter().all(|offset| text.is_char_boundary(offset.as_usize() - first)));
+    if whole {
+        return Ok(());
+    }
+    for (row, bounds) in offsets.windows(2).enumerate() {
+        check_row(start + row, &data[bounds[0].as_usize()..bounds[1].as_usize()])?;
     }
     Ok(())
+}
+
+fn check_row(row: usize, bytes: &[u8]) -> Result<()> {
+    match std::str::from_utf8(bytes) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Error::Invalid(format!("row {row} is not UTF-8: {error}"))),
+    }
 }
 
 impl Rows for ArrowRows<'_> {
@@ -223,7 +234,10 @@ impl Rows for ArrowRows<'_> {
     }
 
     fn row(&self, index: usize) -> &str {
-        let chunk = self.starts.partition_point(|&start| start <= index) - 1;
+        let chunk = match self.chunks.len() {
+            1 => 0,
+            _ => self.starts.partition_point(|&start| start <= index) - 1,
+        };
         let row = index - self.starts[chunk];
         match &self.chunks[chunk] {
             ArrowChunk::Small(strings) => strings.value(row),
