@@ -8,7 +8,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use distilfast::segment::{portable, segment};
+use distilfast::segment::{Path, portable, segment};
 use distilfast::tokenizer::{EncodeOptions, Tokenizer};
 use distilfast::unicode::Profile;
 
@@ -42,7 +42,6 @@ fn main() {
         block.resize((block.len() / 64 + 1) * 64, b' ');
     }
     let (mut starts, mut ends) = (Vec::new(), Vec::new());
-    type Path = fn(&[u8], &mut Vec<u32>, &mut Vec<u32>);
     for (name, path) in [("segmentation", segment as Path), ("segmentation, portable", portable)] {
         time(name, bytes, || {
             for block in &blocks {

@@ -63,6 +63,9 @@ pub fn segment(text: &[u8], starts: &mut Vec<u32>, ends: &mut Vec<u32>) {
     portable(text, starts, ends);
 }
 
+/// A way to do what [`segment`] does.
+pub type Path = fn(&[u8], &mut Vec<u32>, &mut Vec<u32>);
+
 /// [`segment`] in plain Rust, eight bytes to a register.
 pub fn portable(text: &[u8], starts: &mut Vec<u32>, ends: &mut Vec<u32>) {
     let mut carry = Carry::default();
@@ -145,8 +148,6 @@ mod tests {
         text.resize((text.len() / BLOCK + 1) * BLOCK, b' ');
         text
     }
-
-    type Path = fn(&[u8], &mut Vec<u32>, &mut Vec<u32>);
 
     fn check(text: &[u8]) {
         let expected = plain(text);

@@ -34,8 +34,8 @@ fn has_avx512() -> bool {
 
 /// Every path that this processor can take.
 #[cfg(test)]
-pub fn paths() -> Vec<fn(&[u8], &mut Vec<u32>, &mut Vec<u32>)> {
-    let mut paths: Vec<fn(&[u8], &mut Vec<u32>, &mut Vec<u32>)> = Vec::new();
+pub fn paths() -> Vec<crate::segment::Path> {
+    let mut paths: Vec<crate::segment::Path> = Vec::new();
     if has_avx512() {
         // SAFETY: the processor has the features.
         paths.push(|text, starts, ends| unsafe { avx512(text, starts, ends) });

@@ -5,6 +5,7 @@
 //! that it could wait for.
 
 use std::ops::Range;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::error::{Error, Result};
@@ -317,6 +318,71 @@ fn join<I: TokenId>(parts: &[(usize, EncodedRows<I>)]) -> EncodedRows<I> {
 
 /// The threads to use where the caller names none: `RAYON_NUM_THREADS`, else one for each core.
 pub fn default_threads() -> usize {
+    // The system takes its time to count the cores.
+    static CORES: OnceLock<usize> = OnceLock::new();
     let asked = std::env::var("RAYON_NUM_THREADS").ok().and_then(|value| value.parse().ok()).filter(|&count| count > 0);
-    asked.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+    asked.unwrap_or_else(|| *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from)))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PIECES: &str = "a b c ab ##a ##b ##c ##bc . , [ ] mask ! é ##é 日 ##日 ᄀ ##ᅡ ς ß 〮 ##〮 ㅋ - 0 ##1";
+
+    fn tokenizer(lowercase: bool) -> Tokenizer {
+        let pieces = ["[UNK]", "[CLS]", "[SEP]", "[MASK]"].into_iter().chain(PIECES.split(' '));
+        let vocab: Vec<String> = pieces.zip(0..).map(|(piece, id)| format!(r#""{piece}":{id}"#)).collect();
+        let vocab = vocab.join(",");
+        let flags = r#""single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true"#;
+        let json = format!(
+            r#"{{"version":"1.0","truncation":null,"padding":null,
+            "added_tokens":[{{"id":3,"content":"[MASK]",{flags}}},{{"id":2,"content":"[SEP]",{flags}}}],
+            "normalizer":{{"type":"BertNormalizer","clean_text":true,"handle_chinese_chars":true,
+                "strip_accents":null,"lowercase":{lowercase}}},
+            "pre_tokenizer":{{"type":"BertPreTokenizer"}},
+            "post_processor":{{"type":"BertProcessing","sep":["[SEP]",2],"cls":["[CLS]",1]}},"decoder":null,
+            "model":{{"type":"WordPiece","unk_token":"[UNK]","continuing_subword_prefix":"\u0023#",
+                "max_input_chars_per_word":12,"vocab":{{{vocab}}}}}}}"#
+        );
+        Tokenizer::from_json(&json, Profile::Hf023).expect("a tokenizer")
+    }
+
+    proptest! {
+        /// The engine against the library, row for row, one call after another with the same caches.
+        #[test]
+        fn engine_is_the_library(
+            texts in prop::collection::vec("(\\PC|[abcA-C .,é日가\u{302e}\u{1b44}\u{301}\u{b}\u{ad}]|\\[MASK\\]){0,60}", 1..20),
+            add_special_tokens: bool,
+            split_special_tokens: bool,
+            lowercase: bool,
+            max_length in prop::option::of(2_usize..30),
+        ) {
+            let tokenizer = tokenizer(lowercase);
+            prop_assert_eq!(tokenizer.engine(), "wordpiece");
+            let rows: Vec<&str> = texts.iter().map(String::as_str).collect();
+            let options = EncodeOptions { add_special_tokens, max_length, split_special_tokens };
+            let mut expected = EncodedRows::<u16>::default();
+            tokenizer.library.encode_range(rows.as_slice(), 0..rows.len(), options, &mut expected)?;
+            let Encoded::Narrow(found) = tokenizer.encode_rows(rows.as_slice(), options, 2)? else { panic!("a small vocabulary") };
+            prop_assert_eq!(found.ids, expected.ids);
+            prop_assert_eq!(found.ends, expected.ends);
+        }
+    }
+
+    #[test]
+    fn chunks_are_joined_in_order() {
+        let rows: Vec<String> = (0..40).map(|number| "ab ".repeat(number * 2000)).collect();
+        let rows: Vec<&str> = rows.iter().map(String::as_str).collect();
+        let tokenizer = tokenizer(true);
+        let encode = |threads| match tokenizer.encode_rows(rows.as_slice(), EncodeOptions::default(), threads) {
+            Ok(Encoded::Narrow(rows)) => (rows.ids, rows.ends),
+            _ => panic!("a small vocabulary"),
+        };
+        let one = encode(1);
+        assert_eq!(one.1[1], 2 + 4000 / 2 + 2);
+        assert_eq!(encode(3), one);
+    }
 }

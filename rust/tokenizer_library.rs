@@ -1,5 +1,5 @@
-//! Any `tokenizer.json` through the `tokenizers` crate: byte-level BPE, Unigram, and settings of WordPiece that the engine
-//! in [`crate::wordpiece`] does not cover.
+//! Any `tokenizer.json` through the `tokenizers` crate: byte-level BPE, Unigram, and what the engine in
+//! [`crate::wordpiece`] does not cover.
 
 use std::ops::Range;
 

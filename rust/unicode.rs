@@ -305,10 +305,10 @@ impl Normalizer {
     }
 
     fn lowered(&self, char: char) -> Vec<char> {
-        match self.settings.lowercase {
-            true => map(self.tables.lower, char).map_or_else(|| vec![char], |result| result.chars().collect()),
-            false => vec![char],
+        if !self.settings.lowercase {
+            return vec![char];
         }
+        map(self.tables.lower, char).map_or_else(|| vec![char], |result| result.chars().collect())
     }
 }
 

@@ -49,7 +49,7 @@ pub struct WordPiece<I: TokenId> {
     /// The cache that a new thread begins with: the words of the vocabulary.
     warm: WordCache<I>,
     /// What threads that are done leave for those that come.
-    idle: Mutex<Vec<Box<Worker<I>>>>,
+    idle: Mutex<Vec<Worker<I>>>,
 }
 
 /// What a thread works with.
@@ -115,19 +115,17 @@ impl<I: TokenId> WordPiece<I> {
         }
     }
 
-    fn worker(&self) -> Box<Worker<I>> {
+    fn worker(&self) -> Worker<I> {
         // In a child forked while another thread held the lock it would never be free again: do not wait for it.
         let idle = self.idle.try_lock().ok().and_then(|mut idle| idle.pop());
-        idle.unwrap_or_else(|| {
-            Box::new(Worker {
-                cache: self.warm.clone(),
-                text: Vec::with_capacity(2 * TEXT_BYTES),
-                starts: Vec::new(),
-                ends: Vec::new(),
-                added_ids: Vec::new(),
-                word: Word::default(),
-                ids: Vec::new(),
-            })
+        idle.unwrap_or_else(|| Worker {
+            cache: self.warm.clone(),
+            text: Vec::with_capacity(2 * TEXT_BYTES),
+            starts: Vec::new(),
+            ends: Vec::new(),
+            added_ids: Vec::new(),
+            word: Word::default(),
+            ids: Vec::new(),
         })
     }
 

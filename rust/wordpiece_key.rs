@@ -26,7 +26,7 @@ pub fn key_of(word: &[u8]) -> u128 {
 
 /// The key of the `length` bytes of `text` from `start` on, where at least 16 bytes are; lower-cased where `lower_bit` is
 /// [`LOWER_BIT`], as they stand where it is 0. A key that no word has where `length` is more than 16.
-#[inline(always)]
+#[inline]
 pub fn load_key(text: &[u8], start: usize, length: usize, lower_bit: u8) -> u128 {
     let Some(mask) = KEY_MASKS.get(length) else { return u128::MAX };
     let Some(bytes) = text[start..].first_chunk::<KEY_BYTES>() else { return u128::MAX };
@@ -35,7 +35,7 @@ pub fn load_key(text: &[u8], start: usize, length: usize, lower_bit: u8) -> u128
 
 /// 16 bytes with `lower_bit` set in every ASCII capital.
 #[cfg(target_arch = "x86_64")]
-#[inline(always)]
+#[inline]
 fn lower(bytes: u128, lower_bit: u8) -> u128 {
     use std::arch::x86_64::{__m128i, _mm_add_epi8, _mm_and_si128, _mm_cmplt_epi8, _mm_or_si128, _mm_set1_epi8};
     use std::mem::transmute;
@@ -51,7 +51,7 @@ fn lower(bytes: u128, lower_bit: u8) -> u128 {
 
 /// 16 bytes with `lower_bit` set in every ASCII capital.
 #[cfg(not(target_arch = "x86_64"))]
-#[inline(always)]
+#[inline]
 fn lower(bytes: u128, lower_bit: u8) -> u128 {
     u128::from_le_bytes(bytes.to_le_bytes().map(|byte| if byte.is_ascii_uppercase() { byte | lower_bit } else { byte }))
 }

@@ -126,7 +126,7 @@ def wrap(name: str, doc: str, kind: str, entries: list[str]) -> str:
 
 
 def hexadecimal(code: int) -> str:
-    return f"0x{code:04X}"
+    return f"0x{code:04X}" if code < 0x100000 else f"0x{code >> 16:04X}_{code & 0xFFFF:04X}"
 
 
 def main() -> None:

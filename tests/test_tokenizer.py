@@ -7,7 +7,6 @@ import pickle
 from pathlib import Path
 
 import distilfast as df
-import numpy as np
 import pyarrow as pa
 import pytest
 import tokenizers
@@ -256,13 +255,3 @@ def test_other_models_go_through_the_library(tmp_path: Path) -> None:
     assert (tok.cls_id, tok.sep_id, tok.pad_id, tok.mask_id, tok.unk_id) == (0, 1, 2, 3, None)
     assert tok.word_starts.tolist() == [True, True, True, True, False, True, False, True]
     assert tok.encode_batch(texts, max_length=3).to_pylist() == [tok.encode(text, max_length=3) for text in texts]
-
-
-def test_threads_change_nothing(tok: df.Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = [text * 60 for text in TEXTS] * 200
-    one = tok.encode_batch(texts, threads=1)
-    assert one == tok.encode_batch(texts, threads=3)
-    monkeypatch.setenv("RAYON_NUM_THREADS", "2")
-    assert one == tok.encode_batch(texts)
-    offsets = np.asarray(one.offsets)
-    assert len(offsets) == len(texts) + 1

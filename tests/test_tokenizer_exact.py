@@ -44,7 +44,7 @@ def differing(tok: df.Tokenizer, expected: tokenizers.Tokenizer, texts: list[str
 
 
 def with_library(tok: df.Tokenizer) -> tokenizers.Tokenizer:
-    return tokenizers.Tokenizer.from_str(tok._core.to_json())
+    return tokenizers.Tokenizer.from_str(tok.to_json())
 
 
 def small_tokenizer(lowercase: bool, **normalizer: bool) -> df.Tokenizer:

@@ -218,6 +218,10 @@ class Tokenizer:
         canonical = json.dumps(settings, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
+    def to_json(self) -> str:
+        """The content of a `tokenizer.json` that says the same and neither truncates nor pads."""
+        return self._core.to_json()
+
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Writes the `tokenizer.json` and `tokenizer_config.json` that `transformers.AutoTokenizer` loads.
 
