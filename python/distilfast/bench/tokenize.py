@@ -74,7 +74,8 @@ def contenders(vocab: Path) -> tuple[Contender, list[Contender]]:
 
     arrow = Contender("distilfast, from Arrow", from_arrow, ours.ids, forget)
     library = tokenizers.Tokenizer.from_str(json_text)
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizers.Tokenizer.from_str(json_text))
+    fast: Any = PreTrainedTokenizerFast
+    wrapped = fast(tokenizer_object=tokenizers.Tokenizer.from_str(json_text))
 
     def encode_library(rows: Rows, threads: int) -> None:
         for start in range(0, len(rows), 1000):
