@@ -13,6 +13,7 @@ import torch
 from transformers import TrainingArguments
 
 from ._core import InputError
+from .hidden import parse_layer_map
 from .objective import Objective
 
 Precision = Literal["auto", "bf16", "fp32"]
@@ -79,9 +80,12 @@ class ModelArguments:
 
     _argument_group_name = "models"
 
-    teacher: str | None = _choice(
-        None, "Directory or Hub id of the teacher. Without one a model is pretrained from --student_config."
+    teacher: list[str] | None = _choice(
+        None,
+        "Directory or Hub id of the teacher, or of several: the student then follows the mean of their tempered "
+        "probabilities. Without one a model is pretrained from --student_config.",
     )
+    teacher_weights: list[float] | None = _choice(None, "A weight for each of several teachers. Default: equal.")
     student: str | None = _choice(
         None, "Directory or Hub id of a student to train on, instead of one cut from the teacher."
     )
@@ -161,7 +165,23 @@ class DistillationArguments(TrainingArguments):
     alpha_cos: float = _choice(1.0, "Weight of the cosine loss between last hidden states.")
     alpha_mse: float = _choice(0.0, "Weight of the squared distance between logits.")
     temperature: float = _choice(2.0, "Temperature of both softmaxes in the KL.")
-    kl_positions: Literal["all", "masked"] = _choice("all", "Tokens at which KL and MSE are taken.")
+    kl_positions: Literal["all", "masked", "sampled"] = _choice(
+        "all", "Tokens at which KL and MSE are taken; sampled: the masked ones and --kl_sample_share of all."
+    )
+    kl_sample_share: float = _choice(0.15, "Tokens beside the masked ones that 'sampled' takes, as a share of all.")
+    cos_positions: Literal["all", "kl"] = _choice(
+        "all", "Tokens at which the cosine is taken; 'kl': those of the KL, which lets the last layer stop there."
+    )
+    alpha_hidden: float = _choice(0.0, "Weight of the loss between intermediate layers.")
+    hidden_map: str | None = _choice(
+        None, "Pairs student:teacher of layers, counted from 1, as in 1:2,2:4. Default: spread evenly."
+    )
+    hidden_kind: Literal["cosine", "mse"] = _choice("cosine", "How intermediate layers are compared.")
+    alpha_rel: float = _choice(0.0, "Weight of the loss between self-attention relations (MiniLMv2).")
+    relation_heads: int | None = _choice(None, "Relation heads. Default: the teacher's attention heads.")
+    relation_layers: list[int] | None = _choice(
+        None, "Layer of the student and of the teacher, from 1, whose relations are compared. Default: the last."
+    )
     restrict_ce_to_mask: bool = _choice(False, "The original script's name for --kl_positions masked.")
     loss_impl: Literal["auto", "fused", "eager"] = _choice("auto", "Implementation of the losses.")
     precision: Precision = _choice(
@@ -173,6 +193,7 @@ class DistillationArguments(TrainingArguments):
         "number of ranks divides it.",
     )
     recipe: str | None = _choice(None, "'distilbert': the published run's settings; other flags win over them.")
+    profile: bool = _choice(False, "Say at the end where the time of a step went.")
     overwrite: bool = _choice(False, "Replace what --output_dir holds.")
 
     def __post_init__(self) -> None:
@@ -189,6 +210,11 @@ class DistillationArguments(TrainingArguments):
         for name, least in (("temperature", 0.0), ("learning_rate", 0.0)):
             if not getattr(self, name) > least:
                 raise InputError(f"--{name} {getattr(self, name)}: must be greater than {least:g}")
+        if self.relation_layers is not None and len(self.relation_layers) != 2:
+            raise InputError(
+                f"--relation_layers takes two numbers, a layer of the student and one of the teacher, not "
+                f"{len(self.relation_layers)}"
+            )
         super().__post_init__()  # type: ignore[no-untyped-call]
         if self.batches_per_step is not None:
             if self.batches_per_step < 1 or self.batches_per_step % self.world_size:
@@ -209,6 +235,15 @@ class DistillationArguments(TrainingArguments):
             alpha_mse=self.alpha_mse,
             temperature=self.temperature,
             kl_positions=self.kl_positions,
+            kl_sample_share=self.kl_sample_share,
+            cos_positions=self.cos_positions,
+            alpha_hidden=self.alpha_hidden,
+            hidden_map=None if self.hidden_map is None else tuple(parse_layer_map(self.hidden_map)),
+            hidden_kind=self.hidden_kind,
+            alpha_rel=self.alpha_rel,
+            relation_heads=self.relation_heads,
+            relation_layers=None if self.relation_layers is None else (*self.relation_layers,),  # type: ignore[arg-type]
+            seed=self.seed,
             impl=self.loss_impl,
         )
 

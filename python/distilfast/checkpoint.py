@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ MAY_DIFFER = frozenset(
         "logging_strategy",
         "output_dir",
         "overwrite",
+        "profile",
         "project",
         "push_to_hub",
         "recipe",
@@ -193,12 +194,13 @@ def describe_arguments(arguments: Any) -> dict[str, Any]:
     return values
 
 
-def fingerprint(model: nn.Module | None) -> str | None:
-    """A checksum over names, shapes and bits of a model's weights: equal for equal weights on any device."""
-    if model is None:
+def fingerprint(models: Sequence[nn.Module]) -> str | None:
+    """A checksum over names, shapes and bits of the weights, equal on any device; None of no model."""
+    if not models:
         return None
     checksum = 0
-    for name, tensor in sorted(model.state_dict().items()):
+    weights = [weight for model in models for weight in sorted(model.state_dict().items())]
+    for name, tensor in weights:
         # Compared in float32, so that the precision of this run does not matter.
         values = tensor.detach().to("cpu", torch.float32).contiguous()
         checksum = zlib.crc32(f"{name}{tuple(values.shape)}".encode(), checksum)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from transformers import ProgressCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from .profile import StepProfile
 
 _SHOWN = ("loss", "loss_ce", "loss_mlm", "loss_cos")
 
@@ -40,3 +43,19 @@ def line(step: int, logs: Mapping[str, Any]) -> str:
     if "model_flops_utilization" in logs:
         rest.append(f"MFU {logs['model_flops_utilization']:.1%}")
     return f"step {step}: " + ", ".join([*losses, *rest])
+
+
+class ProfileOptimizer(TrainerCallback):
+    """Times the optimiser's part of each step, and counts the steps."""
+
+    def __init__(self, profile: StepProfile) -> None:
+        self.profile = profile
+        self._part: AbstractContextManager[None] = nullcontext()
+
+    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
+        self._part = self.profile.part("optimizer")
+        self._part.__enter__()
+
+    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
+        self._part.__exit__(None, None, None)
+        self.profile.steps += 1

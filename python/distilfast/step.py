@@ -129,7 +129,7 @@ class DistillationStep(nn.Module):
         counted = counted_rows(batch)
         rows = self.rows(batch, counted)
         with timed(self.profile, "teacher"):
-            targets = [self.encode(each, batch, rows, target=True) for each in self._needed_teachers()]
+            targets = [self.encode(each, batch, rows, target=True) for each in self.needed_teachers]
         with timed(self.profile, "student"):
             states = self.encode(self.student, batch, rows)
         parts: dict[str, Tensor] = {}
@@ -256,7 +256,9 @@ class DistillationStep(nn.Module):
             found.append(("loss_rel", self.objective.alpha_rel, self._mean_over_teachers(values)))
         return found
 
-    def _needed_teachers(self) -> tuple[PreTrainedModel, ...]:
+    @property
+    def needed_teachers(self) -> tuple[PreTrainedModel, ...]:
+        """The teachers that are run."""
         return self.teachers if self.objective.teacher_needed else ()
 
     def _mean_over_teachers(self, values: Sequence[Tensor]) -> Tensor:

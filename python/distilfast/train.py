@@ -5,6 +5,7 @@ From top to bottom: arguments, tokens, models, batches, training, the student's 
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import sys
 import time
@@ -41,10 +42,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     with args.main_process_first(desc="preparing text"):
         tokens = open_tokens(models, data, args, write=first)
-    teacher, student = load_models(models, args, tokens)
+    teachers, student = load_models(models, args, tokens)
     batches = build_batches(data, args, tokens)
 
-    trainer = DistillationTrainer(student, teacher, args, batches, processing_class=tokens.tokenizer)
+    trainer = DistillationTrainer(
+        student, teachers, args, batches, processing_class=tokens.tokenizer, teacher_weights=models.teacher_weights
+    )
     if first:
         print(describe(trainer, batches), flush=True)
     started = time.perf_counter()
@@ -53,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"stopped by SIGTERM at step {trainer.state.global_step}; resume with --resume_from_checkpoint last")
         raise SystemExit(143)
 
-    save_student(trainer, summarise(trainer, batches, time.perf_counter() - started))
+    save_student(trainer, summarise(models, data, trainer, batches, time.perf_counter() - started))
     if first:
         print(f"the student is in {args.output_dir}")
 
@@ -111,7 +114,7 @@ def open_tokens(
             )
         tokens = load_tokens(folder)
     if tokenizer is not None:
-        tokens.check_tokenizer(tokenizer, data.tokenizer or models.teacher or "the teacher")
+        tokens.check_tokenizer(tokenizer, data.tokenizer or (models.teacher or ["the teacher"])[0])
     return tokens
 
 
@@ -122,7 +125,7 @@ def choose_tokenizer(models: ModelArguments, data: DataArguments) -> Tokenizer |
     if models.teacher is None:
         return None
     try:
-        return Tokenizer.from_pretrained(models.teacher)
+        return Tokenizer.from_pretrained(models.teacher[0])
     except InputError:
         if data.tokens is None:
             raise
@@ -131,26 +134,25 @@ def choose_tokenizer(models: ModelArguments, data: DataArguments) -> Tokenizer |
 
 def load_models(
     models: ModelArguments, args: DistillationArguments, tokens: PreparedTokens
-) -> tuple[PreTrainedModel | None, PreTrainedModel]:
-    """Teacher and student, both of the tokens' vocabulary."""
+) -> tuple[list[PreTrainedModel], PreTrainedModel]:
+    """Teachers and student, all of the tokens' vocabulary."""
     tokenizer = tokens.tokenizer
-    teacher = None
-    if models.teacher is not None:
-        teacher = load_teacher(models.teacher, revision=models.revision, trust_remote_code=models.trust_remote_code)
-        check_vocabulary(teacher, tokenizer, f"the teacher {models.teacher}")
+    teachers = []
+    for name in models.teacher or []:
+        teachers.append(load_teacher(name, revision=models.revision, trust_remote_code=models.trust_remote_code))
+        check_vocabulary(teachers[-1], tokenizer, f"the teacher {name}")
     if models.student is not None:
         student = load_student(models.student, models.trust_remote_code)
     elif models.student_config is not None:
         config = read_config(models.student_config, vocab_size=tokenizer.vocab_size, pad_token_id=tokenizer.pad_id)
         student = build_from_config(config, args.seed)
     else:
-        assert teacher is not None
         layers: Any = models.layers
         if layers is not None and len(layers) == 1:
             layers = layers[0]
-        student = create_student(teacher, layers, models.init, args.seed)
+        student = create_student(teachers[0], layers, models.init, args.seed)
     check_vocabulary(student, tokenizer, "the student")
-    return teacher, student
+    return teachers, student
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: Tokenizer, whose: str) -> None:
@@ -196,8 +198,8 @@ def describe(trainer: DistillationTrainer, batches: MaskedBatches) -> str:
     args, step = trainer.args, trainer.step
     student = f"student: {type(step.student).__name__}, {step.student.num_parameters():,} parameters"
     lines = [student]
-    if step.teacher is not None:
-        lines.insert(0, f"teacher: {type(step.teacher).__name__}, {step.teacher.num_parameters():,} parameters")
+    for teacher in reversed(step.teachers):
+        lines.insert(0, f"teacher: {type(teacher).__name__}, {teacher.num_parameters():,} parameters")
     lines.append(
         f"data: {batches.num_tokens:,} tokens, {len(batches):,} batches an epoch, {args.batches_per_step} a step on "
         f"{args.world_size} rank{'s' * (args.world_size > 1)}, padding {batches.padding:.1%}"
@@ -206,11 +208,21 @@ def describe(trainer: DistillationTrainer, batches: MaskedBatches) -> str:
     return "\n".join(lines)
 
 
-def summarise(trainer: DistillationTrainer, batches: MaskedBatches, seconds: float) -> dict[str, Any]:
-    """What `train_summary.json` holds."""
+def summarise(
+    models: ModelArguments, data: DataArguments, trainer: DistillationTrainer, batches: MaskedBatches, seconds: float
+) -> dict[str, Any]:
+    """What `train_summary.json` holds: first what a reader looks for, then all of it."""
     args, step, state = trainer.args, trainer.step, trainer.state
     lines = [entry for entry in state.log_history if "loss" in entry]
     return {
+        "teacher": " and ".join(models.teacher or []) or None,
+        "init": models.init if models.teacher else "random",
+        **{name: value for name, value in dataclasses.asdict(step.objective).items() if name != "impl"},
+        "mlm_mask_prop": data.mlm_mask_prop,
+        "mlm_smoothing": data.mlm_smoothing,
+        "batch_tokens": data.batch_tokens,
+        "batches_per_step": args.batches_per_step,
+        "learning_rate": args.learning_rate,
         "steps": state.global_step,
         "epochs": state.epoch,
         "seconds": seconds,
@@ -221,9 +233,10 @@ def summarise(trainer: DistillationTrainer, batches: MaskedBatches, seconds: flo
         "ranks": args.world_size,
         "computing_dtype": str(args.compute_dtype).removeprefix("torch."),
         "student_parameters": step.student.num_parameters(),
-        "teacher_parameters": None if step.teacher is None else step.teacher.num_parameters(),
+        "teacher_parameters": [teacher.num_parameters() for teacher in step.teachers],
         "last_log": lines[-1] if lines else None,
         "log": lines,
+        "profile": None if step.profile is None else step.profile.report(),
         "run": trainer.describe_run(),
         "versions": {
             "distilfast": __version__,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import math
 import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -24,9 +26,12 @@ from ._core import InputError
 from .arguments import DistillationArguments
 from .attention import use_packed
 from .families import encoder_of
+from .flops import known_peak, measured_peak, step_flops
 from .interruption import Interruption, NonFiniteLossError
 from .meter import Meter, add_states
-from .progress import LossProgress
+from .profile import StepProfile, timed
+from .profile import table as profile_table
+from .progress import LossProgress, ProfileOptimizer
 from .rank_batches import Batches, batch_loader
 from .step import DistillationStep
 
@@ -46,10 +51,11 @@ class CheckpointError(RuntimeError):
 class DistillationTrainer(Trainer):
     """Trains `student` to follow `teacher` on `train_dataset`, a `MaskedBatches`.
 
-    `student` keeps float32 weights; `teacher` (None: masked-language-model loss alone) is frozen and moved to the
-    device in the dtype that is computed in. `processing_class` is the tokenizer that is saved with the student.
-    Checkpoints hold all that a resume needs to go on bit for bit; `train(resume_from_checkpoint="last")` goes on from
-    the latest that is whole. `interrupted` is true after a SIGTERM, which saves before it stops.
+    `student` keeps float32 weights; `teacher` (several: see `DistillationStep`; None: masked-language-model loss alone)
+    is frozen and moved to the device in the dtype that is computed in. `processing_class` is the tokenizer that is
+    saved with the student. Checkpoints hold all that a resume needs to go on bit for bit;
+    `train(resume_from_checkpoint="last")` goes on from the latest that is whole. `interrupted` is true after a SIGTERM,
+    which saves before it stops.
 
     Raises `InputError` for models that do not fit each other or the losses, and for batches planned for another number
     of micro-batches a step; while training, `NonFiniteLossError` and `CheckpointError`.
@@ -60,11 +66,12 @@ class DistillationTrainer(Trainer):
     def __init__(
         self,
         student: PreTrainedModel,
-        teacher: PreTrainedModel | None = None,
+        teacher: PreTrainedModel | Sequence[PreTrainedModel] | None = None,
         args: DistillationArguments | None = None,
         train_dataset: Batches | None = None,
         processing_class: Any = None,
         callbacks: list[TrainerCallback] | None = None,
+        teacher_weights: Sequence[float] | None = None,
         **kwargs: Any,
     ) -> None:
         args = DistillationArguments("distilled") if args is None else args
@@ -79,20 +86,25 @@ class DistillationTrainer(Trainer):
         if args.n_gpu > 1:
             logger.warning("one process trains on one GPU; start one for each with torchrun --nproc-per-node")
             args._n_gpu = 1
-        self.teacher_fingerprint = checkpoint.fingerprint(teacher)
+        teachers = [] if teacher is None else [teacher] if isinstance(teacher, PreTrainedModel) else list(teacher)
+        self.teacher_fingerprint = checkpoint.fingerprint(teachers)
         dtype = args.compute_dtype
-        if teacher is not None:
-            cast(nn.Module, teacher).to(device=args.device, dtype=dtype)
+        for each in teachers:
+            cast(nn.Module, each).to(device=args.device, dtype=dtype)
         # FSDP shards the parameters themselves and casts what it gathers, under autocast.
         self.autocast_dtype = dtype if args.fsdp and dtype != student.dtype else None
         step = DistillationStep(
             student,
-            teacher,
+            teachers,
             args.objective,
             compute_dtype=dtype if dtype != student.dtype and not args.fsdp else None,
+            teacher_weights=teacher_weights,
         )
+        if args.profile:
+            step.profile = StepProfile(args.device)
+            callbacks = [ProfileOptimizer(step.profile), *(callbacks or [])]
         if getattr(train_dataset, "layout", "padded") == "packed":
-            for model in (student, *([] if teacher is None else [teacher])):
+            for model in (student, *teachers):
                 use_packed(model)
         if not step.objective.student_logits:
             _freeze_head(student)
@@ -159,15 +171,20 @@ class DistillationTrainer(Trainer):
         # Data-parallel training averages gradients over the ranks; shares of a step add up.
         scaled: Tensor = loss * self.args.world_size
         kwargs = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
-        self.accelerator.backward(scaled, **kwargs)
-        self.meter.add(losses, inputs)
+        with timed(self.step.profile, "backward"):
+            self.accelerator.backward(scaled, **kwargs)
+        self.meter.add(losses, inputs, self._head_rows(inputs))
         self.interruption.watch(losses)
         return scaled.detach()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds each loss's mean since the last line, tokens per second and the share of padding."""
         if "loss" in logs:
-            logs |= self.meter.read(self.state.global_step - self._metered_from)
+            means, work = self.meter.read(self.state.global_step - self._metered_from)
+            logs |= means
+            step = self.step
+            flops = step_flops(step.student, step.needed_teachers, *work, pruned=step.stops_early)
+            logs["model_flops_utilization"] = flops / (_peak(self.args) * self.args.world_size)
             self.meter.reset()
             self._metered_from = self.state.global_step
         super().log(logs, start_time)
@@ -180,6 +197,7 @@ class DistillationTrainer(Trainer):
         """
         if resume_from_checkpoint:
             resume_from_checkpoint = str(self._choose_checkpoint(resume_from_checkpoint))
+        _peak(self.args)  # measured before the clock starts
         self.meter.restart_clock()
         with self.interruption:
             try:
@@ -190,7 +208,23 @@ class DistillationTrainer(Trainer):
                     f"{error} (epoch {self.state.epoch or 0:.2f}); {self._last_whole()}. Lower --learning_rate, or "
                     "compute with --precision fp32, and resume"
                 ) from None
+        if self.step.profile is not None and self.args.process_index == 0:
+            print(profile_table(self.step.profile.report()))
         return output
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        with timed(self.step.profile, "data"):
+            return super().get_batch_samples(*args, **kwargs)
+
+    def _head_rows(self, batch: dict[str, Any]) -> int:
+        """How many rows of the batch the heads run on."""
+        objective, positions = self.step.objective, int(batch["input_ids"].numel())
+        if not objective.student_logits:
+            return 0
+        if not objective.selects_rows:
+            return positions
+        sampled = objective.teacher_logits and objective.kl_positions == "sampled"
+        return int(batch["mlm_labels"].numel()) + (math.ceil(objective.kl_sample_share * positions) if sampled else 0)
 
     def _choose_checkpoint(self, wanted: str | bool) -> Path:
         chosen, notes = checkpoint.find_checkpoint(wanted, self._get_output_dir(None))
@@ -304,6 +338,16 @@ class DistillationTrainer(Trainer):
     def _wait_for_all(self) -> None:
         if self.args.world_size > 1:
             dist.barrier()
+
+
+@functools.lru_cache
+def _peak_of(device: torch.device, dtype: torch.dtype) -> float:
+    return known_peak(device) or measured_peak(device, dtype, seconds=0.1)
+
+
+def _peak(args: DistillationArguments) -> float:
+    """What one device can do at most in a second, in FLOP: from its data sheet, or measured on a matrix product."""
+    return _peak_of(args.device, args.compute_dtype)
 
 
 class _SetEpoch(TrainerCallback):
