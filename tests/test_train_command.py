@@ -131,6 +131,12 @@ def test_every_way_to_distil_at_once(folder: Path, tmp_path: Path) -> None:
     assert all(parts[name]["seconds"] > 0 for name in ("data", "teacher", "student", "losses", "backward", "optimizer"))
 
 
+def bare_teacher(folder: Path, tmp: Path) -> Path:
+    """The teacher without its tokenizer."""
+    ignored = shutil.ignore_patterns("tokenizer*", "vocab*")
+    return Path(shutil.copytree(folder / "teacher", tmp / "bare", ignore=ignored))
+
+
 def refusal(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """The one line of an exit with code 2."""
     with pytest.raises(SystemExit) as exited:
@@ -149,6 +155,7 @@ def refusal(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (lambda folder, tmp: {"teacher": None}, "give --teacher to distil, or --student_config"),
         (lambda folder, tmp: {"teacher": tmp / "none"}, "none"),
         (lambda folder, tmp: {"text": tmp / "none.txt"}, "none.txt"),
+        (lambda folder, tmp: {"teacher": bare_teacher(folder, tmp)}, "text needs a tokenizer: give --tokenizer"),
         (lambda folder, tmp: {"layers": 3}, "a student of 3 layers cannot be cut out of a teacher of 2"),
         (lambda folder, tmp: {"layers": [0, 5]}, "layer number 5 is out of range"),
         (lambda folder, tmp: {"recipe": "tinybert"}, "there is no such recipe"),

@@ -23,6 +23,7 @@ from .arguments import DataArguments, DistillationArguments, ModelArguments, rec
 from .checkpoint import checkpoints
 from .data import MaskedBatches, Masking
 from .interruption import NonFiniteLossError
+from .loading import TOKENIZER_FILES
 from .models import build_from_config, create_student, load_student, load_teacher, read_config
 from .prepare import load_tokenizer, prepare
 from .prepared import PreparedTokens, load_tokens
@@ -123,6 +124,9 @@ def choose_tokenizer(models: ModelArguments, data: DataArguments) -> Tokenizer |
     if data.tokenizer is not None:
         return load_tokenizer(data.tokenizer)
     if models.teacher is None:
+        return None
+    directory = Path(models.teacher[0])
+    if directory.is_dir() and not any((directory / name).is_file() for name in TOKENIZER_FILES):
         return None
     try:
         return Tokenizer.from_pretrained(models.teacher[0])
