@@ -1,0 +1,180 @@
+"""`batches[i]` is a function of (seed, epoch, i): of nothing else, wherever and in whatever order it is asked for."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from typing import Any
+
+import distilfast as df
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import BatchSampler, DataLoader
+
+SETUP = """
+import hashlib
+import numpy as np
+import pyarrow as pa
+import distilfast as df
+
+class Tokenizer:
+    vocab_size, pad_id, mask_id, special_ids, fingerprint = 300, 0, 4, range(5), "small"
+    word_starts = np.arange(300) % 4 != 0
+
+def make(layout="padded", prefetch=2, threads=1, masking=df.Masking(smoothing=0.7), **more):
+    generator = np.random.default_rng(3)
+    rows = [[2, *generator.integers(5, 300, size=n).tolist(), 3] for n in generator.integers(1, 60, size=400)]
+    column = pa.array(rows, pa.list_(pa.uint16()))
+    return df.MaskedBatches(column, Tokenizer(), batch_tokens=512, layout=layout, seed=11, masking=masking,
+                            prefetch=prefetch, threads=threads, batches_per_step=3, **more)
+
+def digest(batch):
+    parts = [np.asarray(value).tobytes() for value in batch.values()]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+"""
+here: dict[str, Any] = {"__name__": __name__}
+exec(SETUP, here)
+make, digest = here["make"], here["digest"]
+Tokenizer = here["Tokenizer"]
+
+MASKINGS = [
+    df.Masking(),
+    df.Masking(smoothing=0.7),
+    df.Masking(count="bernoulli", compat="distilbert"),
+    df.Masking(whole_word=True),
+]
+
+
+def digests(batches: Any) -> list[str]:
+    return [digest(batches[index]) for index in range(len(batches))]
+
+
+@pytest.fixture(scope="module", params=["padded", "packed"])
+def layout(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def expected(layout: str) -> list[str]:
+    batches = make(layout, prefetch=0)
+    batches.set_epoch(2)
+    return digests(batches)
+
+
+def test_a_fresh_process_makes_the_same_batches(layout, expected):
+    code = SETUP + f"b = make({layout!r}, threads=2)\nb.set_epoch(2)\n"
+    code += "print(*[digest(b[i]) for i in reversed(range(len(b)))][::-1])"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONHASHSEED": "7"}
+    outcome = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=300
+    )
+    assert outcome.stdout.split() == expected
+
+
+@settings(max_examples=20)
+@given(st.data(), st.integers(0, 5), st.integers(1, 4))
+def test_order_of_access_threads_and_prefetch_change_nothing(layout, expected, data, prefetch, threads):
+    batches = make(layout, prefetch=prefetch, threads=threads)
+    order = data.draw(st.lists(st.integers(0, len(batches) - 1), max_size=30))
+    epochs = data.draw(st.lists(st.integers(0, 3), min_size=len(order), max_size=len(order)))
+    for index, epoch in zip(order, epochs, strict=True):
+        batches.set_epoch(epoch)
+        batch = batches[index]
+        if epoch == 2:
+            assert digest(batch) == expected[index]
+
+
+@pytest.mark.parametrize("masking", MASKINGS, ids=["uniform", "weighted", "bernoulli", "words"])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_a_strided_reader_that_keeps_its_batches(layout, masking, stride):
+    plain = digests(make(layout, prefetch=0, masking=masking))
+    ahead = make(layout, prefetch=3, masking=masking)
+    kept = {index: ahead[index] for index in range(1, len(ahead), stride)}
+    # All at once, at the end: no buffer was used again while its batch was still held.
+    assert {index: digest(batch) for index, batch in kept.items()} == {index: plain[index] for index in kept}
+
+
+class Single(BatchSampler):
+    """[0], [1], ... from `first` on."""
+
+    def __init__(self, numbers: list[int]) -> None:
+        self.numbers = numbers
+
+    def __iter__(self) -> Any:
+        return ([number] for number in self.numbers)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+
+@pytest.mark.parametrize(("workers", "context"), [(0, None), (2, "fork")])
+def test_loader_workers_and_a_resume_see_the_same_batches(layout, expected, workers, context):
+    batches = make(layout)
+    batches.set_epoch(2)
+    batches[0], batches[1]  # so that a thread is running when the workers are forked
+    first = len(batches) // 2
+    loader = DataLoader(
+        batches,
+        batch_sampler=Single(list(range(first, len(batches)))),
+        collate_fn=lone,
+        num_workers=workers,
+        multiprocessing_context=context,
+    )
+    assert [digest(batch) for batch in loader] == expected[first:]
+
+
+def lone(batches: list[dict[str, Any]]) -> dict[str, Any]:
+    return batches[0]
+
+
+def test_a_copy_that_was_sent_to_another_process_is_the_same(layout, expected):
+    batches = make(layout)
+    batches.set_epoch(2)
+    assert digests(pickle.loads(pickle.dumps(batches))) == expected
+
+
+def test_a_forked_child_makes_them_too(layout, expected):
+    batches = make(layout)
+    batches.set_epoch(2)
+    batches[0], batches[1], batches[2]
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        same = digests(batches) == expected
+        os.write(writer, b"same" if same else b"other")
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as answer:
+        assert answer.read() == b"same"
+    os.waitpid(child, 0)
+    assert digests(batches) == expected
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 8])
+def test_ranks_share_the_batches_out(layout, expected, ranks):
+    batches = make(layout)
+    batches.set_epoch(2)
+    of_ranks = [list(batches.batches_of_rank(rank, ranks)) for rank in range(ranks)]
+    assert sorted(number for numbers in of_ranks for number in numbers) == list(range(len(batches)))
+    for numbers in of_ranks:
+        assert [digest(batches[number]) for number in numbers] == [expected[number] for number in numbers]
+    with pytest.raises(df.InputError, match=f"{len(batches) + 1} ranks.*{len(batches)} batches"):
+        batches.batches_of_rank(0, len(batches) + 1)
+
+
+def test_epochs_differ_in_order_company_and_masks(layout):
+    batches = make(layout)
+    first = [digests(batches)]
+    batches.set_epoch(1)
+    assert not set(first[0]) & set(digests(batches))
+
+
+def test_the_fingerprint_changes_with_what_changes_a_batch(layout):
+    fingerprint = make(layout).state_fingerprint
+    assert make(layout, prefetch=0, threads=3).state_fingerprint == fingerprint
+    others = [make(layout, masking=df.Masking(prob=0.2)), make(layout, pad_to_multiple_of=8)]
+    others += [make("packed" if layout == "padded" else "padded")]
+    assert len({fingerprint, *(other.state_fingerprint for other in others)}) == 4
