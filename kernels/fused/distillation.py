@@ -179,6 +179,6 @@ def _launch(
             TEACHER_ALIGNED=Phase.of(teacher) == phase,
             GRADIENT_ALIGNED=Phase.of(gradient) == phase,
             num_warps=configuration.num_warps,
-            maxnreg=registers(alpha_mse != 0),
+            maxnreg=registers(alpha_mse != 0, student.dtype != teacher.dtype),
             enable_fp_fusion=False,
         )

@@ -168,6 +168,13 @@ def hidden_mse_forward(
     return _hidden_forward(student_hidden, teacher_hidden, row_weight, scale, False, needs_gradient)
 
 
+def tile(columns: int) -> tuple[int, int, int]:
+    """Rows and columns that a program holds, and its warps, for rows of `columns` elements."""
+    size = min(WIDEST, max(16, power_of_two(columns)))
+    rows = max(1, 4096 // size) if size >= 1024 else 4
+    return rows, size, max(1, min(8, rows * size // 512))
+
+
 def _hidden_forward(
     student_hidden: Tensor,
     teacher_hidden: Tensor,
@@ -183,8 +190,7 @@ def _hidden_forward(
     values = torch.empty(rows, dtype=torch.float32, device=student.device)
     gradient = empty_gradient(student) if needs_gradient else student
     if rows > 0:
-        size = min(WIDEST, max(16, power_of_two(columns)))
-        rows_each = max(1, 4096 // size) if size >= 1024 else 4
+        rows_each, size, num_warps = tile(columns)
         with current_device(student):
             hidden_kernel[(-(-rows // rows_each),)](
                 student,
@@ -203,6 +209,6 @@ def _hidden_forward(
                 BLOCKS=-(-columns // size),
                 COSINE=cosine,
                 STORE=needs_gradient,
-                num_warps=max(1, min(8, rows_each * size // 512)),
+                num_warps=num_warps,
             )
     return values, gradient if needs_gradient else None

@@ -52,12 +52,12 @@ def row_configuration(
     return RowConfiguration(block, full_blocks, tail, num_warps or max(1, min(8, block // 512)))
 
 
-def registers(squared_error: bool) -> int:
-    """Registers a thread: 80 let three programs of 256 threads share an SM; with the squared error that would spill.
+def registers(squared_error: bool, mixed: bool) -> int:
+    """Registers a thread: 80 let three programs of 256 threads share an SM; some forms would spill with so few.
 
-    ptxas left to itself settles on 64, and spills.
+    `mixed` are sides of different dtypes. ptxas left to itself settles on 64, and spills.
     """
-    return 128 if squared_error else 80
+    return 128 if squared_error else 96 if mixed else 80
 
 
 def power_of_two(value: int) -> int:
