@@ -22,7 +22,7 @@ def require_matplotlib() -> None:
         raise InputError("pictures need matplotlib: pip install 'distilfast[eval]', or pass --pictures false")
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
+def figure_and_axes(width: float, height: float) -> tuple[Any, Any]:
     """A figure and its axes that draw without a screen and touch no global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -61,7 +61,7 @@ def draw_kept(report: Mapping[str, Any], path: Path) -> list[str]:
         groups.append((task["title"], kept, published_kept(name)))
     if not any(value is not None for _, kept, _ in groups for value in kept.values()):
         return []
-    figure, axes = _figure(max(6.4, 1.1 + 0.42 * len(groups) * (len(rows) + 1)), 4.0)
+    figure, axes = figure_and_axes(max(6.4, 1.1 + 0.42 * len(groups) * (len(rows) + 1)), 4.0)
     width = 0.84 / (len(rows) + 1)
     for i, row in enumerate(rows):
         at = [group + i * width for group in range(len(groups))]
@@ -106,7 +106,7 @@ def draw_quality(report: Mapping[str, Any], path: Path) -> list[str]:
     if not speeds or not kind["over"]:
         return []
     device = "cuda" if "cuda" in speeds else "cpu"
-    figure, axes = _figure(7.2, 4.6)
+    figure, axes = figure_and_axes(7.2, 4.6)
     points = []
     for i, (row, means) in enumerate(kind["rows"].items()):
         model = report["models"].get(row.removesuffix(" (D)"))
