@@ -1,0 +1,393 @@
+"""`python -m distilfast.bench train`: the training step against a plain loop over the same models, as it is and tuned.
+
+First the losses of one batch are computed both ways and must be equal. Then the contenders take turns, and the median
+tokens of text per second of each, the peak of its memory and the ratios are printed.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import os
+import platform
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import pyarrow as pa
+import torch
+import transformers
+from tokenizers import Tokenizer as HFTokenizer
+from tokenizers.models import WordPiece
+from torch import Tensor
+from transformers import BertConfig, BertForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from .. import losses
+from .._core import InputError
+from ..attention import use_packed
+from ..command import parse, run
+from ..data import MaskedBatches
+from ..files import write_json
+from ..flops import device_peak, step_flops
+from ..models import create_student, freeze
+from ..objective import Objective
+from ..step import DistillationStep
+from ..tokenizer import Tokenizer
+from .plain_loop import PlainLoop, collated_batches, distillation_losses
+
+SIZES: dict[str, dict[str, Any]] = {
+    "base": {},
+    "small": {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536, "num_hidden_layers": 6},
+    "tiny": {
+        "hidden_size": 64,
+        "num_attention_heads": 2,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "vocab_size": 1000,
+    },
+}
+
+
+@dataclass
+class TrainBench:
+    """What to measure."""
+
+    size: Literal["base", "small", "tiny"] = field(
+        default="base", metadata={"help": "Teacher of 12x768 (base), 6x384 or 2x64; the student has half the layers."}
+    )
+    batch_tokens: int | None = field(
+        default=None, metadata={"help": "Tokens of a micro-batch. Default: 2048 on a CPU, 32768 on a GPU."}
+    )
+    max_length: int = field(default=512, metadata={"help": "Longest row, in tokens."})
+    batches: int = field(default=4, metadata={"help": "Micro-batches that a contender trains on before the next."})
+    rounds: int = field(default=3, metadata={"help": "Turns of each contender; the median counts."})
+    batches_per_step: int = field(default=4, metadata={"help": "Micro-batches of an optimiser step."})
+    compile: bool = field(
+        default=False, metadata={"help": "Let the plain loop compile its models too, and count it if that is faster."}
+    )
+    threads: int | None = field(default=None, metadata={"help": "Threads of torch on a CPU. Default: torch's own."})
+    text: str | None = field(
+        default=None,
+        metadata={"help": "A text file whose lines are the rows. Default: WikiText-2 in DISTILFAST_DATA, or made up."},
+    )
+    json: str | None = field(default=None, metadata={"help": "Also write the result to this file."})
+
+
+class OurLoop:
+    """`DistillationStep` on `MaskedBatches`, as `DistillationTrainer` runs it."""
+
+    def __init__(
+        self, step: DistillationStep, batches: MaskedBatches, optimizer: torch.optim.Optimizer, batches_per_step: int
+    ) -> None:
+        self.module = step.train()
+        self.batches = endless(batches)
+        self.optimizer = optimizer
+        self.batches_per_step = batches_per_step
+        self.device = step.student.device
+        self.parameters = list(step.student.parameters())
+        self.count = 0
+
+    def step(self) -> int:
+        batch = to_device(next(self.batches), self.device)
+        self.module(batch)["loss"].backward()
+        self.count += 1
+        if self.count % self.batches_per_step == 0:
+            torch.nn.utils.clip_grad_norm_(self.parameters, 5.0)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        return int(batch["num_tokens"])
+
+
+def endless(batches: MaskedBatches) -> Iterator[dict[str, Any]]:
+    """The whole optimiser steps of all epochs, without end."""
+    whole = len(batches) - len(batches) % batches.batches_per_step
+    for epoch in itertools.count():
+        batches.set_epoch(epoch)
+        for number in range(whole):
+            yield batches[number]
+
+
+def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    return {
+        key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value for key, value in batch.items()
+    }
+
+
+def check_equal_losses(
+    student: PreTrainedModel, teacher: PreTrainedModel, batch: dict[str, Any]
+) -> tuple[float, float]:
+    """The loss of one padded batch in float32 without dropout, ours and the plain loop's, once they are equal.
+
+    Raises `AssertionError` where they differ by more than 1e-4 of their value, or the gradients of the first and last
+    layer's weights by more than 1e-3 of their norm.
+    """
+    student = copy.deepcopy(student).eval()  # type: ignore[no-untyped-call]
+    watched = [parameter for parameter in student.parameters() if parameter.ndim == 2]
+    watched = [watched[0], watched[-1]]
+    values, gradients = [], []
+    labels = torch.full((batch["input_ids"].numel(),), -100, device=batch["input_ids"].device)
+    used = batch["mlm_labels"] >= 0
+    labels[batch["mlm_positions"][used]] = batch["mlm_labels"][used]
+    plain = {**batch, "labels": labels.view_as(batch["input_ids"])}
+    alone = {
+        **batch,
+        "num_attended_in_step": batch["num_tokens"],
+        "num_masked_in_step": used.sum(),
+    }
+    ours = cast(Any, DistillationStep(student, teacher))
+    for compute in (
+        lambda: ours(alone)["loss"],
+        lambda: distillation_losses(student, teacher, plain),
+    ):
+        student.zero_grad()
+        loss = compute()
+        loss.backward()
+        values.append(loss.item())
+        gradients.append([cast(Tensor, parameter.grad).clone() for parameter in watched])
+    mine, others = values
+    assert abs(mine - others) <= 1e-4 * abs(others), f"losses differ: ours {mine}, the plain loop's {others}"
+    for gradient, other in zip(*gradients, strict=True):
+        assert (gradient - other).norm() <= 1e-3 * other.norm(), "gradients differ"
+    return mine, others
+
+
+class PeakMemory:
+    """Within `with`: the most memory in use above what was in use at the start, in `.bytes`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.bytes = 0
+
+    def __enter__(self) -> PeakMemory:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self._before = torch.cuda.memory_allocated(self.device)
+            return self
+        self._before = _resident()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.device.type == "cuda":
+            self.bytes = max(self.bytes, torch.cuda.max_memory_allocated(self.device) - self._before)
+            return
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.01):
+            self.bytes = max(self.bytes, _resident() - self._before)
+
+
+def _resident() -> int:
+    """Bytes of this process in memory; 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def measure(
+    contenders: dict[str, Callable[[], int]], device: torch.device, batches: int, rounds: int
+) -> dict[str, dict[str, float]]:
+    """Tokens per second (median over rounds) and peak memory of each contender; they take turns."""
+    speeds: dict[str, list[float]] = {name: [] for name in contenders}
+    peaks = {name: PeakMemory(device) for name in contenders}
+    for step in contenders.values():
+        step()  # compiles, plans, allocates
+    for _ in range(rounds):
+        for name, step in contenders.items():
+            with peaks[name]:
+                synchronize(device)
+                start = time.perf_counter()
+                tokens = sum(step() for _ in range(batches))
+                synchronize(device)
+                speeds[name].append(tokens / (time.perf_counter() - start))
+    return {
+        name: {"tokens_per_second": statistics.median(speeds[name]), "peak_memory_mb": peaks[name].bytes / 2**20}
+        for name in contenders
+    }
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def loss_seconds(device: torch.device, rows: int, vocab_size: int, dtype: torch.dtype) -> float:
+    """Seconds of the losses on ready logits [rows, vocab_size] of `dtype`, gradient included; the best of three."""
+    student, teacher = (torch.randn(rows, vocab_size, device=device).to(dtype) for _ in range(2))
+    student.requires_grad_()
+    labels = torch.randint(vocab_size, (rows,), device=device)
+    labels[torch.rand(rows, device=device) > 0.15] = -100
+    times = []
+    for _ in range(3):
+        synchronize(device)
+        start = time.perf_counter()
+        torch.autograd.grad(losses.distillation_loss(student, teacher, labels).total, student)
+        synchronize(device)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def rows_of_text(arguments: TrainBench, vocabulary: Path, vocab_size: int) -> tuple[list[list[int]], str, Path]:
+    """Rows of token ids, where they are from, and the vocabulary they are of."""
+    data = os.environ.get("DISTILFAST_DATA")
+    text = arguments.text
+    if text is None and data and vocab_size == 30522:
+        text = str(Path(data) / "wikitext-2" / "wiki.train.tokens")
+        vocabulary = Path(data) / "vocab" / "bert-base-uncased.vocab.txt"
+    if text is None:
+        generator = np.random.default_rng(0)
+        # Lengths as WikiText's paragraphs have them: mean and spread of their logarithms.
+        lengths = np.clip(generator.lognormal(4.6, 0.7, 3000), 12, arguments.max_length).astype(int)
+        return [[2, *generator.integers(5, vocab_size, n - 2).tolist(), 3] for n in lengths], "made up", vocabulary
+    if not Path(text).is_file():
+        raise InputError(f"--text {text}: there is no such file")
+    lines = [line for line in Path(text).read_text(encoding="utf-8").splitlines() if len(line) > 40][:6000]
+    tokens = Tokenizer.from_file(str(vocabulary)).encode_batch(lines, max_length=arguments.max_length)
+    return [row for row in tokens.to_pylist() if len(row) >= 12], Path(text).name, vocabulary
+
+
+def bench(arguments: TrainBench) -> dict[str, Any]:
+    """Runs the contest and gives its result as JSON values."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    batch_tokens = arguments.batch_tokens or (32768 if device.type == "cuda" else 2048)
+    config = BertConfig(**SIZES[arguments.size])
+    torch.manual_seed(0)
+    teacher = freeze(cast(Any, BertForMaskedLM(config)).to(device))
+    student = create_student(teacher)
+    with tempfile.TemporaryDirectory() as folder:
+        vocabulary = Path(folder) / "vocab.txt"
+        special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+        vocabulary.write_text("\n".join([*special, *(f"w{n}" for n in range(config.vocab_size - 5))]) + "\n")
+        rows, source, vocabulary = rows_of_text(arguments, vocabulary, config.vocab_size)
+        tokenizer = Tokenizer.from_file(str(vocabulary))
+        collator_tokenizer = _transformers_tokenizer(vocabulary)
+    steps = arguments.batches_per_step
+
+    def our_batches(layout: Literal["padded", "packed"]) -> MaskedBatches:
+        column = pa.array(rows, pa.list_(pa.uint16()))
+        return MaskedBatches(
+            column, tokenizer, batch_tokens, arguments.max_length, layout=layout, batches_per_step=steps
+        )
+
+    padded = our_batches("padded")
+    ours, theirs = check_equal_losses(student, teacher, to_device(padded[0], device))
+
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-5, fused=True)
+    teacher_bf16 = freeze(cast(Any, copy.deepcopy(teacher)).to(torch.bfloat16))
+    layout: Literal["padded", "packed"] = "packed" if device.type == "cuda" else "padded"
+
+    def our_loop(**objective: Any) -> Callable[[], int]:
+        own_student, own_teacher = copy.deepcopy(student), copy.deepcopy(teacher_bf16)
+        step = DistillationStep(own_student, own_teacher, Objective(**objective), compute_dtype=torch.bfloat16)
+        if layout == "packed":
+            use_packed(own_student)
+            use_packed(own_teacher)
+        own_optimizer = torch.optim.AdamW(own_student.parameters(), lr=1e-5, fused=True)
+        return OurLoop(step, our_batches(layout), own_optimizer, steps).step
+
+    def plain_loop(grouped: bool, bf16: bool, compiled: bool = False) -> Callable[[], int]:
+        batches = collated_batches(rows, collator_tokenizer, batch_tokens, grouped)
+        return PlainLoop(student.train(), teacher, batches, optimizer, steps, bf16, compiled).step
+
+    contenders = {
+        "ours": our_loop(),
+        "ours, masked only": our_loop(kl_positions="masked", cos_positions="kl"),
+        "plain loop": plain_loop(grouped=False, bf16=False),
+        "best settings": plain_loop(grouped=True, bf16=True),
+    }
+    if arguments.compile:
+        contenders["best settings, compiled"] = plain_loop(grouped=True, bf16=True, compiled=True)
+    measured = measure(contenders, device, arguments.batches, arguments.rounds)
+    best = max(speed["tokens_per_second"] for name, speed in measured.items() if name.startswith("best"))
+    speed = measured["ours"]["tokens_per_second"]
+    mean_length = sum(map(len, rows)) / len(rows)
+    pairs = sum(len(row) ** 2 for row in rows) / sum(map(len, rows))
+    flops = step_flops(student, [teacher], 1.0, pairs, 1.0)
+    peak, peak_source = device_peak(device)
+    kernel = loss_seconds(device, batch_tokens, int(config.vocab_size), torch.bfloat16)
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "threads": torch.get_num_threads(),
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "size": arguments.size,
+        "rows": {"source": source, "mean_length": mean_length, "max_length": arguments.max_length},
+        "batch_tokens": batch_tokens,
+        "loss": {"ours": ours, "plain": theirs},
+        "contenders": measured,
+        "ratio_to_plain": speed / measured["plain loop"]["tokens_per_second"],
+        "ratio_to_best": speed / best,
+        "flops_per_token": flops,
+        "peak_flops": peak,
+        "peak_source": peak_source,
+        "utilization": speed * flops / peak,
+        "loss_share": kernel / (batch_tokens / speed),
+    }
+
+
+def _processor() -> str:
+    """The CPU's name where the system tells, otherwise its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _transformers_tokenizer(vocabulary: Path) -> PreTrainedTokenizerFast:
+    """What `DataCollatorForLanguageModeling` needs: the special tokens and their ids."""
+    words = vocabulary.read_text(encoding="utf-8").splitlines()
+    engine = HFTokenizer(WordPiece({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=engine, **{f"{name}_token": token for name, token in names.items()}
+    )
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result for the screen."""
+    lines = [
+        f"{result['device']}, {result['threads']} threads, torch {result['versions']['torch']}, transformers "
+        f"{result['versions']['transformers']}",
+        f"size {result['size']}, {result['batch_tokens']} tokens a batch, rows of {result['rows']['mean_length']:.0f} "
+        f"tokens on average, at most {result['rows']['max_length']} ({result['rows']['source']})",
+        f"loss of one batch in float32: ours {result['loss']['ours']:.6f}, plain loop {result['loss']['plain']:.6f}",
+        "",
+        "| loop | tokens/s | peak memory above the models, MB |",
+        "|---|---|---|",
+    ]
+    for name, numbers in result["contenders"].items():
+        lines.append(f"| {name} | {numbers['tokens_per_second']:.0f} | {numbers['peak_memory_mb']:.0f} |")
+    lines += [
+        "",
+        f"ours is {result['ratio_to_plain']:.2f} times the plain loop, {result['ratio_to_best']:.2f} times its best "
+        "settings; "
+        f"{result['utilization']:.1%} of {result['peak_flops'] / 1e12:.2f} TFLOP/s ({result['peak_source']}); "
+        f"the losses on ready logits take {result['loss_share']:.1%} of a step",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """The command."""
+
+    def command() -> None:
+        (arguments,) = parse((TrainBench,), "The training step against a plain loop and its best settings.")
+        result = bench(arguments)
+        print(table(result))
+        if arguments.json is not None:
+            write_json(arguments.json, result)
+
+    run(command)

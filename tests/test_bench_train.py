@@ -1,0 +1,92 @@
+"""The train bench: its plain loop computes the same loss, its batches are what they are called, its result is whole."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from distilfast import InputError
+from distilfast.bench import plain_loop, train
+from transformers import BertConfig, BertForMaskedLM
+
+ROWS = [[2, *range(5, 5 + length), 3] for length in (4, 30, 6, 28, 5, 31, 7, 29)]
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> object:
+    vocabulary = tmp_path / "vocab.txt"
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{number}" for number in range(60))]
+    vocabulary.write_text("\n".join(words) + "\n")
+    return train._transformers_tokenizer(vocabulary)
+
+
+def test_the_bench_runs_and_its_result_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("DISTILFAST_DATA", raising=False)
+    flags = "--size tiny --batch_tokens 256 --max_length 64 --rounds 1 --batches 2 --batches_per_step 2 --threads 1"
+    threads = torch.get_num_threads()
+    monkeypatch.setattr("sys.argv", ["train", *flags.split(), "--json", str(tmp_path / "result.json")])
+    train.main()
+    torch.set_num_threads(threads)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert set(result["contenders"]) == {"ours", "ours, masked only", "plain loop", "best settings"}
+    speeds = {name: numbers["tokens_per_second"] for name, numbers in result["contenders"].items()}
+    assert min(speeds.values()) > 0
+    assert result["ratio_to_plain"] == pytest.approx(speeds["ours"] / speeds["plain loop"])
+    assert result["ratio_to_best"] == pytest.approx(speeds["ours"] / speeds["best settings"])
+    assert result["loss"]["ours"] == pytest.approx(result["loss"]["plain"], rel=1e-4)
+    assert result["rows"]["source"] == "made up"
+    printed = capsys.readouterr().out
+    assert "| plain loop |" in printed
+    assert f"ours is {result['ratio_to_plain']:.2f} times the plain loop" in printed
+
+
+def test_unequal_losses_stop_the_bench(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    teacher = train.freeze(BertForMaskedLM(BertConfig(vocab_size=65, **sizes)))
+    student = train.create_student(teacher)
+    ids = torch.tensor([ROWS[0] + [0, 0], ROWS[4] + [0], ROWS[2]])
+    batch = {
+        "input_ids": ids,
+        "attention_mask": (ids != 0).long(),
+        "mlm_positions": torch.tensor([2, 9, 0]),
+        "mlm_labels": torch.tensor([7, 8, -100]),
+        "num_tokens": (ids != 0).sum(),
+        "num_attended_in_step": torch.tensor(1000),
+        "num_masked_in_step": torch.tensor(1000),
+    }
+    ours, theirs = train.check_equal_losses(student, teacher, batch)
+    assert ours == pytest.approx(theirs, rel=1e-5)
+    monkeypatch.setattr(plain_loop, "ALPHA_MLM", 2.01)
+    with pytest.raises(AssertionError, match="losses differ"):
+        train.check_equal_losses(student, teacher, batch)
+
+
+def test_random_batches_are_padded_to_their_longest_row(tokenizer: object) -> None:
+    batches = list(itertools.islice(plain_loop.collated_batches(ROWS, tokenizer, 40, grouped=False), 8))
+    assert {len(batch["input_ids"]) for batch in batches} == {2}
+    for batch in batches:
+        lengths = batch["attention_mask"].sum(1)
+        assert batch["input_ids"].shape[1] == lengths.max()
+        assert set(batch["labels"][batch["attention_mask"] == 0].tolist()) <= {-100}
+    assert max(batch["attention_mask"].sum(1).max() / batch["attention_mask"].sum(1).min() for batch in batches) > 3
+
+
+def test_grouped_batches_hold_rows_of_like_length_and_every_row(tokenizer: object) -> None:
+    groups = plain_loop._like_lengths(ROWS, list(range(8)), 70)
+    assert sorted(itertools.chain(*groups)) == list(range(8))
+    for group in groups:
+        lengths = [len(ROWS[index]) for index in group]
+        assert max(lengths) * len(lengths) <= 70
+        assert max(lengths) <= 1.5 * min(lengths)
+
+
+def test_a_missing_text_file_is_refused(tmp_path: Path) -> None:
+    arguments = train.TrainBench(text=str(tmp_path / "none.txt"))
+    with pytest.raises(InputError, match="there is no such file"):
+        train.rows_of_text(arguments, tmp_path / "vocab.txt", 100)
