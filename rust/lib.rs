@@ -15,6 +15,7 @@ pub mod batch_rows;
 pub mod batch_simd;
 pub mod error;
 pub mod lines;
+pub mod losses;
 pub mod mask;
 pub mod mask_bounds;
 pub mod mask_draw;

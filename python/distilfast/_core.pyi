@@ -176,3 +176,51 @@ class BatchPrefetcher:
 
     def keep(self, epoch: int, kept: Sequence[int]) -> list[int]:
         """Forgets every batch that was asked for, but those of `epoch` in `kept`; returns what remains."""
+
+def distillation_loss_rows(
+    student: NDArray[np.float32] | NDArray[np.uint16],
+    teacher: NDArray[np.float32] | NDArray[np.uint16] | None,
+    labels: NDArray[np.int64] | None,
+    row_weights: NDArray[np.float32] | None,
+    grad: NDArray[np.float32] | NDArray[np.uint16] | None,
+    *,
+    formats: tuple[str, str],
+    temperature: float,
+    kl_grad: float,
+    ce_grad: float,
+    mse_grad: float,
+    threads: int,
+    level: str | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Row losses on logits and their gradient in one pass: KL at `temperature`, cross-entropy, squared difference.
+
+    `student`, `teacher` and `grad` are [N, V]: float32, or the bits of the 16-bit format that `formats` (student's and
+    gradient's, teacher's; "float32", "bfloat16", "float16") names. Columns lie side by side. Without a teacher there is
+    only the cross-entropy, without labels (-100: none) none. Rows of weight 0 have KL and squared difference 0; the
+    values are not weighted otherwise. `grad`, written whole, becomes `weight * (kl_grad * (p - q) + mse_grad * (s -
+    t)) + ce_grad * (r - onehot(label))`; it may be `student` itself. `level` is one of `instruction_sets()`.
+
+    Raises `InputError` for a label outside [0, V), rows that do not fit, an unknown format or level.
+    """
+
+def hidden_loss_rows(
+    student: NDArray[np.float32] | NDArray[np.uint16],
+    teacher: NDArray[np.float32] | NDArray[np.uint16],
+    row_weights: NDArray[np.float32] | None,
+    grad: NDArray[np.float32] | NDArray[np.uint16] | None,
+    *,
+    formats: tuple[str, str],
+    cosine: bool,
+    scale: float,
+    threads: int,
+    level: str | None = None,
+) -> NDArray[np.float32]:
+    """1 - cosine (or the squared distance) of each row of [N, H] matrices, 0 where the weight is 0.
+
+    `grad` becomes the gradient of `scale * sum(weight * value)`. Formats, levels and errors as in
+    `distillation_loss_rows`.
+    """
+
+def instruction_sets() -> list[str]:
+    """Instruction sets of this processor that the losses are compiled for ("avx512", "avx2", "neon", "scalar"), the
+    fastest first."""

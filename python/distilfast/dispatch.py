@@ -5,6 +5,7 @@ Arguments have been checked and brought to rows; sums over rows and the weights 
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from collections.abc import Sequence
 
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import definitions
+from . import definitions, ops
 from ._core import InputError
 from .loss_arguments import check_impl
 
@@ -20,6 +21,8 @@ logger = logging.getLogger("distilfast.losses")
 
 Head = tuple[Tensor, Tensor, Tensor | None]
 """Hidden states [N, H], weight [V, H], bias [V] or None."""
+
+KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 LossTuple = tuple[Tensor, Tensor, Tensor, Tensor]
 """total, kl, mlm, mse."""
@@ -38,7 +41,13 @@ def logits_loss(
     impl: str,
 ) -> LossTuple:
     """Total, KL, cross-entropy and MSE of logits [N, V]; without teachers or labels their terms are 0."""
-    _choose("logits", impl)
+    refusal = _refusal(student, *teachers, teachers=len(teachers))
+    if _takes_kernel("logits", impl, refusal, student):
+        loss = ops.distillation_loss(
+            student, teachers[0] if teachers else None, labels, row_weights, kl_scale, mlm_scale, temperature, *alphas,
+            _needs_gradient(student),
+        )  # fmt: skip
+        return loss[0], loss[1].detach(), loss[2].detach(), loss[3].detach()
     return eager_logits_loss(
         student, teachers, teacher_weights, labels, row_weights, kl_scale, mlm_scale, temperature, alphas
     )
@@ -56,7 +65,17 @@ def linear_loss(
     impl: str,
 ) -> LossTuple:
     """As `logits_loss`, of the products of hidden states and weights."""
-    _choose("linear", impl)
+    device = student[0].device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        student, teacher = _cast(student, dtype), _cast(teacher, dtype)
+    given = [each for each in (*student, *teacher) if each is not None]
+    if _takes_kernel("linear", impl, _refusal(*given, one_dtype=True), student[0]):
+        needs_gradients = [each is not None and _needs_gradient(each) for each in student]
+        loss = ops.linear_distillation_loss(
+            *student, *teacher, labels, row_weights, kl_scale, mlm_scale, temperature, *alphas, needs_gradients
+        )
+        return loss[0], loss[1].detach(), loss[2].detach(), loss[3].detach()
     with torch.no_grad():
         teacher_logits = F.linear(*teacher)
     return eager_logits_loss(
@@ -68,7 +87,9 @@ def hidden_loss(
     kind: str, student: Tensor, teacher: Tensor, row_weights: Tensor | None, scale: Tensor, impl: str
 ) -> Tensor:
     """The cosine loss or the MSE (`kind`) of hidden states [N, H]."""
-    _choose(kind, impl)
+    if _takes_kernel(kind, impl, _refusal(student, teacher), student):
+        loss: Tensor = ops.hidden_loss(student, teacher, row_weights, scale, kind, _needs_gradient(student))[0]
+        return loss
     rows = definitions.hidden_cosine_rows if kind == "cosine" else definitions.hidden_mse_rows
     return _weighted_sum(rows(student, teacher, _counted(row_weights)), row_weights) * scale
 
@@ -114,10 +135,46 @@ def _weighted_sum(rows: Tensor, row_weights: Tensor | None) -> Tensor:
     return (rows if row_weights is None else rows * row_weights).sum()
 
 
-_logged: set[str] = set()
+def _cast(head: Head, dtype: torch.dtype) -> Head:
+    hidden, weight, bias = head
+    return hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
 
 
-def _choose(loss: str, impl: str) -> None:
+def _needs_gradient(values: Tensor) -> bool:
+    return torch.is_grad_enabled() and values.requires_grad
+
+
+def _refusal(*values: Tensor, teachers: int = 1, one_dtype: bool = False) -> str | None:
+    """Why there is no kernel for these tensors; None if there is one."""
+    device = values[0].device.type
+    if device not in ("cpu", "cuda"):
+        return f"there is no kernel for {device}"
+    if device == "cuda" and importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    dtypes = {each.dtype for each in values}
+    if not dtypes <= set(KERNEL_DTYPES):
+        return f"there is no kernel for {', '.join(sorted(map(str, dtypes - set(KERNEL_DTYPES))))}"
+    if one_dtype and len(dtypes) > 1:
+        return f"hidden states, weights and biases have several dtypes ({', '.join(sorted(map(str, dtypes)))})"
+    if teachers > 1:
+        return f"there is no kernel for {teachers} teachers at once"
+    return None
+
+
+_logged: set[tuple[str, str]] = set()
+
+
+def _takes_kernel(loss: str, impl: str, refusal: str | None, values: Tensor) -> bool:
+    """Whether `impl` means a kernel here; raises where it must but cannot, logs once what "auto" took."""
     check_impl(impl)
-    if impl == "fused":
-        raise InputError("impl='fused': there is no kernel for this device; use impl='auto'")
+    if impl == "eager":
+        return False
+    if impl == "fused" and refusal is not None:
+        raise InputError(f"impl='fused': {refusal}; use impl='auto' or 'eager'")
+    if not torch.compiler.is_compiling():
+        kernel = "the Triton kernel" if values.device.type == "cuda" else "the CPU kernel"
+        choice = kernel if refusal is None else f"plain PyTorch, because {refusal}"
+        if (loss, choice) not in _logged:
+            _logged.add((loss, choice))
+            logger.info("%s loss: %s", loss, choice)
+    return refusal is None

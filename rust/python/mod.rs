@@ -5,6 +5,7 @@ mod batch_columns;
 mod batch_prefetch;
 mod batches;
 mod error;
+mod losses;
 mod rows;
 mod tokenizer;
 
@@ -29,6 +30,9 @@ mod _core {
 
     #[pymodule_export]
     use super::batch_prefetch::PyBatchPrefetcher;
+
+    #[pymodule_export]
+    use super::losses::{distillation_loss_rows, hidden_loss_rows, instruction_sets};
 
     #[pymodule_export]
     #[allow(non_upper_case_globals)]
