@@ -166,12 +166,14 @@ def test_text_for_the_comparison(tmp_path: Path) -> None:
 
 def test_card_carries_recipe_fields_and_numbers(tmp_path: Path) -> None:
     source = saved_student(tmp_path)
-    (source / "train_summary.json").write_text(json.dumps({"teacher": "some/teacher", "temperature": 2.0}))
+    summary = {"steps": 500, "run": {"temperature": 2.0, "logging_steps": 7}}
+    (source / "train_summary.json").write_text(json.dumps(summary))
     model = {"encoder_parameters": 10, "parameters": 12, "bytes": 48}
     report = {"teacher": "big", "models": {"big": model, "small": {**model, "encoder_parameters": 5}}}
     (tmp_path / "evaluate.json").write_text(json.dumps(report))
     card = {
         "title": "Small",
+        "base_model": "some/teacher",
         "license": "apache-2.0",
         "language": "en",
         "dataset": "wikitext",
@@ -185,7 +187,10 @@ def test_card_carries_recipe_fields_and_numbers(tmp_path: Path) -> None:
     assert header["datasets"] == ["wikitext"]
     assert header["pipeline_tag"] == "fill-mask"
     assert text.count("# Small") == 1
+    assert "distilled from `some/teacher`" in text
     assert "| temperature | 2.0 |" in text
+    assert "| steps | 500 |" in text
+    assert "logging_steps" not in text
     assert "50.0 %" in text
     with pytest.raises(InputError, match="not readable as JSON"):
         export_student(source, tmp_path / "again", card={"evaluation": str(tmp_path / "gone.json")})

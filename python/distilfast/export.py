@@ -221,6 +221,7 @@ class ExportOptions:
     )
     title: str | None = field(default=None, metadata={"help": "Title of the model card; else the directory's name."})
     model_license: str | None = field(default=None, metadata={"help": "Licence id for the card, as apache-2.0."})
+    base_model: str | None = field(default=None, metadata={"help": "The teacher, for the card: a hub id or a name."})
     language: str | None = field(default=None, metadata={"help": "Language code for the card, as en."})
     dataset: str | None = field(default=None, metadata={"help": "Data set for the card, a hub id or words."})
     evaluation: str | None = field(
@@ -250,6 +251,7 @@ def main() -> None:
     card = {
         "title": options.title or Path(options.output_dir).name,
         "license": options.model_license,
+        "base_model": options.base_model,
         "language": options.language,
         "dataset": options.dataset,
         "evaluation": options.evaluation,

@@ -21,12 +21,32 @@ PIPELINES = {
 }
 
 
+# What of a training run's arguments a reader needs to repeat it; the rest is in train_summary.json.
+RECIPE = (
+    "alpha_ce",
+    "alpha_mlm",
+    "alpha_cos",
+    "alpha_mse",
+    "temperature",
+    "kl_positions",
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "batches_per_step",
+    "adam_beta1",
+    "adam_beta2",
+    "weight_decay",
+    "max_grad_norm",
+    "seed",
+)
+
+
 def model_card(model: Any, folder: Path, checks: list[Check], fields: dict[str, Any]) -> str:
     """The card of `model`, exported to `folder`.
 
-    fields, each optional: title, license (an id as apache-2.0), language, dataset, evaluation (the path of an
-    `evaluate.json`). The recipe comes from `train_summary.json` in `folder`, where there is one. What is not known is
-    said to be missing rather than made up. Raises `InputError` for an evaluation file that is not there or not JSON.
+    fields, each optional: title, base_model (the teacher), license (an id as apache-2.0), language, dataset, evaluation
+    (the path of an `evaluate.json`). The recipe comes from `train_summary.json` in `folder`, where there is one. What is
+    not known is said to be missing rather than made up. Raises `InputError` for an evaluation file that is not there or not JSON.
     """
     kind = type(model).__name__
     header: dict[str, Any] = {"library_name": "transformers", "tags": ["distillation", "distilfast"]}
@@ -40,12 +60,13 @@ def model_card(model: Any, folder: Path, checks: list[Check], fields: dict[str, 
     if dataset and " " not in dataset:
         header["datasets"] = [dataset]
     summary = _summary(folder / "train_summary.json")
-    if summary.get("teacher"):
-        header["base_model"] = str(summary["teacher"])
+    base = fields.get("base_model") or summary.get("teacher")
+    if base:
+        header["base_model"] = str(base)
     sections = [
         "---\n" + yaml.safe_dump(header, sort_keys=False, allow_unicode=True) + "---",
         f"# {fields.get('title') or kind}",
-        _what(model, kind, summary),
+        _what(model, kind, base),
         _use(kind, pipeline),
         _recipe(summary),
         "## Data\n\n" + (dataset or "Not stated by whoever exported it."),
@@ -65,12 +86,12 @@ def _summary(path: Path) -> dict[str, Any]:
     return loaded if isinstance(loaded, dict) else {}
 
 
-def _what(model: Any, kind: str, summary: dict[str, Any]) -> str:
+def _what(model: Any, kind: str, base: Any) -> str:
     encoder = sum(parameter.numel() for parameter in model.base_model.parameters())
     layers = getattr(model.config, "num_hidden_layers", None)
     text = f"A `{kind}` of {layers} layers and {encoder:,} parameters in the encoder"
-    if summary.get("teacher"):
-        text += f", distilled from `{summary['teacher']}`"
+    if base:
+        text += f", distilled from `{base}`"
     return text + f". Made with distilfast {__version__}."
 
 
@@ -87,7 +108,10 @@ def _use(kind: str, pipeline: str | None) -> str:
 
 
 def _recipe(summary: dict[str, Any]) -> str:
+    run = summary.get("run", {})
+    chosen = {key: run[key] for key in RECIPE if run.get(key) is not None}
     plain = {key: value for key, value in summary.items() if isinstance(value, (str, int, float, bool)) and value != ""}
+    plain |= chosen
     if not plain:
         return "## Recipe\n\nNo record of the training run was beside the model."
     return "## Recipe\n\n| | |\n|---|---|\n" + "\n".join(f"| {key} | {value} |" for key, value in plain.items())
