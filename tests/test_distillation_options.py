@@ -138,3 +138,15 @@ def test_a_compiled_step_gives_the_same_losses_and_gradients(objective: Objectiv
     for name, weight in student.named_parameters():
         if name in gradients:
             torch.testing.assert_close(weight.grad, gradients[name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_compiled_run_ends_in_the_same_weights(tmp_path: Path) -> None:
+    """`--torch_compile` as a user gives it; the backend traces and differentiates but generates no code."""
+    ends = []
+    for options in ({}, {"torch_compile": True, "torch_compile_backend": "aot_eager"}):
+        teacher = tiny_training.teacher(dropout=0.0)
+        run = run_of(tmp_path / str(len(ends)), create_student(teacher, 1), teacher, save_strategy="no", **options)
+        run.train()
+        ends.append(tiny_training.weights(run.student))
+    for name, value in ends[0].items():
+        torch.testing.assert_close(ends[1][name], value, rtol=1e-3, atol=1e-5, msg=name)
