@@ -1,0 +1,230 @@
+"""`python -m distilfast.bench losses`: value and gradient of the losses against eager PyTorch, torch.compile and Liger.
+
+All contenders take the same inputs in one process, in turn. The floor is measured there too: one addition that reads
+two matrices of logits and writes a third, which is what a loss cannot do without.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import losses
+from .._core import InputError
+from ..command import parse, run
+from ..files import write_json
+
+Step = Callable[[], object]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+TEMPERATURE = 2.0
+
+
+@dataclass
+class LossesBenchArguments:
+    """Flags of `bench losses`."""
+
+    device: str = field(default="auto", metadata={"help": "'cuda', 'cpu', or 'auto'"})
+    rows: list[int] = field(default_factory=lambda: [0], metadata={"help": "numbers of rows; 0: by device"})
+    vocabularies: list[int] = field(default_factory=lambda: [0], metadata={"help": "vocabulary sizes; 0: by device"})
+    dtype: str = field(default="auto", metadata={"help": "float32, bfloat16, float16; auto: bfloat16 on CUDA"})
+    hidden: int = field(default=768, metadata={"help": "hidden size of the linear and the cosine loss"})
+    labelled: float = field(default=0.15, metadata={"help": "share of rows with a label"})
+    compile: bool = field(default=True, metadata={"help": "time torch.compile too"})
+    linear: bool = field(default=True, metadata={"help": "time the linear and the cosine loss too"})
+    runs: int = field(default=0, metadata={"help": "runs of each, in turn; the median counts; 0: by device"})
+    threads: int = field(default=0, metadata={"help": "CPU threads; 0: torch's own number"})
+    json: str = field(default="", metadata={"help": "a file to write the figures to, as JSON"})
+
+
+def eager_loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    """5 KL + 2 cross-entropy as usually written."""
+    log_p = F.log_softmax(student.float() / TEMPERATURE, dim=-1)
+    q = F.softmax(teacher.float() / TEMPERATURE, dim=-1)
+    kl = F.kl_div(log_p, q, reduction="batchmean") * TEMPERATURE**2
+    return 5.0 * kl + 2.0 * F.cross_entropy(student.float(), labels)
+
+
+def liger_loss() -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
+    """The nearest composition of Liger's losses; None where it is not installed."""
+    try:
+        from liger_kernel.transformers import LigerCrossEntropyLoss, LigerKLDIVLoss
+    except ImportError:
+        return None
+    divergence, cross_entropy = LigerKLDIVLoss(reduction="batchmean"), LigerCrossEntropyLoss()
+
+    def loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        log_p = F.log_softmax(student.float() / TEMPERATURE, dim=-1)
+        q = F.softmax(teacher.float() / TEMPERATURE, dim=-1)
+        # Liger's cross-entropy overwrites its argument.
+        result: Tensor = 5.0 * divergence(log_p, q) * TEMPERATURE**2 + 2.0 * cross_entropy(student.clone(), labels)
+        return result
+
+    return loss
+
+
+def logits_steps(student: Tensor, teacher: Tensor, labels: Tensor, with_compile: bool) -> dict[str, Step]:
+    """Name -> value and gradient with respect to the student's logits."""
+    out = torch.empty_like(student)
+
+    def stepping(loss: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Step:
+        leaf = student.detach().requires_grad_()
+        return lambda: torch.autograd.grad(loss(leaf, teacher, labels), leaf)
+
+    steps: dict[str, Step] = {
+        "floor: read two, write one": lambda: torch.add(student, teacher, out=out),
+        "distilfast": stepping(lambda s, t, y: losses.distillation_loss(s, t, y, TEMPERATURE).total),
+        "eager": stepping(eager_loss),
+    }
+    if with_compile:
+        steps["torch.compile"] = stepping(torch.compile(eager_loss, dynamic=False))
+    if student.is_cuda and (liger := liger_loss()) is not None:
+        steps[f"liger {importlib.metadata.version('liger-kernel')}"] = stepping(liger)
+    return steps
+
+
+def linear_steps(rows: int, vocabulary: int, hidden: int, labels: Tensor, dtype: torch.dtype) -> dict[str, Step]:
+    """From hidden states: value and gradients of hidden states, weight and bias."""
+    device = labels.device
+    x, y = (torch.randn(rows, hidden, device=device).to(dtype) for _ in range(2))
+    weight, teacher_weight = (0.05 * torch.randn(vocabulary, hidden, device=device).to(dtype) for _ in range(2))
+    bias = torch.zeros(vocabulary, device=device, dtype=dtype)
+    leaves = [tensor.detach().requires_grad_() for tensor in (x, weight, bias)]
+
+    def ours() -> object:
+        loss = losses.linear_distillation_loss(*leaves, y, teacher_weight, bias, labels, TEMPERATURE)
+        return torch.autograd.grad(loss.total, leaves)
+
+    def eager() -> object:
+        with torch.no_grad():
+            teacher = F.linear(y, teacher_weight, bias)
+        return torch.autograd.grad(eager_loss(F.linear(*leaves), teacher, labels), leaves)
+
+    return {"distilfast": ours, "eager": eager}
+
+
+def cosine_steps(rows: int, hidden: int, device: torch.device, dtype: torch.dtype) -> dict[str, Step]:
+    leaf = torch.randn(rows, hidden, device=device).to(dtype).requires_grad_()
+    teacher = torch.randn(rows, hidden, device=device).to(dtype)
+    target = torch.ones(rows, device=device)
+    return {
+        "distilfast": lambda: torch.autograd.grad(losses.hidden_cosine(leaf, teacher), leaf),
+        "eager": lambda: torch.autograd.grad(F.cosine_embedding_loss(leaf, teacher, target), leaf),
+    }
+
+
+def measure(steps: dict[str, Step], device: torch.device, runs: int) -> dict[str, dict[str, float]]:
+    """Milliseconds (median, least, most) and, on CUDA, bytes allocated beyond the inputs, of each step."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    results: dict[str, dict[str, float]] = {name: {} for name in steps}
+    for name, step in steps.items():
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+            before = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+            step()
+            results[name]["peak_bytes"] = float(torch.cuda.max_memory_allocated() - before)
+    for _ in range(runs):
+        for name, step in steps.items():
+            times[name].append(_milliseconds(step, device))
+    for name, taken in times.items():
+        results[name] |= {"median_ms": statistics.median(taken), "least_ms": min(taken), "most_ms": max(taken)}
+    return results
+
+
+def _milliseconds(step: Step, device: torch.device) -> float:
+    if device.type == "cuda":
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        step()
+        end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end))
+    begin = time.perf_counter()
+    step()
+    return 1e3 * (time.perf_counter() - begin)
+
+
+def show(title: str, results: dict[str, dict[str, float]]) -> None:
+    print(f"\n{title}")
+    print(f"  {'':28} {'median ms':>10} {'spread ms':>17} {'ours is':>9} {'peak MB':>9}")
+    for name, figures in results.items():
+        ratio = figures["median_ms"] / results["distilfast"]["median_ms"]
+        spread = f"{figures['least_ms']:.3f}-{figures['most_ms']:.3f}"
+        peak = f"{figures['peak_bytes'] / 1e6:9.0f}" if "peak_bytes" in figures else f"{'-':>9}"
+        print(f"  {name:28} {figures['median_ms']:10.3f} {spread:>17} {ratio:8.2f}x {peak}")
+
+
+def bench(arguments: LossesBenchArguments) -> dict[str, Any]:
+    """All figures of one run of the command."""
+    if arguments.device not in ("auto", "cuda", "cpu"):
+        raise InputError(f"--device {arguments.device!r} is none of 'auto', 'cuda', 'cpu'")
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(found if arguments.device == "auto" else arguments.device)
+    on_gpu = device.type == "cuda"
+    if on_gpu and found == "cpu":
+        raise InputError("--device cuda: torch sees no CUDA device; leave it out to time the CPU")
+    name = ("bfloat16" if on_gpu else "float32") if arguments.dtype == "auto" else arguments.dtype
+    if name not in DTYPES:
+        raise InputError(f"--dtype {arguments.dtype!r} is none of {', '.join(DTYPES)}, auto")
+    if arguments.threads > 0:
+        torch.set_num_threads(arguments.threads)
+    dtype = DTYPES[name]
+    runs = arguments.runs or (50 if on_gpu else 5)
+    all_rows = [n for n in arguments.rows if n > 0] or ([1024, 4096, 16384] if on_gpu else [1024])
+    vocabularies = [v for v in arguments.vocabularies if v > 0] or ([30522, 50265, 128256] if on_gpu else [30522])
+    report: dict[str, Any] = {
+        "arguments": asdict(arguments),
+        "device": torch.cuda.get_device_name(device) if on_gpu else platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "dtype": name,
+        "cases": [],
+    }
+    for vocabulary in vocabularies:
+        for rows in all_rows:
+            torch.manual_seed(0)
+            teacher = 2.5 * torch.randn(rows, vocabulary, device=device)
+            student = (teacher + 0.3 * torch.randn(rows, vocabulary, device=device)).to(dtype)
+            teacher = teacher.to(dtype)
+            labels = torch.randint(0, vocabulary, (rows,), device=device)
+            labels[torch.rand(rows, device=device) >= arguments.labelled] = -100
+            labels[0] = 0
+            results = measure(logits_steps(student, teacher, labels, arguments.compile), device, runs)
+            floor = results["floor: read two, write one"]["median_ms"]
+            for figures in results.values():
+                figures["share_of_floor_speed"] = floor / figures["median_ms"]
+            del student, teacher
+            show(f"logits, {rows:,} x {vocabulary:,}, {name}", results)
+            case = {"rows": rows, "vocabulary": vocabulary, "logits": results}
+            if arguments.linear:
+                case["linear"] = measure(linear_steps(rows, vocabulary, arguments.hidden, labels, dtype), device, runs)
+                show(f"linear, {rows:,} x {arguments.hidden} x {vocabulary:,}, {name}", case["linear"])
+                case["cosine"] = measure(cosine_steps(rows, arguments.hidden, device, dtype), device, runs)
+                show(f"cosine, {rows:,} x {arguments.hidden}, {name}", case["cosine"])
+            report["cases"].append(case)
+    return report
+
+
+def main() -> None:
+    run(_bench)
+
+
+def _bench() -> None:
+    (arguments,) = parse([LossesBenchArguments], __doc__ or "", prog="python -m distilfast.bench losses")
+    report = bench(arguments)
+    if arguments.json:
+        write_json(arguments.json, report)
+
+
+if __name__ == "__main__":
+    main()
