@@ -69,22 +69,3 @@ def by_hand(student: Tensor, teacher: Tensor, labels: Tensor, weight: Tensor, ob
     gradient = gradient + torch.where(labelled[:, None], alpha_mlm * mlm_scale * (r - one_hot), 0.0)
     gradient = gradient + 2 * alpha_mse * kl_scale * w * apart
     return Result(kl.sum(1), ce, (w * apart.square()).sum(1), gradient)
-
-
-def several_teachers(
-    student: Tensor, teachers: list[Tensor], shares: list[float], labels: Tensor, weight: Tensor, objective: Objective
-) -> Result:
-    """By autograd, KL to the weighted mean of the teachers' tempered probabilities; no squared error."""
-    s = student.double().detach().requires_grad_()
-    log_p = torch.log_softmax(s / objective.temperature, 1)
-    q = torch.zeros_like(s)
-    for share, teacher in zip(shares, teachers, strict=True):
-        q = q + share * torch.softmax(teacher.double() / objective.temperature, 1)
-    q = q.detach()
-    kl = weight.double() * torch.where(q > 0, q * (q.log() - log_p), 0.0).sum(1)
-    labelled = labels >= 0
-    ce = torch.where(labelled, -torch.log_softmax(s, 1).gather(1, labels.clamp(min=0)[:, None])[:, 0], 0.0)
-    total = objective.kl_scale * objective.alpha_ce * objective.temperature**2 * kl.sum()
-    total = total + objective.mlm_scale * objective.alpha_mlm * ce.sum()
-    (gradient,) = torch.autograd.grad(total, s)
-    return Result(kl.detach(), ce.detach(), torch.zeros_like(kl), gradient)
