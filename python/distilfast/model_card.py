@@ -44,9 +44,10 @@ RECIPE = (
 def model_card(model: Any, folder: Path, checks: list[Check], fields: dict[str, Any]) -> str:
     """The card of `model`, exported to `folder`.
 
-    fields, each optional: title, base_model (the teacher), license (an id as apache-2.0), language, dataset, evaluation
-    (the path of an `evaluate.json`). The recipe comes from `train_summary.json` in `folder`, where there is one. What is
-    not known is said to be missing rather than made up. Raises `InputError` for an evaluation file that is not there or not JSON.
+    fields, each optional: title, base_model (the teacher), license (an id as apache-2.0), language, dataset and
+    evaluation (the path of an `evaluate.json`). The recipe comes from `train_summary.json` in `folder`, where there is
+    one. What is not known is said to be missing rather than made up. Raises `InputError` for an evaluation file that is
+    not there or not JSON.
     """
     kind = type(model).__name__
     header: dict[str, Any] = {"library_name": "transformers", "tags": ["distillation", "distilfast"]}
