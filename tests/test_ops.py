@@ -1,0 +1,186 @@
+"""The losses as custom operators: traced, compiled, differentiated, refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from distilfast import InputError, linear_chunks, losses, ops
+from torch import Tensor
+
+N, V, H = 7, 61, 12
+
+
+def tensors() -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(0)
+    make = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+    return {
+        "student": make(N, V).requires_grad_(),
+        "teacher": make(N, V),
+        "labels": torch.tensor([1, -100, 3, 4, -100, 6, 60]),
+        "mask": torch.tensor([1, 1, 1, 0, 0, 1, 1.0]),
+        "hidden": make(N, H).requires_grad_(),
+        "weight": make(V, H).requires_grad_(),
+        "bias": make(V).requires_grad_(),
+        "teacher_hidden": make(N, 2 * H),
+        "teacher_weight": make(V, 2 * H) / 2,
+        "scale": torch.tensor(0.2),
+    }
+
+
+def linear(given: dict[str, Any], impl: str = "fused") -> Tensor:
+    return losses.linear_distillation_loss(
+        given["hidden"], given["weight"], given["bias"], given["teacher_hidden"], given["teacher_weight"], None,
+        given["labels"], mask=given["mask"], impl=impl,
+    ).total  # fmt: skip
+
+
+LOSSES: dict[str, Callable[[dict[str, Any], str], Tensor]] = {
+    "distillation": lambda g, impl: (
+        losses.distillation_loss(
+            g["student"], g["teacher"], g["labels"], mask=g["mask"], alpha_mse=0.1, impl=impl
+        ).total
+    ),
+    "kl": lambda g, impl: losses.soft_kl(g["student"], g["teacher"], 3, g["mask"], impl=impl),
+    "ce": lambda g, impl: losses.masked_ce(g["student"], g["labels"], impl=impl),
+    "cosine": lambda g, impl: losses.hidden_cosine(g["student"], g["teacher"], g["mask"], impl=impl),
+    "mse": lambda g, impl: losses.hidden_mse(g["student"], g["teacher"], g["mask"], impl=impl),
+    "linear": linear,
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("grad_output", [1.0, 0.0, -1.0, 0.37])
+def test_fused_is_eager(name: str, grad_output: float) -> None:
+    given = tensors()
+    inputs = [given[key] for key in (("hidden", "weight", "bias") if name == "linear" else ("student",))]
+    results = []
+    for impl in ("fused", "eager"):
+        value = LOSSES[name](given, impl)
+        results.append((value.detach(), *torch.autograd.grad(value, inputs, torch.tensor(grad_output))))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-6)
+    with torch.no_grad():
+        torch.testing.assert_close(LOSSES[name](given, "fused"), results[0][0])
+
+
+def test_opcheck() -> None:
+    g = tensors()
+    check = torch.library.opcheck
+    check(ops.distillation_loss, (g["student"], g["teacher"], g["labels"], g["mask"], g["scale"], g["scale"], 2.0, 5.0, 2.0, 0.1, True))  # fmt: skip # noqa: E501
+    check(ops.distillation_loss, (g["student"], None, g["labels"], None, g["scale"], g["scale"], 1.0, 0.0, 1.0, 0.0, True))  # fmt: skip # noqa: E501
+    check(ops.hidden_loss, (g["student"], g["teacher"], g["mask"], g["scale"], "cosine", True))
+    check(ops.linear_distillation_loss, (g["hidden"], g["weight"], g["bias"], g["teacher_hidden"], g["teacher_weight"], None, g["labels"], g["mask"], g["scale"], g["scale"], 2.0, 5.0, 2.0, 0.0, [True, True, True]))  # fmt: skip # noqa: E501
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_no_graph_break_under_compile(name: str) -> None:
+    given = tensors()
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda: LOSSES[name](given, "auto") * 0.5, fullgraph=True, backend="aot_eager")
+    leaf = given["hidden" if name == "linear" else "student"]
+    (grad,) = torch.autograd.grad(compiled(), leaf)
+    (expected,) = torch.autograd.grad(LOSSES[name](given, "auto") * 0.5, leaf)
+    torch.testing.assert_close(grad, expected)
+
+
+def test_backward_twice_through_a_kept_graph() -> None:
+    given = tensors()
+    value = LOSSES["distillation"](given, "fused")
+    first = torch.autograd.grad(value, given["student"], retain_graph=True)[0].clone()
+    value.backward(retain_graph=True)
+    (2 * value).backward()
+    torch.testing.assert_close(given["student"].grad, 3 * first)
+
+
+def test_double_backward_is_refused() -> None:
+    given = tensors()
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(LOSSES["distillation"](given, "fused"), given["student"], create_graph=True)
+
+
+def test_autocast() -> None:
+    given = tensors()
+    expected = linear(given).detach()
+    with torch.autocast("cpu", torch.bfloat16):
+        value = linear(given)
+    value.backward()
+    assert given["weight"].grad.dtype == torch.float32
+    torch.testing.assert_close(value.detach(), expected, rtol=0.02, atol=0)
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 2, 3, 100])
+def test_any_chunk_size_gives_the_same(chunk_rows: int) -> None:
+    g = tensors()
+    student = (g["hidden"].detach(), g["weight"].detach(), g["bias"].detach())
+    arguments = (student, (g["teacher_hidden"], g["teacher_weight"], None), g["labels"], g["mask"], 2.0, (5.0, 2.0, 0.1), g["scale"], g["scale"], (True, True, True), ops.row_losses)  # fmt: skip # noqa: E501
+    one_values, one_grads = linear_chunks.linear_distillation_loss_forward(*arguments, chunk_rows=N)
+    values, grads = linear_chunks.linear_distillation_loss_forward(*arguments, chunk_rows=chunk_rows)
+    torch.testing.assert_close(values, one_values)
+    torch.testing.assert_close(grads, one_grads, rtol=1e-5, atol=1e-6)
+
+
+def test_rows_that_do_not_count_may_hold_anything() -> None:
+    given = tensors()
+    expected = torch.autograd.grad(linear(given), given["hidden"])[0]
+    with torch.no_grad():
+        given["hidden"][4] = torch.nan
+        given["teacher_hidden"][4] = torch.inf
+    torch.testing.assert_close(torch.autograd.grad(linear(given), given["hidden"])[0], expected)
+
+
+@pytest.mark.parametrize("impl", ["fused", "eager"])
+def test_no_row_at_all_gives_zero(impl: str) -> None:
+    empty = torch.empty(0, V, requires_grad=True)
+    loss = losses.distillation_loss(empty, torch.empty(0, V), torch.empty(0, dtype=torch.long), impl=impl)
+    loss.total.backward()
+    assert loss.total == 0
+    given = tensors()
+    loss = losses.distillation_loss(
+        given["student"], given["teacher"], torch.full((N,), -100), mask=torch.zeros(N), impl=impl
+    )
+    loss.total.backward()
+    assert loss.total == 0
+    assert (given["student"].grad == 0).all()
+
+
+REFUSED: dict[str, tuple[type[Exception], str, Callable[[dict[str, Any]], object]]] = {
+    "temperature": (InputError, "temperature=0", lambda g: losses.soft_kl(g["student"], g["teacher"], 0)),
+    "vocabularies": (
+        InputError,
+        "61 columns but .* has 60",
+        lambda g: losses.soft_kl(g["student"], g["teacher"][:, :60]),
+    ),
+    "shapes": (InputError, r"\(7, 61\) but .* \(6, 61\)", lambda g: losses.soft_kl(g["student"], g["teacher"][:6])),
+    "integers": (TypeError, "int64", lambda g: losses.soft_kl(g["labels"], g["teacher"])),
+    "teacher with grad": (InputError, "requires grad", lambda g: losses.soft_kl(g["teacher"], g["student"])),
+    "label": (
+        InputError,
+        "label 61 in row 2 .* 61",
+        lambda g: losses.masked_ce(g["student"], torch.tensor([0, 1, 61, 0, 0, 0, 0])),
+    ),
+    "labels": (TypeError, "float32", lambda g: losses.masked_ce(g["student"], g["mask"])),
+    "mask": (InputError, r"\(6,\)", lambda g: losses.soft_kl(g["student"], g["teacher"], mask=torch.ones(6))),
+    "devices": (InputError, "meta", lambda g: losses.soft_kl(g["student"], g["teacher"].to("meta"))),
+    "impl": (InputError, "'quick'", lambda g: losses.soft_kl(g["student"], g["teacher"], impl="quick")),
+    "float64": (
+        InputError,
+        "float64",
+        lambda g: losses.soft_kl(g["student"].double(), g["teacher"].double(), impl="fused"),
+    ),
+    "head": (
+        InputError,
+        "student_weight",
+        lambda g: losses.linear_distillation_loss(
+            g["hidden"], g["teacher_weight"], None, g["teacher_hidden"], g["teacher_weight"], None, g["labels"]
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_bad_input_is_refused(name: str) -> None:
+    error, message, call = REFUSED[name]
+    with pytest.raises(error, match=message):
+        call(tensors())
