@@ -100,7 +100,8 @@ def linear_steps(rows: int, vocabulary: int, hidden: int, labels: Tensor, dtype:
     leaves = [tensor.detach().requires_grad_() for tensor in (x, weight, bias)]
 
     def ours() -> object:
-        loss = losses.linear_distillation_loss(*leaves, y, teacher_weight, bias, labels, TEMPERATURE)
+        s, w, b = leaves
+        loss = losses.linear_distillation_loss(s, w, b, y, teacher_weight, bias, labels, TEMPERATURE)
         return torch.autograd.grad(loss.total, leaves)
 
     def eager() -> object:
@@ -143,7 +144,8 @@ def measure(steps: dict[str, Step], device: torch.device, runs: int) -> dict[str
 
 def _milliseconds(step: Step, device: torch.device) -> float:
     if device.type == "cuda":
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        event: Any = torch.cuda.Event
+        start, end = event(enable_timing=True), event(enable_timing=True)
         start.record()
         step()
         end.record()
@@ -205,7 +207,7 @@ def bench(arguments: LossesBenchArguments) -> dict[str, Any]:
                 figures["share_of_floor_speed"] = floor / figures["median_ms"]
             del student, teacher
             show(f"logits, {rows:,} x {vocabulary:,}, {name}", results)
-            case = {"rows": rows, "vocabulary": vocabulary, "logits": results}
+            case: dict[str, Any] = {"rows": rows, "vocabulary": vocabulary, "logits": results}
             if arguments.linear:
                 case["linear"] = measure(linear_steps(rows, vocabulary, arguments.hidden, labels, dtype), device, runs)
                 show(f"linear, {rows:,} x {arguments.hidden} x {vocabulary:,}, {name}", case["linear"])
