@@ -2,16 +2,17 @@
 //! [`crate::wordpiece`] does not cover.
 
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use tokenizers::{Encoding, PostProcessor, TruncationDirection};
 
 use crate::error::{Error, Result};
 use crate::tokenizer::{EncodeOptions, EncodedRows, Rows, TokenId};
 
-/// A tokenizer of the crate `tokenizers`, once as it is and once blind to special tokens in the text.
+/// A tokenizer of the crate `tokenizers`, as it is and, once asked for, blind to special tokens in the text.
 pub struct Library {
     tokenizer: tokenizers::Tokenizer,
-    splitting: tokenizers::Tokenizer,
+    splitting: OnceLock<tokenizers::Tokenizer>,
     template_len: usize,
 }
 
@@ -22,15 +23,21 @@ impl Library {
             json.parse().map_err(|error| Error::Invalid(format!("not a tokenizer.json: {error}")))?;
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| Error::Invalid(format!("not a tokenizer.json: {error}")))?;
-        let mut splitting = tokenizer.clone();
-        splitting.set_encode_special_tokens(true);
         let template_len = tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
-        Ok(Self { tokenizer, splitting, template_len })
+        Ok(Self { tokenizer, splitting: OnceLock::new(), template_len })
     }
 
     /// The tokenizer, to read its settings.
     pub fn tokenizer(&self) -> &tokenizers::Tokenizer {
         &self.tokenizer
+    }
+
+    fn splitting(&self) -> &tokenizers::Tokenizer {
+        self.splitting.get_or_init(|| {
+            let mut tokenizer = self.tokenizer.clone();
+            tokenizer.set_encode_special_tokens(true);
+            tokenizer
+        })
     }
 
     /// How many ids the template puts round a row.
@@ -78,7 +85,7 @@ impl Library {
         options: EncodeOptions,
         out: &mut EncodedRows<I>,
     ) -> Result<()> {
-        let tokenizer = if options.split_special_tokens { &self.splitting } else { &self.tokenizer };
+        let tokenizer = if options.split_special_tokens { self.splitting() } else { &self.tokenizer };
         for index in range {
             let encoding = encode(tokenizer, rows.row(index), options, self.template_len)
                 .map_err(|error| Error::Invalid(format!("row {index} cannot be encoded: {error}")))?;

@@ -73,11 +73,16 @@ LIBRARY = {name: with_library(tok) for name, tok in SMALL.items()}
 
 @pytest.fixture(scope="module")
 def every_scalar() -> dict[str, object]:
-    """A `tokenizer.json` whose vocabulary holds every scalar value alone and as a continuation."""
+    """A `tokenizer.json` whose vocabulary holds scalar values alone and as continuations.
+
+    All of them in the nightly profile. Else those of the planes that have characters: of the others it then shows that
+    they are kept, deleted, spaced or alone, and not what they become, which takes a fifth of the time.
+    """
     vocab = {"[UNK]": 0}
-    for number, char in enumerate(SCALARS[1:]):
-        vocab[char] = 1 + 2 * number
-        vocab["##" + char] = 2 + 2 * number
+    for char in SCALARS[1:]:
+        if NIGHTLY or char < "\U00032400" or "\U000e0000" <= char < "\U000e0200":
+            vocab[char] = len(vocab)
+            vocab["##" + char] = len(vocab)
     model = {
         "type": "WordPiece",
         "unk_token": "[UNK]",
