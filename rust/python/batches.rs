@@ -2,14 +2,18 @@
 
 use std::sync::{Arc, Mutex};
 
+use arrow_array::Array;
+use arrow_array::cast::AsArray;
+use arrow_array::types::Int64Type;
 use numpy::{PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
-use pyo3_arrow::PyChunkedArray;
+use pyo3_arrow::{PyArray, PyChunkedArray};
 
 use super::batch_columns::rows_of;
 use crate::batch::{Batches, Layout, Scratch};
 use crate::batch_check::check;
+use crate::batch_rows::{Chunk, Ids, Offsets, Rows};
 use crate::batch_simd::Simd;
 use crate::error::{Error, Result};
 use crate::mask::{Masker, Masking, Vocabulary};
@@ -46,6 +50,19 @@ struct Settings {
     threads: usize,
 }
 
+/// The plan and the length of the longest row. `budget`: tokens of a batch and of a row; `widths`: what widths are
+/// multiples of, and how many there may be.
+fn plan_rows(rows: &Rows, packed: bool, budget: (usize, usize), widths: (usize, usize)) -> Result<(Plan, usize)> {
+    let histogram = length_histogram(rows, budget.1)?;
+    let plan = if packed {
+        Plan::Packed(Packed::new(rows, &histogram, budget.0)?)
+    } else {
+        let widths = choose_widths(&histogram, widths.0, budget.1, widths.1);
+        Plan::Padded(Padded::new(rows, &histogram, &widths, budget.0)?)
+    };
+    Ok((plan, histogram.len() - 1))
+}
+
 fn build(
     column: &PyChunkedArray,
     selected: Option<&PyChunkedArray>,
@@ -54,13 +71,9 @@ fn build(
     mut vocabulary: Vocabulary,
 ) -> Result<PyBatchPlan> {
     let rows = rows_of(column.chunks(), selected.map(PyChunkedArray::chunks))?;
-    let histogram = length_histogram(&rows, settings.max_length)?;
-    let plan = if settings.packed {
-        Plan::Packed(Packed::new(&rows, &histogram, settings.batch_tokens)?)
-    } else {
-        let widths = choose_widths(&histogram, settings.pad_to_multiple_of, settings.max_length, settings.max_widths);
-        Plan::Padded(Padded::new(&rows, &histogram, &widths, settings.batch_tokens)?)
-    };
+    let budget = (settings.batch_tokens, settings.max_length);
+    let (plan, longest) =
+        plan_rows(&rows, settings.packed, budget, (settings.pad_to_multiple_of, settings.max_widths))?;
     let checked = check(&rows, &vocabulary.special, masking.prob, settings.threads)?;
     let num_tokens = checked.occurrences.iter().sum();
     if vocabulary.token_counts.is_empty() {
@@ -69,7 +82,7 @@ fn build(
     vocabulary.occurrences = checked.occurrences;
     let masker = Masker::new(masking, vocabulary, Simd::available()[0])?;
     let batches = Batches {
-        longest: histogram.len() - 1,
+        longest,
         rows,
         plan,
         masker,
@@ -222,4 +235,29 @@ impl PyBatchPlan {
         }
         Err(PyIndexError::new_err(format!("batch {index} of {}", self.batches.len())))
     }
+}
+
+/// Plans rows with these offsets (int64, one more than rows) and returns the number of batches and the share of their
+/// elements that holds a token. What `MaskedBatches` does before it reads an id; for measuring it.
+#[pyfunction]
+pub fn plan_lengths(
+    py: Python<'_>,
+    offsets: PyArray,
+    batch_tokens: usize,
+    max_length: usize,
+    packed: bool,
+) -> PyResult<(usize, f64)> {
+    let Some(offsets) = offsets.array().as_primitive_opt::<Int64Type>() else {
+        return Err(Error::Type(format!("offsets have the type {}, not int64", offsets.array().data_type())).into());
+    };
+    let offsets = offsets.values().clone();
+    Ok(py.detach(|| {
+        let ids = Ids::U16(Box::new(Vec::new()));
+        let rows = Rows::new(vec![Chunk { offsets: Offsets::Wide(Box::new(offsets)), ids }], None)?;
+        let plan = plan_rows(&rows, packed, (batch_tokens, max_length), (1, 64))?.0;
+        let elements: usize = plan.shapes().iter().map(|(shape, count)| shape.rows * shape.width * count).sum();
+        let mut tokens = 0;
+        rows.for_each_length(|_, length| tokens += length);
+        Ok::<_, Error>((plan.len(), tokens as f64 / elements as f64))
+    })?)
 }

@@ -26,7 +26,7 @@ mod _core {
     use super::PyTokenizer;
 
     #[pymodule_export]
-    use super::batches::{PyBatchEpoch, PyBatchPlan};
+    use super::batches::{PyBatchEpoch, PyBatchPlan, plan_lengths};
 
     #[pymodule_export]
     use super::batch_prefetch::PyBatchPrefetcher;
