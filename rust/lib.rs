@@ -13,6 +13,8 @@ pub mod batch;
 pub mod batch_check;
 pub mod batch_rows;
 pub mod batch_simd;
+#[cfg(test)]
+mod batch_tests;
 pub mod error;
 pub mod lines;
 pub mod losses;
