@@ -111,6 +111,28 @@ def compile_distillation(
     )
 
 
+def compile_several_teachers(
+    package: ModuleType, columns: int, count: int, dtype: torch.dtype = torch.bfloat16, capability: int = 90
+) -> Compiled:
+    """K1 for `count` teachers with squared error as its launcher would have it compiled."""
+    several = importlib.import_module(f"{package.__name__}.several_teachers")
+    kernel = several.several_teachers_kernel
+    block, warps = several.configuration(columns)
+    constants = {"V": columns, "COUNT": count, "BLOCK": block, "MSE": True, "STORE": True}
+    signature: dict[str, Any] = dict.fromkeys(kernel.arg_names, "fp32")
+    signature |= {"student": "*" + TYPES[dtype], "gradient": "*" + TYPES[dtype], "labels": "*i64"}
+    signature |= {
+        "teachers": ("*" + TYPES[dtype],) * count,
+        "teacher_strides": ("i32",) * count,
+        "teacher_weights": ("fp32",) * count,
+    }
+    signature |= dict.fromkeys(("weights", "kl_scale", "mlm_scale", "kl_out", "ce_out", "mse_out"), "*fp32")
+    signature |= dict.fromkeys(("student_stride", "gradient_stride", "ignore_index"), "i32")
+    signature |= dict.fromkeys(constants, "constexpr")
+    options = {"num_warps": warps, "enable_fp_fusion": False}
+    return _compile(kernel, signature, constants, ["student", "gradient"], options, capability)
+
+
 def compile_hidden(
     package: ModuleType, width: int, dtype: torch.dtype = torch.bfloat16, capability: int = 90
 ) -> Compiled:
@@ -130,7 +152,7 @@ def compile_hidden(
 
 def _compile(
     kernel: Any,
-    signature: dict[str, str],
+    signature: dict[str, Any],
     constants: dict[str, Any],
     aligned: list[str],
     options: dict[str, Any],

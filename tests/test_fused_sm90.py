@@ -57,3 +57,11 @@ def test_hidden_kernel(sass: ModuleType, width: int) -> None:
     assert compiled.registers <= 128
     assert compiled.memory, "no access found"
     assert all(kind.endswith(".128") for kind in compiled.memory), compiled.memory
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_kernel_of_several_teachers(sass: ModuleType, count: int) -> None:
+    compiled = sass.compile_several_teachers(fused, 30522, count)
+    assert compiled.spills == 0
+    assert compiled.registers <= 128
+    assert [loop for loop in compiled.loops if loop.streams], "no main loop found"
