@@ -40,9 +40,9 @@ def distillation_loss_forward(
         level: an instruction set of `_core.instruction_sets()`; None: the fastest.
 
     Returns:
-        `w KL(q || p)` (never negative, 0 where p = q), the cross-entropy and `w |s - t|^2`, each float32 [N] without
-        scales, and the gradient of `sum(kl_scale (alpha_ce T^2 w KL + alpha_mse w |s - t|^2) + mlm_scale alpha_mlm
-        CE)`: [N, V] of the student's dtype.
+        `w KL(q || p)` (never negative, 0 where p = q), the cross-entropy and `w |s - t|^2` (0 if alpha_mse is 0), each
+        float32 [N] without scales, and the gradient of `sum(kl_scale (alpha_ce T^2 w KL + alpha_mse w |s - t|^2) +
+        mlm_scale alpha_mlm CE)`: [N, V] of the student's dtype.
 
     Raises `InputError` for a label outside [0, V).
     """
@@ -67,6 +67,8 @@ def distillation_loss_forward(
         level=level,
     )
     kl_rows, ce_rows, mse_rows = (torch.from_numpy(rows) for rows in values)
+    if alpha_mse == 0:
+        mse_rows = torch.zeros_like(mse_rows)
     if row_weight is not None:
         kl_rows, mse_rows = kl_rows * row_weight, mse_rows * row_weight
     return kl_rows, ce_rows, mse_rows, gradient

@@ -36,7 +36,8 @@ class DistillationLoss(NamedTuple):
     mlm: Tensor
     """Mean cross-entropy of the labelled rows, detached."""
     mse: Tensor
-    """1 / num_kl_rows * sum over counted rows and vocabulary of (s - t)^2, detached."""
+    """1 / num_kl_rows * sum over counted rows and vocabulary of (s - t)^2, detached; 0, for it is not computed, where
+    alpha_mse is 0."""
 
 
 def soft_kl(
