@@ -115,7 +115,7 @@ def linear_distillation_loss_forward(
         kl_scale * max(abs(alpha_ce) * temperature, 32.0 * abs(alpha_mse)), mlm_scale * abs(alpha_mlm)
     ).clamp(min=1e-30)
     factor = GAIN / largest
-    kernel = _RowKernel(row_loss, device, student_bias, teacher_bias, workspace_dtype)
+    kernel = _RowKernel(row_loss, device, student_bias, teacher_bias, workspace_dtype, any(needs))
     with torch.autocast(device.type, enabled=False):
         student_matrix, teacher_matrix = student_weight.to(workspace_dtype), teacher_weight.to(workspace_dtype)
         size = chunk_rows or _chunk_rows(count, columns, hidden, student_matrix.element_size(), device)
@@ -165,8 +165,10 @@ class _RowKernel:
         student_bias: Tensor | None,
         teacher_bias: Tensor | None,
         dtype: torch.dtype,
+        needs_gradient: bool,
     ) -> None:
         self.row_loss = row_loss
+        self.needs_gradient = needs_gradient
         self.on_gpu = device.type == "cuda" and row_loss is None
         bias_dtype = torch.float32 if self.on_gpu else dtype
         self.student_bias = None if student_bias is None else student_bias.to(bias_dtype).contiguous()
@@ -181,6 +183,7 @@ class _RowKernel:
                 teacher_logits,
                 *rest,
                 reuse_student=True,
+                needs_gradient=self.needs_gradient,
                 student_bias=self.student_bias,
                 teacher_bias=self.teacher_bias,
             )

@@ -43,6 +43,12 @@ def logits_loss(
     """Total, KL, cross-entropy and MSE of logits [N, V]; without teachers or labels their terms are 0."""
     refusal = _refusal(student, *teachers, teachers=len(teachers))
     if _takes_kernel("logits", impl, refusal, student):
+        if len(teachers) > 1:
+            loss = ops.multi_teacher_loss(
+                student, teachers, teacher_weights, labels, row_weights, kl_scale, mlm_scale, temperature, *alphas,
+                _needs_gradient(student),
+            )  # fmt: skip
+            return loss[0], loss[1].detach(), loss[2].detach(), loss[3].detach()
         loss = ops.distillation_loss(
             student, teachers[0] if teachers else None, labels, row_weights, kl_scale, mlm_scale, temperature, *alphas,
             _needs_gradient(student),
@@ -112,7 +118,7 @@ def eager_logits_loss(
     if teachers:
         kl_rows = definitions.soft_kl_rows(student, teachers, temperature, teacher_weights, counted)
         kl = temperature**2 * kl_scale * _weighted_sum(kl_rows, row_weights)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and alpha_mse != 0):
+        if alpha_mse != 0:
             mse_rows = definitions.logits_mse_rows(student, teachers, teacher_weights, counted)
             mse = kl_scale * _weighted_sum(mse_rows, row_weights)
     if labels is not None:
@@ -156,8 +162,8 @@ def _refusal(*values: Tensor, teachers: int = 1, one_dtype: bool = False) -> str
         return f"there is no kernel for {', '.join(sorted(map(str, dtypes - set(KERNEL_DTYPES))))}"
     if one_dtype and len(dtypes) > 1:
         return f"hidden states, weights and biases have several dtypes ({', '.join(sorted(map(str, dtypes)))})"
-    if teachers > 1:
-        return f"there is no kernel for {teachers} teachers at once"
+    if teachers > 1 and device == "cpu":
+        return f"there is no CPU kernel for {teachers} teachers at once"
     return None
 
 

@@ -7,14 +7,15 @@ by the incoming one. CUDA tensors go to Triton (`distilfast.fused`), CPU tensors
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import cpu_kernels
-from .linear_chunks import linear_distillation_loss_forward
+from .definitions import IGNORED
+from .linear_chunks import Head, linear_distillation_loss_forward
 
 
 def _fused() -> Any:
@@ -89,17 +90,67 @@ def row_losses(
         return cpu_kernels.distillation_loss_forward(
             student, teacher, labels, row_weights, *numbers, reuse_student=reuse_student, needs_gradient=needs_gradient
         )
-    rows = student.shape[0]
-    if labels is None:
-        labels = torch.full((rows,), -100, dtype=torch.int64, device=student.device)
-    if row_weights is None:
-        row_weights = torch.full((rows,), float(teacher is not None), dtype=torch.float32, device=student.device)
-    # A teacher's row of weight 0 counts for nothing, so that any tensor will do.
-    teacher = student if teacher is None else teacher
+    labels, row_weights = _given_rows(student, labels, row_weights)
+    if teacher is None:
+        # A teacher's row of weight 0 counts for nothing, so that any tensor will do.
+        teacher, row_weights = student, torch.zeros_like(row_weights)
     result: tuple[Tensor, Tensor, Tensor, Tensor | None] = _fused().distillation_loss_forward(
         student, teacher, labels, row_weights, *numbers, reuse_student=reuse_student, needs_gradient=needs_gradient
     )
     return result
+
+
+@torch.library.custom_op("distilfast::multi_teacher_loss", mutates_args=())
+def multi_teacher_loss(
+    student: Tensor,
+    teachers: Sequence[Tensor],
+    teacher_weights: Sequence[float],
+    labels: Tensor | None,
+    row_weights: Tensor | None,
+    kl_scale: Tensor,
+    mlm_scale: Tensor,
+    temperature: float,
+    alpha_ce: float,
+    alpha_mlm: float,
+    alpha_mse: float,
+    needs_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """As `distillation_loss`, for the weighted mean of several teachers: Triton alone has a kernel."""
+    labels, row_weights = _given_rows(student, labels, row_weights)
+    kl_rows, ce_rows, mse_rows, gradient = _fused().multi_teacher_loss_forward(
+        student, teachers, teacher_weights, labels, row_weights, temperature, alpha_ce, alpha_mlm, alpha_mse,
+        kl_scale, mlm_scale, needs_gradient=needs_gradient,
+    )  # fmt: skip
+    values = reduce_rows(kl_rows, ce_rows, mse_rows, temperature, (alpha_ce, alpha_mlm, alpha_mse), kl_scale, mlm_scale)
+    return *values, student.new_empty(0) if gradient is None else gradient
+
+
+@multi_teacher_loss.register_fake
+def _(
+    student: Tensor,
+    teachers: Sequence[Tensor],
+    teacher_weights: Sequence[float],
+    labels: Tensor | None,
+    row_weights: Tensor | None,
+    kl_scale: Tensor,
+    mlm_scale: Tensor,
+    temperature: float,
+    alpha_ce: float,
+    alpha_mlm: float,
+    alpha_mse: float,
+    needs_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    total, kl, mlm, mse = (torch.empty((), dtype=torch.float32, device=student.device) for _ in range(4))
+    return total, kl, mlm, mse, _fused().empty_gradient(student) if needs_gradient else student.new_empty(0)
+
+
+def _given_rows(matrix: Tensor, labels: Tensor | None, row_weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Labels and weights of the rows as the Triton kernels want them: without labels -100, without weights 1."""
+    if labels is None:
+        labels = torch.full(matrix.shape[:1], IGNORED, dtype=torch.int64, device=matrix.device)
+    if row_weights is None:
+        row_weights = torch.ones(matrix.shape[:1], dtype=torch.float32, device=matrix.device)
+    return labels, row_weights
 
 
 def reduce_rows(
@@ -180,11 +231,20 @@ def linear_distillation_loss(
     """Total, KL, cross-entropy and MSE (0-dim float32) of the two heads' logits, which are never all held at once, and
     the gradients of the student's hidden states, weight and bias (or empty tensors)."""
     with torch.autocast(student_hidden.device.type, enabled=False):
-        rows, gradients = linear_distillation_loss_forward(
-            (student_hidden, student_weight, student_bias), (teacher_hidden, teacher_weight, teacher_bias),
-            labels, row_weights, temperature, (alpha_ce, alpha_mlm, alpha_mse), kl_scale, mlm_scale,
-            needs_gradients, row_losses,
-        )  # fmt: skip
+        student, teacher = (
+            (student_hidden, student_weight, student_bias),
+            (teacher_hidden, teacher_weight, teacher_bias),
+        )
+        alphas = (alpha_ce, alpha_mlm, alpha_mse)
+        if student_hidden.device.type == "cpu":
+            rows, gradients = linear_distillation_loss_forward(
+                student, teacher, labels, row_weights, temperature, alphas, kl_scale, mlm_scale, needs_gradients,
+                row_losses,
+            )  # fmt: skip
+        else:
+            rows, gradients = fused_linear_forward(
+                student, teacher, labels, row_weights, temperature, alphas, kl_scale, mlm_scale, needs_gradients
+            )
         values = reduce_rows(*rows, temperature, (alpha_ce, alpha_mlm, alpha_mse), kl_scale, mlm_scale)
     d_hidden, d_weight, d_bias = (student_hidden.new_empty(0) if each is None else each for each in gradients)
     return *values, d_hidden, d_weight, d_bias
@@ -218,6 +278,36 @@ def _(
     return total, kl, mlm, mse, d_hidden, d_weight, d_bias
 
 
+def fused_linear_forward(
+    student: Head,
+    teacher: Head,
+    labels: Tensor,
+    row_weights: Tensor | None,
+    temperature: float,
+    alphas: tuple[float, float, float],
+    kl_scale: Tensor,
+    mlm_scale: Tensor,
+    needs_gradients: Sequence[bool],
+    row_loss: Callable[..., Any] | None = None,
+) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor | None, Tensor | None, Tensor | None]]:
+    """`linear_distillation_loss_forward` of GPUs, with `row_loss` instead of their kernel if it is given.
+
+    16-bit heads are multiplied into float16 logits, which have more digits than bfloat16; float32 stays float32.
+    """
+    hidden, weight, bias = student
+    labels, row_weights = _given_rows(hidden, labels, row_weights)
+    *rows, d_hidden, d_weight, d_bias = _fused().linear_distillation_loss_forward(
+        *student, *teacher, labels, row_weights, temperature, *alphas, kl_scale, mlm_scale, row_loss=row_loss,
+        workspace_dtype=torch.float32 if hidden.dtype == torch.float32 else None, needs=tuple(needs_gradients),
+    )  # fmt: skip
+    gradients = (
+        None if d_hidden is None else d_hidden.contiguous(),
+        None if d_weight is None else d_weight.to(weight.dtype),
+        None if d_bias is None or bias is None else d_bias.to(bias.dtype),
+    )
+    return (rows[0], rows[1], rows[2]), gradients
+
+
 def _keep_gradients(first: int) -> Any:
     """Autograd's set-up for an operator whose outputs from number `first` on are gradients of output 0."""
 
@@ -225,7 +315,11 @@ def _keep_gradients(first: int) -> Any:
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*output[1:])
         ctx.save_for_backward(*output[first:])
-        ctx.num_inputs = len(inputs)
+        # A list of tensors wants a list of gradients.
+        ctx.no_gradients = [
+            [None] * len(each) if isinstance(each, (list, tuple)) and isinstance(each[0], Tensor) else None
+            for each in inputs
+        ]
 
     return setup_context
 
@@ -250,13 +344,14 @@ def _scaled_gradients(ctx: Any, grad_output: Tensor | None) -> list[Tensor | Non
 
 def _logits_backward(ctx: Any, grad_output: Tensor | None, *_: Any) -> tuple[Any, ...]:
     (gradient,) = _scaled_gradients(ctx, grad_output)
-    return gradient, *[None] * (ctx.num_inputs - 1)
+    return gradient, *ctx.no_gradients[1:]
 
 
 def _linear_backward(ctx: Any, grad_output: Tensor | None, *_: Any) -> tuple[Any, ...]:
-    return *_scaled_gradients(ctx, grad_output), *[None] * (ctx.num_inputs - 3)
+    return *_scaled_gradients(ctx, grad_output), *ctx.no_gradients[3:]
 
 
 distillation_loss.register_autograd(_logits_backward, setup_context=_keep_gradients(4))
+multi_teacher_loss.register_autograd(_logits_backward, setup_context=_keep_gradients(4))
 hidden_loss.register_autograd(_logits_backward, setup_context=_keep_gradients(1))
 linear_distillation_loss.register_autograd(_linear_backward, setup_context=_keep_gradients(4))
