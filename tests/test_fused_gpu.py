@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from distilfast import fused
+from distilfast import fused, losses
 from fused_cases import between_rows, compare, placed, run
 from fused_reference import Objective, by_autograd, by_hand
 from hypothesis import given, settings
@@ -204,3 +204,37 @@ def test_k2(chunk_rows: int | None, dtype: torch.dtype | None, allowed: float) -
     ):
         assert got is not None
         assert (got.double() - expected).norm() <= allowed * expected.norm()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_several_teachers_are_the_definition(dtype: torch.dtype) -> None:
+    s, t = sides(64, 30522)
+    other, _ = sides(64, 30522, seed=1)
+    labels, weight = rows_of(64, 30522)
+    results = []
+    for impl in ("fused", "eager"):
+        student = s.to(dtype).requires_grad_()
+        loss = losses.distillation_loss(
+            student, [t.to(dtype), other], labels, alpha_mse=0.01, mask=weight, impl=impl, teacher_weights=[2, 1]
+        )
+        results.append((torch.stack(loss).detach(), torch.autograd.grad(loss.total, student)[0].double()))
+    torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-5, atol=0)
+    stored = {torch.float32: 1e-5, torch.float16: 2.0**-10, torch.bfloat16: 2.0**-8}[dtype]
+    assert (results[0][1] - results[1][1]).norm() <= stored * results[1][1].norm()
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_linear_loss_is_the_definition(autocast: bool) -> None:
+    generator = torch.Generator("cuda").manual_seed(0)
+    shapes = ((300, 64), (1009, 64), (1009,), (300, 128), (1009, 128), (1009,))
+    tensors = [torch.randn(shape, generator=generator, device="cuda") / 4 for shape in shapes]
+    labels, weight = rows_of(300, 1009)
+    results = []
+    for impl in ("fused", "eager"):
+        leaves = [each.clone().requires_grad_() for each in tensors[:3]]
+        with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
+            loss = losses.linear_distillation_loss(*leaves, *tensors[3:], labels, mask=weight, impl=impl)
+        results.append((torch.stack(loss).detach(), *torch.autograd.grad(loss.total, leaves)))
+    for got, want in zip(*results, strict=True):
+        assert got.dtype == want.dtype
+        assert (got - want).norm() <= (2e-2 if autocast else 1e-4) * want.norm()
