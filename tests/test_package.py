@@ -79,7 +79,8 @@ def test_sdist_holds_what_builds_it(tmp_path: Path) -> None:
         [sys.executable, "-m", "maturin", "sdist", "--out", str(tmp_path)], cwd=ROOT, check=True, capture_output=True
     )
     (path,) = tmp_path.glob("*.tar.gz")
-    names = {name.split("/", 1)[1] for name in tarfile.open(path).getnames() if "/" in name}
+    with tarfile.open(path) as archive:
+        names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     for rust in (ROOT / "rust").rglob("*.rs"):
         assert str(rust.relative_to(ROOT)) in names
     for kernel in (ROOT / "kernels" / "fused").glob("*.py"):

@@ -93,7 +93,6 @@ impl Readwrite<'_> {
 
 const NOT_CONTIGUOUS: &str = "a row's columns must lie side by side in memory";
 
-#[expect(clippy::needless_pass_by_value, reason = "a view, whose rows outlive it")]
 fn rows<T>(array: ArrayView2<'_, T>) -> impl Iterator<Item = Result<&'_ [T]>> {
     (0..array.nrows()).map(move |index| {
         array.index_axis_move(Axis(0), index).to_slice().ok_or_else(|| Error::invalid(NOT_CONTIGUOUS))
@@ -121,7 +120,7 @@ type Losses<'py> = (Bound<'py, PyArray1<f32>>, Bound<'py, PyArray1<f32>>, Bound<
 /// Values and gradient of the losses on logits, in one pass.
 #[pyfunction]
 #[pyo3(signature = (student, teacher, labels, row_weights, grad, *, formats, temperature, kl_grad, ce_grad, mse_grad, threads, level=None))]
-#[expect(clippy::too_many_arguments, clippy::needless_pass_by_value, reason = "the arguments of a Python function")]
+#[expect(clippy::too_many_arguments, reason = "the arguments of a Python function")]
 pub fn distillation_loss_rows<'py>(
     py: Python<'py>,
     student: Matrix<'py>,
@@ -160,7 +159,7 @@ pub fn distillation_loss_rows<'py>(
 /// Values and gradient of a loss of hidden states, row by row.
 #[pyfunction]
 #[pyo3(signature = (student, teacher, row_weights, grad, *, formats, cosine, scale, threads, level=None))]
-#[expect(clippy::too_many_arguments, clippy::needless_pass_by_value, reason = "the arguments of a Python function")]
+#[expect(clippy::too_many_arguments, reason = "the arguments of a Python function")]
 pub fn hidden_loss_rows<'py>(
     py: Python<'py>,
     student: Matrix<'py>,

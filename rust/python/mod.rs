@@ -1,6 +1,8 @@
 //! The border to Python: arguments are taken out while attached to the interpreter, the work is done detached, errors
 //! become exceptions in one place. Classes are frozen.
 
+#![allow(clippy::needless_pass_by_value, reason = "Python hands the arguments of a function over by value")]
+
 mod batch_columns;
 mod batch_prefetch;
 mod batches;

@@ -22,13 +22,13 @@ type PyLines<'py> = (Bound<'py, PyAny>, Bound<'py, PyArray1<bool>>, bool);
 
 #[pyfunction]
 #[pyo3(signature = (block, name, position=0, starts_document=true))]
-pub fn split_lines<'py>(
-    py: Python<'py>,
+pub fn split_lines(
+    py: Python<'_>,
     block: PyBackedBytes,
     name: String,
     position: u64,
     starts_document: bool,
-) -> PyResult<PyLines<'py>> {
+) -> PyResult<PyLines<'_>> {
     let (array, document_starts, next) = py.detach(|| {
         let lines = lines::split_lines(&block, &name, position, starts_document)?;
         let offsets = OffsetBuffer::new(ScalarBuffer::from(lines.offsets));
