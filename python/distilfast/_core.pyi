@@ -7,6 +7,21 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+__all__ = [
+    "BatchEpoch",
+    "BatchPlan",
+    "BatchPrefetcher",
+    "InputError",
+    "RowCutter",
+    "Tokenizer",
+    "__version__",
+    "distillation_loss_rows",
+    "hidden_loss_rows",
+    "instruction_sets",
+    "plan_lengths",
+    "split_lines",
+]
+
 __version__: str
 
 class InputError(ValueError):
