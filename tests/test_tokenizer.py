@@ -255,3 +255,9 @@ def test_other_models_go_through_the_library(tmp_path: Path) -> None:
     assert (tok.cls_id, tok.sep_id, tok.pad_id, tok.mask_id, tok.unk_id) == (0, 1, 2, 3, None)
     assert tok.word_starts.tolist() == [True, True, True, True, False, True, False, True]
     assert tok.encode_batch(texts, max_length=3).to_pylist() == [tok.encode(text, max_length=3) for text in texts]
+
+
+def test_a_model_without_a_tokenizer_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(df.InputError, match="holds no tokenizer"):
+        df.Tokenizer.from_pretrained(tmp_path)

@@ -22,6 +22,9 @@ from .files import write_json, write_text
 
 _BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # What the usual families call them, in the order in which they are tried where no tokenizer_config.json says.
+# What a folder with a tokenizer in it holds at least one of.
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "*.model", "*.spm", "*.bpe.codes")
+
 _USUAL_NAMES = {
     "cls_token": ("[CLS]", "<s>"),
     "sep_token": ("[SEP]", "</s>"),
@@ -121,6 +124,9 @@ class Tokenizer:
         from transformers import AutoTokenizer
 
         folder = Path(name_or_path)
+        # AutoTokenizer makes up a tokenizer of a few special tokens for a folder that holds a model alone.
+        if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in TOKENIZER_FILES):
+            raise InputError(f"{folder} holds no tokenizer: none of {', '.join(TOKENIZER_FILES)} is there")
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(name_or_path), **kwargs)
         except (OSError, ValueError, KeyError, ImportError) as error:
