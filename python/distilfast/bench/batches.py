@@ -3,13 +3,12 @@
 Compared on the same rows, in turns, one core each (prefetch off, torch on one thread); time is CPU time of the process:
 `MaskedBatches` in its modes, `DataCollatorForLanguageModeling` fed by a length-grouped `DataLoader` (torch and numpy
 form, each at the better of two batch sizes), and one vectorised numpy pass. Padding, planning time against
-`LengthGroupedSampler` come after. ModernBERT's sequence packer is left out: it cannot be installed as a package.
+`LengthGroupedSampler` come after. ModernBERT's sequence packer is not measured.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import platform
 import statistics
 import time
@@ -43,7 +42,7 @@ class Arguments:
     rounds: int = dataclasses.field(default=5, metadata={"help": "turns of each; the median is shown"})
     seconds: float = dataclasses.field(default=0.5, metadata={"help": "CPU seconds of one turn"})
     plan_rows: int = dataclasses.field(default=1_000_000, metadata={"help": "rows that are planned"})
-    output: str | None = dataclasses.field(default=None, metadata={"help": "file to write all figures to, as JSON"})
+    json: str | None = dataclasses.field(default=None, metadata={"help": "a file to write the figures to, as JSON"})
 
 
 class Vocabulary:
@@ -247,6 +246,5 @@ def main() -> None:
         column = load_tokens(arguments.tokens).dataset.data.column("input_ids")
         figures["tokens"] = measure(arguments.tokens, column, arguments)
     figures["plan"] = measure_plan(arguments.plan_rows)
-    if arguments.output is not None:
-        write_json(Path(arguments.output), figures)
-        print(json.dumps({"written": arguments.output}))
+    if arguments.json is not None:
+        write_json(Path(arguments.json), figures)

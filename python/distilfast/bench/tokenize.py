@@ -26,8 +26,16 @@ Rows = list[str]
 class TokenizeBenchArguments:
     """Flags of `bench tokenize`."""
 
-    vocab: str = field(metadata={"help": "a BERT tokenizer.json or vocab.txt"})
-    text: str = field(metadata={"help": "a text file; a line is a document, ended by '. ' a sentence"})
+    vocab: str | None = field(
+        default=None,
+        metadata={"help": "a BERT tokenizer.json or vocab.txt; else the uncased one in DISTILFAST_DATA"},
+    )
+    text: str | None = field(
+        default=None,
+        metadata={
+            "help": "a text file; a line is a document, ended by '. ' a sentence; else Wikipedia in DISTILFAST_DATA"
+        },
+    )
     megabytes: float = field(default=16.0, metadata={"help": "how much of the text to use, in MB of UTF-8"})
     slow_megabytes: float = field(default=1.0, metadata={"help": "how much of it the slower ones are given"})
     runs: int = field(default=5, metadata={"help": "runs of each, in turn; the median counts"})
@@ -207,15 +215,27 @@ def main() -> None:
     run(_bench)
 
 
+def _input(flag: str, given: str | None, usual: str) -> Path:
+    """The file that was given, or the usual one of the folder that DISTILFAST_DATA names."""
+    folder = os.environ.get("DISTILFAST_DATA")
+    if given is None and not folder:
+        raise InputError(f"{flag} names no file, and DISTILFAST_DATA, which would have {usual}, is not set")
+    path = Path(given) if given is not None else Path(folder or "") / usual
+    if not path.is_file():
+        raise InputError(f"{flag} {path}: there is no such file")
+    return path
+
+
 def _bench() -> None:
     (arguments,) = parse([TokenizeBenchArguments], __doc__ or "", prog="python -m distilfast.bench tokenize")
     if arguments.clock not in ("wall", "cpu"):
         raise InputError(f"--clock {arguments.clock!r} is neither 'wall' nor 'cpu'")
     # Set before a thread pool of the others starts; each call still names the number of its threads.
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
-    with open(arguments.text, encoding="utf-8", errors="replace") as file:
+    vocab = _input("--vocab", arguments.vocab, "vocab/bert-base-uncased.tokenizer.json")
+    with _input("--text", arguments.text, "enwiki2015/articles.txt").open(encoding="utf-8", errors="replace") as file:
         text = file.read(int(arguments.megabytes * 1e6))
-    ours, others = contenders(Path(arguments.vocab))
+    ours, others = contenders(vocab)
     sets = {
         "documents": [line for line in text.split("\n") if line.strip()],
         "sentences": [sentence for sentence in re.split(r"(?<=\. )|\n", text) if sentence.strip()],
