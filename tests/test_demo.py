@@ -16,18 +16,23 @@ SMALL_BATCHES = ["--batch_tokens", "512", "--max_length", "32", "--disable_tqdm"
 
 def test_every_stage_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    demo.main(["--output_dir", str(out), "--megabytes", "0.2", *TINY, *SMALL_BATCHES])
+    code = 0
+    try:
+        demo.main(["--output_dir", str(out), "--megabytes", "0.2", *TINY, *SMALL_BATCHES])
+    except SystemExit as stop:
+        code = stop.code
     printed = capsys.readouterr().out
     assert printed.count("$ python -m distilfast.train") == 3
     assert "| student, from scratch |" in printed
     rows = json.loads((out / "demo.json").read_text())["rows"]
+    assert code == (0 if demo.is_ahead(rows) else 1)  # so few steps decide nothing
     assert [row["name"] for row in rows] == ["teacher", "distilled", "scratch"]
     assert rows[1]["parameters"] == rows[2]["parameters"] < rows[0]["parameters"]
     assert all(row["latency_ms"] > 0 and row["mlm_loss"] > 0 for row in rows)
     assert (out / "losses.png").read_bytes().startswith(b"\x89PNG")
     assert not set((out / "train.txt").read_text().splitlines()) & set((out / "held_out.txt").read_text().splitlines())
     student = transformers.AutoModelForMaskedLM.from_pretrained(out / "distilled")
-    assert (student.config.n_layers, student.config.dim) == (1, 64)
+    assert (student.config.num_hidden_layers, student.config.hidden_size) == (1, 64)
     with pytest.raises(InputError, match="holds something already"):
         demo.main(["--output_dir", str(out)])
 
@@ -52,6 +57,21 @@ def test_the_verdict_is_about_the_numbers() -> None:
     assert "keeps 80.0 % of the teacher's accuracy" in demo.report([teacher, good, bad])
     swapped = [teacher, {**bad, "name": "distilled"}, {**good, "name": "scratch"}]
     assert "not ahead" in demo.report(swapped)
+    assert demo.is_ahead([teacher, good, bad])
+    assert not demo.is_ahead(swapped)
+    assert not demo.is_ahead([teacher, {**good, "mlm_loss": 3.5}, bad])
+
+
+def test_a_student_that_is_not_ahead_is_exit_code_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"name": "teacher", "agreement": 1.0, "parameters": 10, "latency_ms": 1.0, "kept": 1.0}
+    rows = [{**row, "name": name, "mlm_loss": 2.0, "mlm_accuracy": 0.5} for name in demo.NAMES]
+    monkeypatch.setattr(demo, "demo", lambda _: {"rows": rows, "seconds": 1.0, "picture": None})
+    with pytest.raises(SystemExit) as stopped:
+        demo.main(["--output_dir", str(tmp_path / "out")])
+    assert stopped.value.code == 1
+    assert "error: the distilled student is not ahead" in capsys.readouterr().err
 
 
 def test_the_text_is_prose_and_no_paragraph_comes_twice() -> None:
