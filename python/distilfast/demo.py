@@ -119,9 +119,9 @@ def make_tokens(arguments: DemoArguments, folder: Path) -> None:
 def pretrain_teacher(arguments: DemoArguments, folder: Path) -> None:
     """`teacher/`: a ModernBERT of this size, trained on the masked-language-model loss alone.
 
-    Its norms before each layer and rotary positions let it use the words around a mask after a few hundred steps. A
-    BERT of the same size takes thousands: until then it knows how often each token occurs, and a student can learn no
-    more than that from it.
+    With norms before each layer and rotary positions it learns to use the words around a mask within the few hundred
+    steps there is time for. A BERT of the same size does not: it knows how often each token occurs, and a student can
+    learn no more than that from it.
     """
     vocabulary = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
     cls, sep = vocabulary.index("[CLS]"), vocabulary.index("[SEP]")
@@ -293,7 +293,7 @@ def _train(title: str, flags: dict[str, Any], steps: int, arguments: DemoArgumen
         "report_to": "none",
         "disable_tqdm": arguments.disable_tqdm,
     }
-    # Two threads gain little on matrices this small, and wait for each other where the cores have other work.
+    # On matrices this small, threads mostly wait for each other as soon as a core has other work.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
