@@ -8,6 +8,8 @@ cd "$(dirname "$0")/.." || exit 1
 python=${PYTHON:-python3}
 parts=${*:-rust python interpreter}
 export HYPOTHESIS_PROFILE="${HYPOTHESIS_PROFILE:-ci}" HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}" TOKENIZERS_PARALLELISM="${TOKENIZERS_PARALLELISM:-false}"
+# The models of the tests are tiny: a thread each, and a process for each core.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 failed_parts=
@@ -16,8 +18,8 @@ for part in $parts; do
     echo "== $part"
     case $part in
     rust) (cargo test --locked --no-default-features 2>&1; echo $? >"$logs/$part.status") | tee "$logs/$part.log" ;;
-    python) ("$python" -m pytest -q --durations=15 -m 'not interpret' 2>&1; echo $? >"$logs/$part.status") | tee "$logs/$part.log" ;;
-    interpreter) (TRITON_INTERPRET=1 "$python" -m pytest -q -m interpret 2>&1; echo $? >"$logs/$part.status") | tee "$logs/$part.log" ;;
+    python) ("$python" -m pytest -q -n logical --dist loadfile --durations=15 -m 'not interpret' 2>&1; echo $? >"$logs/$part.status") | tee "$logs/$part.log" ;;
+    interpreter) (TRITON_INTERPRET=1 "$python" -m pytest -q -n logical -m interpret 2>&1; echo $? >"$logs/$part.status") | tee "$logs/$part.log" ;;
     *) echo "unknown part $part: rust, python or interpreter"; exit 2 ;;
     esac
     [ "$(cat "$logs/$part.status")" = 0 ] || failed_parts="$failed_parts $part"

@@ -93,7 +93,9 @@ def test_another_number_of_ranks_goes_on_with_the_same_batches(tmp_path: Path) -
     assert tiny_training.run_ranks(one, 1, **options) == [0]
     expected, actual = tiny_training.result(one)["weights"], tiny_training.result(two)["weights"]
     for name, value in expected.items():
-        torch.testing.assert_close(torch.tensor(actual[name]), torch.tensor(value), rtol=1e-3, atol=1e-4)
+        # A key's bias has no gradient but rounding, which Adam blows up to whole steps.
+        if not name.endswith("k_lin.bias"):
+            torch.testing.assert_close(torch.tensor(actual[name]), torch.tensor(value), rtol=1e-3, atol=1e-4)
 
 
 @pytest.fixture(scope="module")
