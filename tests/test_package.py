@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -100,6 +101,26 @@ def test_every_command_explains_itself(clean_python: Path, tmp_path: Path) -> No
         done = run_clean(clean_python, ["-m", f"distilfast.{command}", "--help"], tmp_path)
         assert done.returncode == 0, done.stderr
         assert "usage:" in done.stdout
+
+
+def test_wheel_trains_without_the_repository(clean_python: Path, tmp_path: Path) -> None:
+    words = [f"word{number}" for number in range(40)]
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]) + "\n")
+    lines = [" ".join(words[(row * step) % 40] for step in range(1, 15)) for row in range(60)]
+    (tmp_path / "text.txt").write_text("\n".join(lines) + "\n")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    (tmp_path / "teacher.json").write_text(json.dumps({"model_type": "bert", "max_position_embeddings": 32, **sizes}))
+    shared = ["--max_length", "32", "--batch_tokens", "256", "--max_steps", "2", "--report_to", "none"]
+    for arguments in (
+        ["prepare", "--text", "text.txt", "--tokenizer", "vocab.txt", "--output_dir", "tokens", "--max_length", "32"],
+        ["train", "--student_config", "teacher.json", "--tokens", "tokens", "--output_dir", "teacher", *shared],
+        ["train", "--teacher", "teacher", "--tokens", "tokens", "--output_dir", "student", *shared],
+    ):
+        done = run_clean(clean_python, ["-m", f"distilfast.{arguments[0]}", *arguments[1:]], tmp_path)
+        assert done.returncode == 0, done.stderr
+    code = "from transformers import AutoModelForMaskedLM as A; print(A.from_pretrained('student').config.n_layers)"
+    done = run_clean(clean_python, ["-c", code], tmp_path)
+    assert done.stdout.strip() == "1", done.stderr
 
 
 def test_kernels_folder_never_shadows_the_package_of_that_name() -> None:
