@@ -19,6 +19,8 @@ class Arguments:
     layers: list[int] | None = None
     packed: bool = False
     seed: int | None = None
+    shuffled: bool = True
+    students: list[str] = field(default_factory=list, metadata={"action": "extend", "nargs": "+"})
 
 
 def read(config: str, *argv: str, tmp_path: Path) -> Arguments:
@@ -38,6 +40,13 @@ def test_a_configuration_file_gives_what_flags_give(tmp_path: Path) -> None:
 def test_the_command_line_wins(tmp_path: Path) -> None:
     config = "teacher: bert\nlayers: [0, 2]\nlearning_rate: 0.5\n"
     assert read(config, "--layers", "1", "--teacher=roberta", tmp_path=tmp_path) == Arguments("roberta", 0.5, [1])
+
+
+def test_flags_that_are_on_by_default_and_flags_that_add_up(tmp_path: Path) -> None:
+    config = "teacher: bert\nshuffled: false\nstudents: [a, b]\n"
+    assert read(config, tmp_path=tmp_path) == Arguments("bert", shuffled=False, students=["a", "b"])
+    read_over = read(config.replace("false", "true"), "--no_shuffled", "--students", "c", tmp_path=tmp_path)
+    assert read_over == Arguments("bert", shuffled=False, students=["c"])
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,7 @@ def parse(
     )
     config, argv = _take_config(argv)
     if config is not None:
-        # In front, so that a flag given on the command line comes later and wins.
-        argv = [*_config_flags(config, parser), *argv]
+        argv = [*_config_flags(config, parser, given={argument.split("=")[0] for argument in argv}), *argv]
     *instances, rest = parser.parse_args_into_dataclasses(
         args=argv, look_for_args_file=False, return_remaining_strings=True
     )
@@ -78,8 +77,8 @@ def _take_config(argv: list[str]) -> tuple[Path | None, list[str]]:
     return config, rest
 
 
-def _config_flags(path: Path, parser: HfArgumentParser) -> list[str]:
-    """The keys and values of the YAML file as flags for `parser`."""
+def _config_flags(path: Path, parser: HfArgumentParser, given: set[str]) -> list[str]:
+    """The keys and values of the YAML file as flags for `parser`, but for the flags `given` on the command line."""
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -88,7 +87,9 @@ def _config_flags(path: Path, parser: HfArgumentParser) -> list[str]:
         raise InputError(f"--config {path}: not readable as YAML: {error}") from None
     if not isinstance(loaded, dict):
         raise InputError(f"--config {path}: holds a {type(loaded).__name__}, not a mapping of flags to values")
-    known = {action.dest: action for action in parser._actions if action.option_strings}
+    known: dict[str, list[str]] = {}
+    for action in parser._actions:  # a flag that is on by default has a second action, --no_<name>, after its own
+        known.setdefault(action.dest, []).extend(action.option_strings)
     flags: list[str] = []
     for key, value in loaded.items():
         name = str(key).replace("-", "_")
@@ -96,9 +97,10 @@ def _config_flags(path: Path, parser: HfArgumentParser) -> list[str]:
             nearest = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
             raise InputError(f"--config {path}: unknown key {key!r}{hint}")
-        if value is None:
+        # Left out rather than put in front: a flag that may be repeated would add up.
+        if value is None or given & set(known[name]):
             continue
-        option = known[name].option_strings[0]
+        option = known[name][0]
         if isinstance(value, list):
             flags += [option, *map(str, value)]
         else:
