@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 from distilfast import InputError, ablate
-from distilfast.ablate import VARIANTS, AblateOptions, deltas, run_ablation
+from distilfast.ablate import CONTROLS, CUT, VARIANTS, AblateOptions, deltas, run_ablation
 from distilfast.ablate_report import costs
+from distilfast.models import load_teacher
 from distilfast.published import ABLATION
 
 WORDS = ["the", "river", "had", "risen", "in", "night", "and", "carried", "bridge", "away", "old", "new", "."]
@@ -92,6 +93,27 @@ def test_the_study(options: AblateOptions, monkeypatch: pytest.MonkeyPatch) -> N
     options.steps = 4
     with pytest.raises(InputError, match="other settings: steps 3 where 4 is asked for"):
         run_ablation(options)
+
+
+def test_controls_share_budget_and_start(options: AblateOptions) -> None:
+    options.seeds = 1
+    options.controls = True
+    report = run_ablation(options)
+    students = Path(options.output_dir) / "students"
+    assert set(report["scores"]) == {"teacher", CUT} | {f"{variant}-seed0" for variant in [*VARIANTS, "mlm_only"]}
+    assert set(report["deltas"]) == {*ABLATION, *CONTROLS}
+    summary = json.loads((students / "mlm_only-seed0" / "train_summary.json").read_text())
+    assert (summary["alpha_ce"], summary["alpha_cos"], summary["init"], summary["steps"]) == (0, 0, "teacher", 3)
+    # The cut is the teacher's own first layer, untouched: what every other student starts from.
+    teacher = load_teacher(Path(options.output_dir) / "teacher").state_dict()
+    weights = load_teacher(students / CUT).state_dict()
+    first = weights["distilbert.transformer.layer.0.ffn.lin1.weight"]
+    assert torch.equal(first, teacher["bert.encoder.layer.0.intermediate.dense.weight"])
+    text = (Path(options.output_dir) / "ablate.md").read_text()
+    for title in ("masked-LM loss alone", "cut, not trained"):
+        assert text.count(f"| {title}") == 2
+    # A control is no part of the method, so it is not in the order of what the parts are worth.
+    assert "alone" not in next(line for line in text.splitlines() if line.startswith("- by MLM loss"))
 
 
 def test_costs_are_ordered_with_the_right_sign() -> None:

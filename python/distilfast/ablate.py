@@ -1,7 +1,8 @@
 """`python -m distilfast.ablate`: which part of the method earns the quality, on your text and at your budget.
 
 The full loss, and the same without its KL, its cosine, its masked-LM part, and from random initialisation; each with
-the same steps, the same batches in the same order and the same seeds.
+the same steps, the same batches in the same order and the same seeds. With --controls also what the teacher's layers
+are worth without its losses.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "no_mlm": ("--alpha_mlm", "0"),
     "random_init": ("--init", "random"),
 }
+# With --controls: the student cut from the teacher and trained on the masked-LM loss alone, and the cut as it is.
+CUT = "cut"
+CONTROLS: dict[str, tuple[str, ...]] = {"mlm_only": ("--alpha_ce", "0", "--alpha_cos", "0"), CUT: ()}
 OURS = ("teacher", "text", "tokens", "output_dir", "seed", "data_seed", "max_steps", "overwrite", "init", "config")
 TEACHER = "teacher"
 
@@ -64,6 +68,10 @@ class AblateOptions:
     teacher_steps: int = field(default=1000, metadata={"help": "Its steps."})
     steps: int = field(default=500, metadata={"help": "Steps of every student."})
     seeds: int = field(default=3, metadata={"help": "Seeds, each with its own order of batches and random weights."})
+    controls: bool = field(
+        default=False,
+        metadata={"help": "Also: cut from the teacher and trained on the masked-LM loss alone; cut and not trained."},
+    )
     train_flags: str = field(
         default="", metadata={"help": 'Flags for every run of python -m distilfast.train, as "--batch_tokens 4096".'}
     )
@@ -83,14 +91,15 @@ class AblateOptions:
 
 @dataclass(frozen=True)
 class Run:
-    """One student. variant: a key of `VARIANTS`."""
+    """One student. variant: a key of `VARIANTS` or `CONTROLS`."""
 
     variant: str
     seed: int
 
     @property
     def name(self) -> str:
-        return f"{self.variant}-seed{self.seed}"
+        """Its name in folder and report; what is cut and not trained is the same for every seed."""
+        return CUT if self.variant == CUT else f"{self.variant}-seed{self.seed}"
 
 
 def run_ablation(options: AblateOptions) -> dict[str, Any]:
@@ -99,7 +108,9 @@ def run_ablation(options: AblateOptions) -> dict[str, Any]:
     folder = Path(options.output_dir)
     tokens = prepared_tokens(options, folder)
     teacher = options.teacher or str(pretrained_teacher(options, folder, tokens, flags))
-    runs = [Run(variant, seed) for seed in range(options.seeds) for variant in VARIANTS]
+    variants = [*VARIANTS, *(CONTROLS if options.controls else ())]
+    named = {run.name: run for seed in range(options.seeds) for variant in variants for run in [Run(variant, seed)]}
+    runs = list(named.values())
     conditions = {
         "teacher": model_fingerprint(teacher),
         "tokens": json.loads((Path(tokens) / "tokens.json").read_text(encoding="utf-8")).get("files"),
@@ -112,7 +123,7 @@ def run_ablation(options: AblateOptions) -> dict[str, Any]:
         raise InputError(
             f"{len(runs) - len(finished)} students are being trained by other processes; run this again when they end"
         )
-    paths = {TEACHER: teacher} | {run.name: str(_student(folder, run)) for run in runs}
+    paths = {TEACHER: teacher} | {name: str(_student(folder, run)) for name, run in named.items()}
     judged = judge(paths, options, folder)
     report = {
         "format": 1,
@@ -121,7 +132,8 @@ def run_ablation(options: AblateOptions) -> dict[str, Any]:
         "teacher": teacher,
         "train_flags": flags,
         **judged,
-        "deltas": deltas(judged["scores"], options.seeds),
+        "runs": {variant: [run.name for run in runs if run.variant == variant] for variant in variants},
+        "deltas": deltas(judged["scores"], options.seeds, variants),
         "published": ABLATION,
     }
     report["pictures"] = draw_deltas(report, folder / "ablation.png") if options.pictures else []
@@ -231,11 +243,24 @@ def distil(
             return True
         if not claimed:
             return False
-        print(f"{run.name}: {options.steps} steps", flush=True)
         given = ["--teacher", teacher, "--max_steps", str(options.steps), "--seed", str(run.seed)]
-        train.main([*_common(options, tokens, output, flags), *given, *VARIANTS[run.variant]])
+        argv = [*_common(options, tokens, output, flags), *given, *(VARIANTS | CONTROLS)[run.variant]]
+        if run.variant == CUT:
+            cut(argv, output)
+        else:
+            print(f"{run.name}: {options.steps} steps", flush=True)
+            train.main(argv)
         write_json(kept, conditions)
     return True
+
+
+def cut(argv: Sequence[str], output: Path) -> None:
+    """Writes the student that `python -m distilfast.train` with the flags `argv` starts from."""
+    models, data, args = train.parse(argv)
+    tokens = train.open_tokens(models, data, args, write=False)
+    _, student = train.load_models(models, args, tokens)
+    student.save_pretrained(output)
+    tokens.tokenizer.save_pretrained(output)
 
 
 def judge(paths: Mapping[str, str], options: AblateOptions, folder: Path) -> dict[str, Any]:
@@ -278,7 +303,9 @@ def judge(paths: Mapping[str, str], options: AblateOptions, folder: Path) -> dic
     return judged
 
 
-def deltas(scores: Mapping[str, Mapping[str, float]], seeds: int) -> dict[str, dict[str, list[float]]]:
+def deltas(
+    scores: Mapping[str, Mapping[str, float]], seeds: int, variants: Sequence[str] = tuple(VARIANTS)
+) -> dict[str, dict[str, list[float]]]:
     """{variant: {metric: its value less that of the full loss with the same seed, for each seed}}."""
     return {
         variant: {
@@ -286,7 +313,7 @@ def deltas(scores: Mapping[str, Mapping[str, float]], seeds: int) -> dict[str, d
             for metric in METRICS
             if metric in scores[Run(FULL, 0).name]
         }
-        for variant in VARIANTS
+        for variant in variants
         if variant != FULL
     }
 

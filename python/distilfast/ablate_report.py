@@ -17,6 +17,8 @@ TITLES = {
     "no_cosine": "no cosine",
     "no_mlm": "no masked-LM loss",
     "random_init": "random initialisation",
+    "mlm_only": "masked-LM loss alone",
+    "cut": "cut, not trained",
 }
 # Title, digits, and whether more is better.
 METRICS: dict[str, tuple[str, int, bool]] = {
@@ -32,19 +34,15 @@ def ablation_markdown(report: Mapping[str, Any]) -> str:
     """The whole report."""
     metrics = [metric for metric in METRICS if metric in report["scores"]["full-seed0"]]
     titles = [METRICS[metric][0] for metric in metrics]
-    seeds = range(report["seeds"])
     absolute = [
         [name, *[_spread([report["scores"][run][metric] for run in runs], metric, signed=False) for metric in metrics]]
-        for name, runs in {
-            "teacher": ["teacher"],
-            **{TITLES[variant]: [f"{variant}-seed{seed}" for seed in seeds] for variant in TITLES},
-        }.items()
+        for name, runs in _titled_runs(report).items()
     ]
     relative = [
         [
             TITLES[variant],
             *[_spread(found[metric], metric, signed=True) for metric in metrics],
-            f"{ABLATION[variant]:+.2f}",
+            f"{ABLATION[variant]:+.2f}" if variant in ABLATION else "-",
         ]
         for variant, found in report["deltas"].items()
     ]
@@ -60,9 +58,25 @@ def ablation_markdown(report: Mapping[str, Any]) -> str:
         table(["student", *titles, "published, GLUE points"], relative),
         f"Published: change of the GLUE macro score, {DISTILBERT}; it was not measured here.",
         ordering(report),
+        *([_task_scores(report)] if tasks else []),
         *[f"![ablation]({name})" for name in report.get("pictures", [])],
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _titled_runs(report: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The names of the runs of each row of the tables."""
+    return {"teacher": ["teacher"]} | {TITLES[variant]: names for variant, names in report["runs"].items()}
+
+
+def _task_scores(report: Mapping[str, Any]) -> str:
+    """Each task's score, so that the mean hides nothing."""
+    tasks = report["tasks"]
+    rows = [
+        [name, *[_spread([task["rows"][run]["median"] for run in runs], "tasks", False) for task in tasks.values()]]
+        for name, runs in _titled_runs(report).items()
+    ]
+    return "## Tasks\n\n" + table(["student", *[task["title"] for task in tasks.values()]], rows)
 
 
 def _spread(values: Sequence[float], metric: str, signed: bool) -> str:
@@ -77,10 +91,16 @@ def _spread(values: Sequence[float], metric: str, signed: bool) -> str:
 
 
 def costs(report: Mapping[str, Any], metric: str) -> dict[str, float]:
-    """How much quality each variant loses by `metric`, median over seeds, the costliest first; above 0 is a loss."""
+    """How much quality each part of the method is worth by `metric`: the loss of the variant without it, median over
+    seeds, the costliest first; below 0 it is better without."""
     sign = -1.0 if METRICS[metric][2] else 1.0
-    lost = {variant: sign * statistics.median(found[metric]) for variant, found in report["deltas"].items()}
+    lost = {variant: sign * statistics.median(found[metric]) for variant, found in _parts(report).items()}
     return dict(sorted(lost.items(), key=lambda item: -item[1]))
+
+
+def _parts(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The changes of the variants that lack a part of the method, without the controls."""
+    return {variant: found for variant, found in report["deltas"].items() if variant in ABLATION}
 
 
 def ordering(report: Mapping[str, Any]) -> str:
@@ -93,9 +113,7 @@ def ordering(report: Mapping[str, Any]) -> str:
     for metric, (title, *_) in METRICS.items():
         if metric not in next(iter(report["deltas"].values())):
             continue
-        unclear = [
-            variant for variant, found in report["deltas"].items() if min(found[metric]) < 0 < max(found[metric])
-        ]
+        unclear = [variant for variant, found in _parts(report).items() if min(found[metric]) < 0 < max(found[metric])]
         doubt = f"; of either sign, depending on the seed: {listed(unclear)}" if unclear else ""
         lines.append(f"- by {title.removesuffix(', points')}: {listed(list(costs(report, metric)))}{doubt}")
     return "What costs most when it is left out, the costliest first:\n\n" + "\n".join(lines)
@@ -113,6 +131,8 @@ def draw_deltas(report: Mapping[str, Any], path: Path) -> list[str]:
             values, [row] * len(values), color=COLOURS[0], s=28, zorder=3, label="one seed" if row == 0 else None
         )
         axes.plot([statistics.median(values)] * 2, [row - 0.25, row + 0.25], color=COLOURS[0], linewidth=2, zorder=3)
+        if variant not in ABLATION:
+            continue
         axes.scatter(
             ABLATION[variant],
             row,
@@ -121,7 +141,7 @@ def draw_deltas(report: Mapping[str, Any], path: Path) -> list[str]:
             marker="s",
             s=40,
             zorder=2,
-            label="published, GLUE" if row == 0 else None,
+            label="published, GLUE" if variant == next(iter(report["deltas"])) else None,
         )
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(names)), [TITLES[name] for name in names])
