@@ -191,6 +191,27 @@ def test_fingerprint_follows_what_changes_ids(vocab: Path, tmp_path: Path) -> No
     assert again.padding["strategy"] == {"Fixed": 8}
 
 
+@pytest.mark.parametrize(
+    ("release", "profile"),
+    [("0.22.1", "hf-0.23"), ("0.23.3", "hf-0.23"), ("1.0.0rc3", "hf-1.0"), ("1.0.0", "hf-1.0"), ("1.3.1", "hf-1.0")],
+)
+def test_the_tables_are_those_of_the_installed_release(
+    vocab: Path, monkeypatch: pytest.MonkeyPatch, release: str, profile: str
+) -> None:
+    """U+1B4E is a letter to tokenizers 0.23, one unknown word with what is beside it, and punctuation to 1.0."""
+    monkeypatch.setattr(df.tokenizer, "version", lambda name: release)
+    path = vocab.with_name("more.txt")
+    path.write_text(vocab.read_text() + "\u1b4e\n")
+    tok = df.Tokenizer.from_file(path)
+    assert tok.unicode == profile
+    pieces = ["[UNK]"] if profile == "hf-0.23" else ["a", "\u1b4e", "b"]
+    assert tok.encode("a\u1b4eb", add_special_tokens=False) == [tok._core.token_to_id(piece) for piece in pieces]
+    for other in ("hf-0.23", "hf-1.0"):
+        assert df.Tokenizer.from_file(path, unicode=other).unicode == other
+    with pytest.raises(df.InputError, match="hf-2"):
+        df.Tokenizer.from_file(path, unicode="hf-2")
+
+
 def test_case_of_a_vocabulary(tmp_path: Path) -> None:
     path = tmp_path / "vocab.txt"
     path.write_text("\n".join([*SPECIALS, "the", "The"]))
