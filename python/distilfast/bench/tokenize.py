@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import re
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +14,8 @@ from typing import Any
 from .._core import InputError
 from ..command import parse, run
 from ..files import write_json
-from ..tokenizer import Tokenizer
-
-Rows = list[str]
+from .cores import available_cores, held_to
+from .tokenize_contenders import Contender, Rows, contenders
 
 
 @dataclass
@@ -36,6 +32,19 @@ class TokenizeBenchArguments:
             "help": "a text file; a line is a document, ended by '. ' a sentence; else Wikipedia in DISTILFAST_DATA"
         },
     )
+    multilingual: str | None = field(
+        default=None, metadata={"help": "a text file, or a folder of them, in many scripts; else DISTILFAST_DATA's"}
+    )
+    multilingual_vocab: str | None = field(
+        default=None, metadata={"help": "the vocabulary for it; else the multilingual one in DISTILFAST_DATA"}
+    )
+    tokenizers_1: str | None = field(
+        default=None,
+        metadata={
+            "help": "a folder with tokenizers 1.x, measured in a process of its own "
+            "(pip install --no-deps --target FOLDER tokenizers==1.0.0rc3)"
+        },
+    )
     megabytes: float = field(default=16.0, metadata={"help": "how much of the text to use, in MB of UTF-8"})
     slow_megabytes: float = field(default=1.0, metadata={"help": "how much of it the slower ones are given"})
     runs: int = field(default=5, metadata={"help": "runs of each, in turn; the median counts"})
@@ -43,122 +52,6 @@ class TokenizeBenchArguments:
         default="wall", metadata={"help": "'wall', or 'cpu' for one thread on a machine with other work"}
     )
     json: str = field(default="", metadata={"help": "a file to write the figures to, as JSON"})
-
-
-@dataclass
-class Contender:
-    """A tokeniser under test: `encode(rows, threads)`, `ids(rows)` as lists, and `forget` to empty its cache."""
-
-    name: str
-    encode: Callable[[Rows, int], Any]
-    ids: Callable[[Rows], list[list[int]]]
-    forget: Callable[[], object] | None = None
-    slow: bool = False
-
-
-def contenders(vocab: Path) -> tuple[Contender, list[Contender]]:
-    """Ours, and what is installed beside it; `tokenizers`, whose ids are the measure, is the first of those."""
-    import pyarrow as pa
-    import tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    holder = {"tok": Tokenizer.from_file(vocab)}
-    json_text = holder["tok"].to_json()
-
-    def forget() -> None:
-        holder["tok"] = Tokenizer(json_text)
-
-    ours = Contender(
-        "distilfast",
-        lambda rows, threads: holder["tok"].encode_batch(rows, threads=threads),
-        lambda rows: holder["tok"].encode_batch(rows).to_pylist(),
-        forget,
-    )
-    arrow_rows: dict[int, pa.Array] = {}
-
-    def from_arrow(rows: Rows, threads: int) -> object:
-        if id(rows) not in arrow_rows:
-            arrow_rows[id(rows)] = pa.array(rows)
-        return holder["tok"].encode_batch(arrow_rows[id(rows)], threads=threads)
-
-    arrow = Contender("distilfast, from Arrow", from_arrow, ours.ids, forget)
-    library = tokenizers.Tokenizer.from_str(json_text)
-    fast: Any = PreTrainedTokenizerFast
-    wrapped = fast(tokenizer_object=tokenizers.Tokenizer.from_str(json_text))
-
-    def encode_library(rows: Rows, threads: int) -> None:
-        for start in range(0, len(rows), 1000):
-            library.encode_batch_fast(rows[start : start + 1000])
-
-    def encode_wrapped(rows: Rows, threads: int) -> None:
-        for start in range(0, len(rows), 1000):
-            wrapped(rows[start : start + 1000])
-
-    others = [
-        Contender(
-            f"tokenizers {tokenizers.__version__} encode_batch_fast",
-            encode_library,
-            lambda rows: [encoding.ids for encoding in library.encode_batch_fast(rows)],
-            slow=True,
-        ),
-        Contender(
-            f"transformers {importlib.metadata.version('transformers')} call",
-            encode_wrapped,
-            lambda rows: wrapped(rows)["input_ids"],
-            slow=True,
-        ),
-        arrow,
-    ]
-    if (nanotoken := _module("nanotoken")) is not None:
-        nano = nanotoken.Tokenizer.from_json(json_text)
-        others.append(
-            Contender(
-                f"nanotoken {importlib.metadata.version('nanotoken')} encode_batch",
-                lambda rows, threads: nano.encode_batch(rows, parallel=threads > 1),
-                lambda rows: [list(map(int, row)) for row in nano.encode_batch_list(rows)],
-                nano.clear_cache,
-            )
-        )
-    if (tokie := _module("tokie")) is not None:
-        other = tokie.Tokenizer.from_json(str(_as_file(json_text)))
-        others.append(
-            Contender(
-                f"tokie {importlib.metadata.version('tokie')} encode_batch",
-                lambda rows, threads: other.encode_batch(rows),
-                lambda rows: [list(encoding.ids) for encoding in other.encode_batch(rows)],
-            )
-        )
-    return ours, others
-
-
-def _module(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        return None
-
-
-def _as_file(json_text: str) -> Path:
-    """A temporary file that holds `json_text`; left to the system to clear away."""
-    import tempfile
-
-    with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False, encoding="utf-8") as file:
-        file.write(json_text)
-    return Path(file.name)
-
-
-@contextmanager
-def cores(count: int) -> Iterator[None]:
-    """Holds this process to `count` cores, where the system can do that."""
-    if not hasattr(os, "sched_setaffinity"):
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(before)[:count])
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 def megabytes(rows: Rows) -> float:
@@ -176,12 +69,11 @@ def head(rows: Rows, limit: float) -> Rows:
 
 def measure(
     all_of_them: list[Contender], rows: Rows, arguments: TokenizeBenchArguments, threads: int
-) -> dict[str, Any]:
+) -> dict[str, dict[str, float]]:
     """MB/s of each, with an empty cache and with a full one: medians of runs in turn."""
-    clock = time.process_time if arguments.clock == "cpu" and threads == 1 else time.perf_counter
     few = head(rows, arguments.slow_megabytes)
     rates: dict[str, dict[str, list[float]]] = {one.name: {"cold": [], "warm": []} for one in all_of_them}
-    with cores(threads):
+    with held_to(threads):
         for one in all_of_them:
             one.encode(few if one.slow else rows, threads)  # what is made once: pools of threads, Arrow columns
         for _ in range(arguments.runs):
@@ -193,13 +85,34 @@ def measure(
                         if one.forget is None:
                             continue
                         one.forget()
-                    start = clock()
-                    one.encode(given, threads)
-                    rates[one.name][state].append(size / (clock() - start))
+                    rates[one.name][state].append(size / seconds(one, given, threads, arguments.clock))
     return {
         name: {state: statistics.median(values) for state, values in states.items() if values}
         for name, states in rates.items()
     }
+
+
+def seconds(one: Contender, rows: Rows, threads: int, clock: str) -> float:
+    """How long it takes `one` to encode `rows`."""
+    of_the_processor = clock == "cpu" and threads == 1
+    if one.times_itself:
+        wall, processor = one.encode(rows, threads)
+        return float(processor if of_the_processor else wall)
+    now = time.process_time if of_the_processor else time.perf_counter
+    start = now()
+    one.encode(rows, threads)
+    return now() - start
+
+
+def scaling(all_of_them: list[Contender], rows: Rows, runs: int, threads: int) -> dict[str, float]:
+    """How many times as fast each is with `threads` threads as with one: medians of runs in turn, by the wall clock."""
+    taken: dict[tuple[str, int], list[float]] = {}
+    for _ in range(2 * runs):
+        for one in all_of_them:
+            for count in (1, threads):
+                taken.setdefault((one.name, count), []).append(seconds(one, rows, count, "wall"))
+    medians = {key: statistics.median(values) for key, values in taken.items()}
+    return {one.name: medians[one.name, 1] / medians[one.name, threads] for one in all_of_them}
 
 
 def differences(measure_of_all: Contender, others: list[Contender], rows: Rows) -> dict[str, int]:
@@ -211,19 +124,59 @@ def differences(measure_of_all: Contender, others: list[Contender], rows: Rows) 
     return counts
 
 
+def compare(
+    ours: Contender, others: list[Contender], rows: Rows, arguments: TokenizeBenchArguments, name: str
+) -> dict[str, Any]:
+    """Measures all of them on `rows`, prints the tables, and returns the figures."""
+    few = head(rows, arguments.slow_megabytes)
+    found = differences(others[0], [ours, *others[1:]], few)
+    tokens_per_megabyte = sum(map(len, ours.ids(few))) / megabytes(few)
+    report: dict[str, Any] = {"rows": len(rows), "MB": megabytes(rows), "tokens per MB": tokens_per_megabyte}
+    report |= {"compared_rows": len(few), "differing_rows": found}
+    mean = 1e6 * megabytes(rows) / len(rows)
+    print(f"\n{name}: {len(rows):,} of {mean:.0f} bytes on average; ids compared on {len(few):,}")
+    count = len(available_cores())
+    for threads in sorted({1, count}):
+        rates = measure([ours, *others], rows, arguments, threads)
+        report[f"{threads} threads, MB/s"] = rates
+        print(f"{threads} thread(s): {'':27} cold MB/s  warm MB/s  Mtokens/s  ours is  differing rows")
+        for contender, states in rates.items():
+            ratio = rates[ours.name]["warm"] / states["warm"]
+            cold = f"{states['cold']:10.1f}" if "cold" in states else f"{'-':>10}"
+            tokens = states["warm"] * tokens_per_megabyte / 1e6
+            print(
+                f"  {contender:39} {cold} {states['warm']:10.1f} {tokens:10.2f} {ratio:7.1f}x"
+                f" {found.get(contender, 0):15}"
+            )
+    if count > 1:
+        native = [one for one in (ours, *others) if one.name.startswith(ours.name)]
+        report["scaling"] = scaling(native, rows, arguments.runs, count)
+        for contender, times in report["scaling"].items():
+            print(f"  {contender:39} {count} threads are {times:.2f}x one")
+    return report
+
+
 def main() -> None:
     run(_bench)
 
 
 def _input(flag: str, given: str | None, usual: str) -> Path:
-    """The file that was given, or the usual one of the folder that DISTILFAST_DATA names."""
+    """The file or folder that was given, or the usual one of the folder that DISTILFAST_DATA names."""
     folder = os.environ.get("DISTILFAST_DATA")
     if given is None and not folder:
         raise InputError(f"{flag} names no file, and DISTILFAST_DATA, which would have {usual}, is not set")
     path = Path(given) if given is not None else Path(folder or "") / usual
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"{flag} {path}: there is no such file")
     return path
+
+
+def _text(path: Path, limit: float) -> str:
+    """The first `limit` MB of a file, or about as much of each file of a folder as makes `limit` MB together."""
+    paths = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
+    if not paths:
+        raise InputError(f"{path} holds no .txt files")
+    return "\n".join(one.read_bytes()[: int(limit * 1e6 / len(paths))].decode(errors="replace") for one in paths)
 
 
 def _bench() -> None:
@@ -233,29 +186,22 @@ def _bench() -> None:
     # Set before a thread pool of the others starts; each call still names the number of its threads.
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     vocab = _input("--vocab", arguments.vocab, "vocab/bert-base-uncased.tokenizer.json")
-    with _input("--text", arguments.text, "enwiki2015/articles.txt").open(encoding="utf-8", errors="replace") as file:
-        text = file.read(int(arguments.megabytes * 1e6))
-    ours, others = contenders(vocab)
+    text = _text(_input("--text", arguments.text, "enwiki2015/articles.txt"), arguments.megabytes)
     sets = {
         "documents": [line for line in text.split("\n") if line.strip()],
         "sentences": [sentence for sentence in re.split(r"(?<=\. )|\n", text) if sentence.strip()],
     }
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     report: dict[str, Any] = {"arguments": asdict(arguments), "machine": platform.processor() or platform.machine()}
+    ours, others = contenders(vocab, arguments.tokenizers_1)
     for name, rows in sets.items():
-        few = head(rows, arguments.slow_megabytes)
-        found = differences(others[0], [ours, *others[1:]], few)
-        report[name] = {"rows": len(rows), "MB": megabytes(rows), "compared_rows": len(few), "differing_rows": found}
-        mean = 1e6 * megabytes(rows) / len(rows)
-        print(f"\n{name}: {len(rows):,} of {mean:.0f} bytes on average; ids compared on {len(few):,}")
-        for threads in sorted({1, count}):
-            rates = measure([ours, *others], rows, arguments, threads)
-            report[name][f"{threads} threads, MB/s"] = rates
-            print(f"{threads} thread(s): {'':28} cold MB/s  warm MB/s  ours is   differing rows")
-            for contender, states in rates.items():
-                ratio = rates[ours.name]["warm"] / states["warm"]
-                cold = f"{states['cold']:10.1f}" if "cold" in states else f"{'-':>10}"
-                print(f"  {contender:40} {cold} {states['warm']:10.1f} {ratio:8.1f}x {found.get(contender, 0):10}")
+        report[name] = compare(ours, others, rows, arguments, name)
+    if os.environ.get("DISTILFAST_DATA") or arguments.multilingual is not None:
+        usual = "vocab/bert-base-multilingual-cased.vocab.txt"
+        vocab = _input("--multilingual_vocab", arguments.multilingual_vocab, usual)
+        text = _text(_input("--multilingual", arguments.multilingual, "multilingual"), arguments.megabytes)
+        ours, others = contenders(vocab, arguments.tokenizers_1)
+        rows = [line for line in text.split("\n") if line.strip()]
+        report["multilingual"] = compare(ours, others, rows, arguments, "multilingual, mixed scripts")
     if arguments.json:
         write_json(arguments.json, report)
 
