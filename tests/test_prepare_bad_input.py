@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import datasets
+import distilfast as df
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from distilfast import command, prepare
+from distilfast import command, prepare, text_sources
 
 VOCAB = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nthe\ncat\n"
 
@@ -124,6 +129,99 @@ def test_values_that_no_row_could_follow(folder: Path, capsys: pytest.CaptureFix
     (folder / "out").mkdir()
     (folder / "out" / "precious").write_text("mine")
     assert "out holds something already" in flag()
+
+
+def test_rows_of_tables_that_are_not_utf8(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good, bad = b"the cat " * 10, b"the \xff cat " * 10
+    (folder / "rows.jsonl").write_bytes(b'{"text": "' + good + b'"}\n{"text": "' + bad + b'"}\n')
+    message = refused(folder, capsys, "--text", str(folder / "rows.jsonl"))
+    assert "rows.jsonl: row 1 (counted from 0) is not UTF-8 in column 'text'" in message
+    raw = pa.array([good, bad])
+    broken = pa.Array.from_buffers(pa.string(), 2, raw.buffers())
+    pyarrow.parquet.write_table(pa.table({"text": broken}), folder / "rows.parquet")
+    message = refused(folder, capsys, "--text", str(folder / "rows.parquet"))
+    assert "rows.parquet: row 1 (counted from 0) is not UTF-8 in column 'text'" in message
+
+
+@pytest.mark.parametrize("first", ["null", " null", "\tnull", "[]", "3", '"the cat"'])
+def test_rows_that_are_no_objects(folder: Path, capsys: pytest.CaptureFixture[str], first: str) -> None:
+    """pyarrow ends the process with a segmentation fault where the first row of a block is null."""
+    (folder / "rows.jsonl").write_text(f'\n{first}\n{{"text": "the cat"}}\n')
+    message = refused(folder, capsys, "--text", str(folder / "rows.jsonl"))
+    assert "rows.jsonl: not a JSON object with a string 'text' on every line" in message
+
+
+def test_a_null_at_the_head_of_a_later_block(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "rows.jsonl").write_text('{"text": "the cat"}\n' * 3 + 'null\n{"text": "the cat"}\n')
+    with pytest.raises(df.InputError, match="counted from row 3 at byte 60"):
+        list(text_sources.read_files([folder / "rows.jsonl"], "text", block_bytes=60))
+
+
+def test_files_that_are_damaged_or_something_else(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def text(name: str) -> str:
+        return refused(folder, capsys, "--text", str(folder / name))
+
+    pyarrow.parquet.write_table(pa.table({"text": ["the cat sat " * 50] * 9}), folder / "rows.parquet")
+    content = bytearray((folder / "rows.parquet").read_bytes())
+    content[30:90] = bytes(60)
+    (folder / "rows.parquet").write_bytes(bytes(content))
+    assert "rows.parquet: damaged" in text("rows.parquet")
+    for kind in (gzip, bz2, lzma):
+        (folder / "packed.txt").write_bytes(kind.compress(b"the cat"))
+        assert "packed.txt begins like a compressed file; unpack it first" in text("packed.txt")
+    assert "/dev/null is no regular file" in refused(folder, capsys, "--text", "/dev/null")
+
+
+def test_a_line_longer_than_any_row_is_refused_as_soon_as_it_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not once the whole of a file that has no line ends is in memory."""
+    monkeypatch.setattr(text_sources, "MAX_LINE_BYTES", 1000)
+    for name, line in (("text.txt", b"the cat\n"), ("rows.jsonl", b'{"text": "the cat"}\n')):
+        path = folder / name
+        path.write_bytes(line + b"the cat " * 1_000_000)
+        blocks = text_sources.read_files([path], "text", block_bytes=100)
+        tracemalloc.start()
+        with pytest.raises(df.InputError, match=r"the line at byte \d+ is longer than 1,000 bytes"):
+            list(blocks)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 1_000_000
+
+
+def test_numbers_below_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for flag in ("--threads", "--max_length", "--min_length"):
+        assert f"{flag.removeprefix('--')}=-1" in refused(
+            folder, capsys, "--text", str(folder / "text.txt"), flag, "-1"
+        )
+
+
+def test_output_directories(
+    folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def output(name: object, *flags: str, text: Path = folder / "text.txt") -> str:
+        return refused(folder, capsys, "--text", str(text), "--output_dir", str(name), *flags)
+
+    assert "text.txt is a file" in output(folder / "text.txt" / "out")
+    empty = tmp_path_factory.mktemp("empty")
+    monkeypatch.chdir(empty)
+    assert "is the current directory" in output(".")
+    (folder / "corpus").mkdir()
+    (folder / "corpus" / "text.txt").write_text("the cat " * 10)
+    inside = output(folder / "corpus", "--overwrite", text=folder / "corpus" / "text.txt")
+    assert "text.txt lies in" in inside
+    assert "would be lost" in inside
+    (folder / "link").symlink_to(folder / "corpus")
+    assert "would be lost" in output(folder / "corpus", "--overwrite", text=folder / "link" / "text.txt")
+    (folder / "corpus" / "vocab.txt").write_text(VOCAB)
+    flags = ["--text", str(folder / "text.txt"), "--output_dir", str(folder / "corpus"), "--overwrite"]
+    assert "would be lost" in refused(folder, capsys, *flags, tokenizer="corpus/vocab.txt")
+    assert "would be lost" in refused(folder, capsys, *flags, tokenizer="corpus")
+    datasets.Dataset.from_dict({"text": ["the cat " * 10]}).save_to_disk(folder / "saved")
+    capsys.readouterr()
+    flags = ["--dataset", str(folder / "saved"), "--output_dir", str(folder / "saved"), "--overwrite"]
+    assert "would be lost" in refused(folder, capsys, *flags)
 
 
 def test_the_command_itself(folder: Path) -> None:

@@ -144,6 +144,20 @@ def test_bad_rows_are_named(tok: df.Tokenizer) -> None:
         assert tok.encode_batch(broken.slice(0, 2)).to_pylist() == tok.encode_batch(["fine", "fine too"]).to_pylist()
 
 
+def test_values_and_collections_that_make_no_sense(tok: df.Tokenizer) -> None:
+    for value in (-1, 1 << 70):
+        with pytest.raises(df.InputError, match=f"max_length={value}"):
+            tok.encode_batch(TEXTS, max_length=value)
+        with pytest.raises(df.InputError, match=f"max_length={value}"):
+            tok.encode("the", max_length=value)
+        with pytest.raises(df.InputError, match=f"threads={value}"):
+            tok.encode_batch(TEXTS, threads=value)
+    with pytest.raises(TypeError, match="a dict has no rows"):
+        tok.encode_batch({"text": TEXTS})
+    with pytest.raises(TypeError, match="a set has no rows"):
+        tok.encode_batch(set(TEXTS))
+
+
 def test_rows_that_are_whole_only_together_are_refused(tok: df.Tokenizer) -> None:
     halves = pa.array([b"\xc3", b"\xa9"], pa.binary())
     with pytest.raises(df.InputError, match="row 0 is not UTF-8"):
@@ -246,6 +260,56 @@ def test_files_that_are_refused(tmp_path: Path, content: str, reason: str) -> No
     with pytest.raises(df.InputError, match=reason) as caught:
         df.Tokenizer.from_file(path)
     assert str(path) in str(caught.value)
+
+
+TOKEN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"added_tokens": "all"}, "added_tokens is no list"),
+        ({"added_tokens": [{"content": "[MASK]"}]}, "added_tokens"),
+        ({"added_tokens": [{**TOKEN, "content": "[NEW]", "id": 99}]}, "the ids have a gap"),
+        ({"post_processor": {"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 70_000]}}, "70000"),
+        ({"post_processor": {"type": "RobertaProcessing", "sep": ["[SEP]", 99], "cls": ["[CLS]", 2]}}, "99"),
+        (
+            {
+                "post_processor": {
+                    "type": "TemplateProcessing",
+                    "single": [
+                        {"SpecialToken": {"id": "[CLS]", "type_id": 0}},
+                        {"Sequence": {"id": "A", "type_id": 0}},
+                    ],
+                    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+                    "special_tokens": {"[CLS]": {"id": "[CLS]", "ids": [65_536 + 2], "tokens": ["[CLS]"]}},
+                }
+            },
+            "65538",
+        ),
+        ({"normalizer": {"type": "OfTheFuture"}}, "not a tokenizer.json"),
+    ],
+)
+def test_settings_that_are_refused(tok: df.Tokenizer, tmp_path: Path, changes: dict[str, object], reason: str) -> None:
+    """An id of the template that no token has would else be cut to the 16 bits of the others."""
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(tok.to_json()), **changes}))
+    with pytest.raises(df.InputError, match=reason) as caught:
+        df.Tokenizer.from_file(path)
+    assert str(path) in str(caught.value)
+
+
+def test_json_nested_too_deeply(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text('{"model": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    with pytest.raises(df.InputError, match="nested too deeply"):
+        df.Tokenizer.from_file(path)
+
+
+def test_a_byte_order_mark_is_named(vocab: Path) -> None:
+    vocab.write_text("\ufeff" + vocab.read_text(), encoding="utf-8")
+    with pytest.raises(df.InputError, match="begins with a byte order mark"):
+        df.Tokenizer.from_file(vocab)
 
 
 def test_paths_that_are_refused(tmp_path: Path) -> None:

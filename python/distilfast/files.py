@@ -35,11 +35,19 @@ def whole_directory(path: str | Path, overwrite: bool = False) -> Iterator[Path]
     """A new folder beside `path` to write into, renamed to `path` when the block ends without an exception.
 
     What `path` held before is kept until that moment and lost then; after an exception `path` is as it was. What a
-    killed process left beside `path` is removed; the folder of one that still runs is not.
-    Raises `InputError` as `refuse_occupied` does.
+    killed process left beside `path` is removed; the folder of one that still runs is not. Where `path` is a link, the
+    folder that it names is written, and the link stays.
+    Raises `InputError` as `refuse_occupied` does, at the end as well, where something came meanwhile; where `path` lies
+    in a file; and where it is the current directory, which cannot be replaced.
     """
-    path = refuse_occupied(path, overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(os.path.realpath(refuse_occupied(path, overwrite)))
+    if path == Path.cwd():
+        raise InputError(f"{path} is the current directory; name a folder in it, or run from another one")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        file = next(parent for parent in path.parents if parent.exists())
+        raise InputError(f"{path} cannot be a folder: {file} is a file") from None
     for left in path.parent.glob(f".{path.name}.*.partial"):
         lock = _lock(left)
         if lock is not None:
@@ -50,6 +58,7 @@ def whole_directory(path: str | Path, overwrite: bool = False) -> Iterator[Path]
         beside.chmod(0o755)
         yield beside
         replaced = None
+        refuse_occupied(path, overwrite)
         if path.exists():
             replaced = beside.with_name(beside.name + ".replaced")
             os.rename(path, replaced)

@@ -100,6 +100,7 @@ def prepare(
     `output_dir` that holds something, and where no row is left.
     """
     if isinstance(tokenizer, (str, Path)):
+        refuse_replaced([tokenizer], output_dir)
         tokenizer = load_tokenizer(tokenizer)
     check_specials(tokenizer)
     refuse_occupied(output_dir, overwrite)
@@ -108,9 +109,11 @@ def prepare(
         raise InputError("name the text, either files (--text) or a dataset (--dataset), not both")
     if text is not None:
         paths = find_text_files(text)
+        refuse_replaced(paths, output_dir)
         blocks, total, unit = read_files(paths, column), sum(path.stat().st_size for path in paths), "B"
     else:
         check_column(column, dataset.column_names, "the dataset")
+        refuse_replaced([file["filename"] for file in getattr(dataset, "cache_files", [])], output_dir)
         blocks, total, unit = read_dataset(dataset, column), len(dataset), " rows"
 
     started = time.perf_counter()
@@ -176,16 +179,28 @@ def new_cutter(
     """A `RowCutter` for the ids of `tokenizer`, which has passed `check_specials`."""
     assert tokenizer.cls_id is not None
     assert tokenizer.sep_id is not None
-    return RowCutter(
-        mode=mode,
-        max_length=max_length,
-        cls_id=tokenizer.cls_id,
-        sep_id=tokenizer.sep_id,
-        unk_id=tokenizer.unk_id,
-        vocab_size=tokenizer.vocab_size,
-        min_length=min_length,
-        max_unknown=max_unknown,
-    )
+    try:
+        return RowCutter(
+            mode=mode,
+            max_length=max_length,
+            cls_id=tokenizer.cls_id,
+            sep_id=tokenizer.sep_id,
+            unk_id=tokenizer.unk_id,
+            vocab_size=tokenizer.vocab_size,
+            min_length=min_length,
+            max_unknown=max_unknown,
+        )
+    except OverflowError:
+        raise InputError(f"max_length={max_length}, min_length={min_length}: one is below 0 or far too large") from None
+
+
+def refuse_replaced(sources: Sequence[str | Path], output_dir: str | Path) -> None:
+    """Raises `InputError` where one of `sources` lies in `output_dir`: replacing that would lose it."""
+    output = Path(output_dir).resolve()
+    for source in sources:
+        path = Path(source)
+        if path.exists() and (path.resolve() == output or output in path.resolve().parents):
+            raise InputError(f"{source} lies in {output_dir} and would be lost; name another output directory")
 
 
 def check_specials(tokenizer: Tokenizer) -> None:
@@ -249,6 +264,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if (arguments.text is None) == (arguments.dataset is None):
         raise InputError("name the text, either files (--text) or a dataset (--dataset), not both")
     refuse_occupied(arguments.output_dir, arguments.overwrite)
+    refuse_replaced([arguments.tokenizer], arguments.output_dir)
     info = prepare(
         arguments.output_dir,
         load_tokenizer(arguments.tokenizer, arguments.lowercase),

@@ -23,9 +23,15 @@ from ._core import InputError, split_lines
 BLOCK_BYTES = 8 << 20
 """How much of a file is read at a time; a longer line makes a longer block."""
 
+MAX_LINE_BYTES = (1 << 31) - 1
+"""The longest line: what the offsets of Arrow's strings count."""
+
 TEXT_SUFFIXES = (".txt", ".text", ".tokens")
 JSONL_SUFFIXES = (".jsonl", ".ndjson", ".json")
 PARQUET_SUFFIXES = (".parquet", ".pq")
+COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"BZh", b"\xfd7zX")
+"""How the files of gzip, zstd, zip, bzip2 and xz begin."""
+
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -64,6 +70,8 @@ def find_text_files(names: Sequence[str | Path]) -> list[Path]:
             if not matches:
                 raise InputError(f"no file matches {str(name)!r}")
             found += matches
+        elif path.exists():
+            raise InputError(f"{path} is no regular file (a pipe or a device?); write the text to a file first")
         else:
             raise InputError(f"{path}: there is no such file or directory")
     found = list(dict.fromkeys(found))
@@ -110,16 +118,27 @@ def check_column(column: str, names: Sequence[str], where: str) -> None:
 def _blocks_of_lines(path: Path, block_bytes: int) -> Iterator[tuple[bytes, int]]:
     """Whole lines of the file in blocks of about `block_bytes`, each with the byte it begins at, the mark left out."""
     with path.open("rb", buffering=0) as file:
+        if file.read(4).startswith(COMPRESSED):
+            raise InputError(f"{path} begins like a compressed file; unpack it first")
+        file.seek(0)
         position = len(BYTE_ORDER_MARK) if file.read(len(BYTE_ORDER_MARK)) == BYTE_ORDER_MARK else 0
         file.seek(position)
         pending: list[bytes] = []
+        pending_bytes = 0
         while read := file.read(block_bytes):
             end = read.rfind(b"\n") + 1
+            if pending_bytes + end > MAX_LINE_BYTES or (end == 0 and pending_bytes + len(read) > MAX_LINE_BYTES):
+                raise InputError(
+                    f"{path}: the line at byte {position} is longer than {MAX_LINE_BYTES:,} bytes; break it into lines "
+                    "or documents"
+                )
             if end == 0:
                 pending.append(read)
+                pending_bytes += len(read)
                 continue
             block = b"".join([*pending, read[:end]])
             pending = [read[end:]]
+            pending_bytes = len(read) - end
             yield block, position
             position += len(block)
         if block := b"".join(pending):
@@ -136,9 +155,11 @@ def _read_lines(path: Path, block_bytes: int) -> Iterator[TextBlock]:
 def _read_jsonl(path: Path, column: str, block_bytes: int) -> Iterator[TextBlock]:
     start = 0
     for block, position in _blocks_of_lines(path, block_bytes):
-        if not block.strip():
+        if not (rows := block.lstrip(b" \t\r\n")):
             continue
         try:
+            if not rows.startswith(b"{"):  # pyarrow crashes where the first row is `null`
+                raise pa.ArrowInvalid(f"it begins with {rows[:20].splitlines()[0].decode(errors='replace')!r}")
             table = pyarrow.json.read_json(
                 pa.BufferReader(block),
                 read_options=pyarrow.json.ReadOptions(block_size=len(block) + 1),
@@ -169,11 +190,19 @@ def _read_parquet(path: Path, column: str, block_bytes: int) -> Iterator[TextBlo
         size, rows = path.stat().st_size, file.metadata.num_rows
         groups = (file.metadata.row_group(index).total_byte_size for index in range(file.metadata.num_row_groups))
         start = 0
-        for batch in file.iter_batches(_rows_per_block(sum(groups), rows, block_bytes), columns=[column]):
+        batches = file.iter_batches(_rows_per_block(sum(groups), rows, block_bytes), columns=[column])
+        while (batch := _next_batch(batches, path)) is not None:
             end = start + len(batch)
             progress = size * end // rows - size * start // rows
             yield column_block(batch.column(0), column, str(path), start, progress)
             start = end
+
+
+def _next_batch(batches: Iterator[pa.RecordBatch], path: Path) -> pa.RecordBatch | None:
+    try:
+        return next(batches, None)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path}: damaged, or of a kind that pyarrow does not read: {error}") from None
 
 
 def _rows_per_block(size: int, rows: int, block_bytes: int) -> int:
@@ -196,4 +225,19 @@ def column_block(texts: Any, column: str, where: str, start: int, progress: int)
         raise InputError(
             f"{where}: row {row} (counted from 0) has no text in column {column!r}; leave it out or fill it"
         )
+    try:
+        texts.validate(full=True)
+    except pa.ArrowInvalid:
+        row = start + next(row for row, text in enumerate(texts.cast(pa.large_binary())) if not _is_utf8(text.as_py()))
+        raise InputError(
+            f"{where}: row {row} (counted from 0) is not UTF-8 in column {column!r}; convert the text first"
+        ) from None
     return TextBlock(texts, None, progress)
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

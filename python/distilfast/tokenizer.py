@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -19,12 +19,12 @@ import pyarrow as pa
 from . import _core
 from ._core import InputError
 from .files import write_json, write_text
+from .tokenizer_files import check_template, check_wordpiece, read_json, vocab_to_json, with_lowercase
 
-_BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-# What the usual families call them, in the order in which they are tried where no tokenizer_config.json says.
 # What a folder with a tokenizer in it holds at least one of.
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "*.model", "*.spm", "*.bpe.codes")
 
+# What the usual families call them, in the order in which they are tried where no tokenizer_config.json says.
 _USUAL_NAMES = {
     "cls_token": ("[CLS]", "<s>"),
     "sep_token": ("[SEP]", "</s>"),
@@ -56,7 +56,7 @@ class Tokenizer:
         common); None: those of the `tokenizers` that is installed. Raises `InputError` where the text is no tokenizer.
         """
         unicode = installed_unicode() if unicode is None else unicode
-        content = _read_json(json_text, source)
+        content = read_json(json_text, source)
         if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
             raise InputError(f"{source} is no tokenizer.json: it has no 'model' block")
         if str(content.get("version", "1.0")) != "1.0":
@@ -64,7 +64,7 @@ class Tokenizer:
                 f"{source} is a tokenizer.json of format version {content['version']!r}; this release reads '1.0'"
             )
         if content["model"].get("type") == "WordPiece" or "max_input_chars_per_word" in content["model"]:
-            _check_wordpiece(content, source)
+            check_wordpiece(content, source)
         #: The file's `truncation` block, which is not applied, or None.
         self.truncation: dict[str, Any] | None = content.get("truncation")
         #: The file's `padding` block, which is not applied, or None.
@@ -78,6 +78,7 @@ class Tokenizer:
         self._config = dict(config or {})
         self._names = {key: self._special_name(key, content["model"]) for key in _USUAL_NAMES}
         self.vocab_size: int = self._core.vocab_size
+        check_template(content.get("post_processor"), self.vocab_size, source)
         self.cls_id, self.sep_id, self.pad_id, self.mask_id, self.unk_id = (
             None if name is None else self._core.token_to_id(name) for name in self._names.values()
         )
@@ -104,14 +105,14 @@ class Tokenizer:
         except UnicodeDecodeError as error:
             raise InputError(f"{path} is not UTF-8 text ({error}), so it is no tokenizer.json or vocab.txt") from None
         config_path = path.with_name("tokenizer_config.json")
-        config = _read_json(config_path.read_text(encoding="utf-8"), str(config_path)) if config_path.is_file() else {}
+        config = read_json(config_path.read_text(encoding="utf-8"), str(config_path)) if config_path.is_file() else {}
         if text.lstrip()[:1] == "{":
             if lowercase is not None:
-                text = _with_lowercase(text, lowercase, str(path))
+                text = with_lowercase(text, lowercase, str(path))
         elif path.suffix == ".json":
             raise InputError(f"{path} is no tokenizer.json: it does not hold a JSON object")
         else:
-            text = _vocab_to_json(text, str(path), lowercase, config)
+            text = vocab_to_json(text, str(path), lowercase, config)
         return cls(text, _portable(config), str(path), unicode)
 
     @classmethod
@@ -157,7 +158,10 @@ class Tokenizer:
         split_special_tokens: bool = False,
     ) -> list[int]:
         """The ids of one text; see `encode_batch`."""
-        return self._core.encode(text, add_special_tokens, max_length, split_special_tokens)
+        try:
+            return self._core.encode(text, add_special_tokens, max_length, split_special_tokens)
+        except OverflowError:
+            raise InputError(f"max_length={max_length} is below 0 or far too large") from None
 
     def encode_batch(
         self,
@@ -182,13 +186,18 @@ class Tokenizer:
         """
         if isinstance(texts, (str, bytes)):
             raise TypeError(f"texts is one {type(texts).__name__}, not many texts; use encode, or pass a list")
+        if isinstance(texts, (Mapping, Set)):
+            raise TypeError(f"texts: a {type(texts).__name__} has no rows in an order; pass a list or an Arrow column")
         if not (
             isinstance(texts, (list, tuple))
             or hasattr(texts, "__arrow_c_array__")
             or hasattr(texts, "__arrow_c_stream__")
         ):
             texts = list(texts)
-        return self._core.encode_batch(texts, add_special_tokens, max_length, threads, split_special_tokens)
+        try:
+            return self._core.encode_batch(texts, add_special_tokens, max_length, threads, split_special_tokens)
+        except OverflowError:
+            raise InputError(f"max_length={max_length}, threads={threads}: one is below 0 or far too large") from None
 
     @cached_property
     def special_ids(self) -> list[int]:
@@ -265,110 +274,6 @@ class Tokenizer:
 def installed_unicode() -> str:
     """The tables of characters, "hf-0.23" or "hf-1.0", of the `tokenizers` that is installed."""
     return "hf-0.23" if version("tokenizers").startswith("0.") else "hf-1.0"
-
-
-def _read_json(text: str, source: str) -> Any:
-    try:
-        return json.loads(text, object_pairs_hook=lambda pairs: _unique(pairs, source))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{source} is not JSON: {error}") from None
-
-
-def _unique(pairs: list[tuple[str, Any]], source: str) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise InputError(f"{source} holds {twice!r} twice; each token or setting may stand there once")
-    return content
-
-
-def _check_wordpiece(content: dict[str, Any], source: str) -> None:
-    """Refuses a WordPiece vocabulary with gaps or duplicates among its ids, or without its unknown token."""
-    model = content["model"]
-    vocab = model.get("vocab")
-    if not isinstance(vocab, dict) or not all(type(index) is int and index >= 0 for index in vocab.values()):
-        raise InputError(f"{source}: model.vocab is no mapping of tokens to ids")
-    added = {token["content"]: token["id"] for token in content.get("added_tokens") or []}
-    by_id: dict[int, str] = {}
-    for token, index in (vocab | {token: index for token, index in added.items() if token not in vocab}).items():
-        if by_id.setdefault(index, token) != token:
-            raise InputError(f"{source}: the tokens {by_id[index]!r} and {token!r} share the id {index}")
-    if len(by_id) and max(by_id) != len(by_id) - 1:
-        gap = next(index for index in range(len(by_id)) if index not in by_id)
-        raise InputError(f"{source}: the ids have a gap, no token has id {gap} though ids go up to {max(by_id)}")
-    if model.get("unk_token") not in vocab:
-        raise InputError(f"{source}: the vocabulary has no {model.get('unk_token')!r}, the token for unknown words")
-
-
-def _vocab_to_json(text: str, source: str, lowercase: bool | None, config: dict[str, Any]) -> str:
-    """The `tokenizer.json` that says the same as a BERT `vocab.txt`."""
-    tokens = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
-    vocab: dict[str, int] = {}
-    for index, token in enumerate(tokens):
-        if not token:
-            raise InputError(
-                f"{source}: line {index + 1} is empty, a gap in the ids; a vocab.txt has a token on every line"
-            )
-        if token in vocab:
-            raise InputError(f"{source}: {token!r} stands on line {vocab[token] + 1} and on line {index + 1}")
-        vocab[token] = index
-    missing = [token for token in _BERT_SPECIALS if token not in vocab]
-    if missing:
-        raise InputError(f"{source} has no {', '.join(missing)}, so it is no BERT vocab.txt")
-    if lowercase is None:
-        lowercase = config.get("do_lower_case")
-    if lowercase is None:
-        lowercase = not any(token != token.lower() and token[0] not in "[<" for token in tokens if token.isascii())
-    content = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [
-            {
-                "id": vocab[token],
-                "content": token,
-                "single_word": False,
-                "lstrip": False,
-                "rstrip": False,
-                "normalized": False,
-                "special": True,
-            }
-            for token in sorted(_BERT_SPECIALS, key=vocab.__getitem__)
-        ],
-        "normalizer": {
-            "type": "BertNormalizer",
-            "clean_text": True,
-            "handle_chinese_chars": config.get("tokenize_chinese_chars", True),
-            "strip_accents": config.get("strip_accents"),
-            "lowercase": lowercase,
-        },
-        "pre_tokenizer": {"type": "BertPreTokenizer"},
-        "post_processor": {
-            "type": "BertProcessing",
-            "sep": ["[SEP]", vocab["[SEP]"]],
-            "cls": ["[CLS]", vocab["[CLS]"]],
-        },
-        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
-        "model": {
-            "type": "WordPiece",
-            "unk_token": "[UNK]",
-            "continuing_subword_prefix": "##",
-            "max_input_chars_per_word": 100,
-            "vocab": vocab,
-        },
-    }
-    return json.dumps(content, ensure_ascii=False)
-
-
-def _with_lowercase(text: str, lowercase: bool, source: str) -> str:
-    """The same `tokenizer.json` with another `lowercase` in its `BertNormalizer`."""
-    content = _read_json(text, source)
-    normalizer = content.get("normalizer") if isinstance(content, dict) else None
-    if not isinstance(normalizer, dict) or normalizer.get("type") != "BertNormalizer":
-        raise InputError(f"lowercase={lowercase} was asked for, but {source} has no BertNormalizer that could do it")
-    normalizer["lowercase"] = lowercase
-    return json.dumps(content, ensure_ascii=False)
 
 
 def _portable(config: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,58 @@
+"""`whole_directory`: what it replaces, what it must not, and links."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import distilfast as df
+import pytest
+from distilfast.files import whole_directory
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_link_stays_one_and_its_folder_is_written(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    (tmp_path / "dangling").symlink_to(tmp_path / "later")
+    for name in ("link", "dangling"):
+        with whole_directory(tmp_path / name) as beside:
+            (beside / "file").touch()
+        assert (tmp_path / name).is_symlink()
+        assert names(tmp_path / name) == ["file"]
+    with pytest.raises(df.InputError, match="holds something"), whole_directory(tmp_path / "link"):
+        pass
+    with whole_directory(tmp_path / "link", overwrite=True) as beside:
+        (beside / "other").touch()
+    assert names(tmp_path / "disk") == ["other"]
+    assert names(tmp_path) == ["dangling", "disk", "later", "link"]
+
+
+def test_what_came_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    """Two runs with the same name: the second to finish must not remove what the first one made."""
+    out = tmp_path / "out"
+
+    def slow_run() -> None:
+        with whole_directory(out) as beside:
+            (beside / "file").touch()
+            out.mkdir()
+            (out / "precious").touch()
+
+    with pytest.raises(df.InputError, match="holds something"):
+        slow_run()
+    assert names(tmp_path) == ["out"]
+    assert names(out) == ["precious"]
+
+
+def test_paths_that_cannot_be_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(df.InputError, match="file is a file"), whole_directory(tmp_path / "file" / "a" / "out"):
+        pass
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    for here in (".", "", tmp_path / "empty"):
+        with pytest.raises(df.InputError, match="is the current directory"), whole_directory(here):
+            pass
+    assert names(tmp_path) == ["empty", "file"]
