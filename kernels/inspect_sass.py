@@ -112,41 +112,83 @@ def compile_distillation(
 
 
 def compile_several_teachers(
-    package: ModuleType, columns: int, count: int, dtype: torch.dtype = torch.bfloat16, capability: int = 90
-) -> Compiled:
-    """K1 for `count` teachers with squared error as its launcher would have it compiled."""
+    package: ModuleType,
+    columns: int,
+    count: int,
+    dtype: torch.dtype = torch.bfloat16,
+    teacher: torch.dtype | None = None,
+    *,
+    headed: bool = True,
+    squared_error: bool = False,
+    biased: bool = False,
+    capability: int = 90,
+) -> tuple[Compiled, int]:
+    """K1 for `count` teachers as its launcher would have it compiled, and the elements a thread takes in one step."""
+    kernel = importlib.import_module(f"{package.__name__}.several_teachers_kernel").several_teachers_kernel
     several = importlib.import_module(f"{package.__name__}.several_teachers")
-    kernel = several.several_teachers_kernel
-    block, warps = several.configuration(columns)
-    constants = {"V": columns, "COUNT": count, "BLOCK": block, "MSE": True, "STORE": True}
+    block, _, warps = several.configuration(columns, headed)
+    constants: dict[str, Any] = {
+        "V": columns,
+        "COUNT": count,
+        "BLOCK": block,
+        "LANES": block // 8,
+        "HEADED": headed,
+        "MSE": squared_error,
+        "STORE": True,
+        "BIASED": biased,
+        "TEACHERS_ALIGNED": 2**count - 1,
+        "GRADIENT_ALIGNED": True,
+    }
+    if not biased:
+        constants |= {"student_bias": None, "teacher_biases": None}
     signature: dict[str, Any] = dict.fromkeys(kernel.arg_names, "fp32")
     signature |= {"student": "*" + TYPES[dtype], "gradient": "*" + TYPES[dtype], "labels": "*i64"}
     signature |= {
-        "teachers": ("*" + TYPES[dtype],) * count,
+        "teachers": ("*" + TYPES[teacher or dtype],) * count,
         "teacher_strides": ("i32",) * count,
-        "teacher_weights": ("fp32",) * count,
+        "shares": ("fp32",) * count,
+        "student_bias": "*fp32",
+        "teacher_biases": ("*fp32",) * count,
     }
     signature |= dict.fromkeys(("weights", "kl_scale", "mlm_scale", "kl_out", "ce_out", "mse_out"), "*fp32")
-    signature |= dict.fromkeys(("student_stride", "gradient_stride", "ignore_index"), "i32")
+    signature |= dict.fromkeys(("student_stride", "gradient_stride", "ignore_index", "phase", "blocks"), "i32")
     signature |= dict.fromkeys(constants, "constexpr")
-    options = {"num_warps": warps, "enable_fp_fusion": False}
-    return _compile(kernel, signature, constants, ["student", "gradient"], options, capability)
+    aligned = ["student", "teachers", "gradient"] + (["student_bias", "teacher_biases"] if biased else [])
+    if not headed:
+        aligned += ["student_stride", "teacher_strides", "gradient_stride"]
+    options = {"num_warps": warps, "maxnreg": several.registers(count), "enable_fp_fusion": False}
+    return _compile(kernel, signature, constants, aligned, options, capability), block // (32 * warps)
 
 
 def compile_hidden(
-    package: ModuleType, width: int, dtype: torch.dtype = torch.bfloat16, capability: int = 90
+    package: ModuleType,
+    width: int,
+    dtype: torch.dtype = torch.bfloat16,
+    *,
+    layers: int = 1,
+    cosine: bool = True,
+    capability: int = 90,
 ) -> Compiled:
-    """K3's cosine as its launcher would have it compiled, for rows whose stride is their width."""
+    """K3 as its launcher would have it compiled, for rows whose stride is their width."""
     hidden = importlib.import_module(f"{package.__name__}.hidden")
     rows, size, warps = hidden.tile(width)
     kernel = hidden.hidden_kernel
-    constants = {"H": width, "ROWS": rows, "SIZE": size, "BLOCKS": -(-width // size), "COSINE": True, "STORE": True}
-    signature = dict.fromkeys(kernel.arg_names, "i32")
-    signature |= dict.fromkeys(("student", "teacher", "gradient"), "*" + TYPES[dtype])
-    signature |= dict.fromkeys(("weights", "scale", "values_out"), "*fp32") | dict.fromkeys(constants, "constexpr")
-    aligned = ["student", "teacher", "gradient", "weights", "values_out"]
-    if width % 16 == 0:
-        aligned += ["student_stride", "teacher_stride", "gradient_stride"]
+    constants = {
+        "COUNT": layers,
+        "H": width,
+        "ROWS": rows,
+        "SIZE": size,
+        "BLOCKS": -(-width // size),
+        "COSINE": cosine,
+        "STORE": True,
+        "UNIT": 8 if width % 8 == 0 else 1,
+    }
+    signature: dict[str, Any] = dict.fromkeys(kernel.arg_names, "i32")
+    signature |= dict.fromkeys(("students", "teachers"), ("*" + TYPES[dtype],) * layers)
+    signature |= dict.fromkeys(("student_strides", "teacher_strides"), ("i32",) * layers)
+    signature |= {"gradients": "*" + TYPES[dtype], **dict.fromkeys(("weights", "scale", "values_out"), "*fp32")}
+    signature |= dict.fromkeys(constants, "constexpr")
+    aligned = ["students", "teachers", "gradients", "weights", "values_out"]
     return _compile(kernel, signature, constants, aligned, {"num_warps": warps}, capability)
 
 
@@ -159,7 +201,11 @@ def _compile(
     capability: int,
 ) -> Compiled:
     signature = {name: signature[name] for name in kernel.arg_names}
-    attributes = {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in aligned}
+    attributes = {}
+    for name in aligned:
+        at, kind = kernel.arg_names.index(name), signature[name]
+        for path in [(at, k) for k in range(len(kind))] if isinstance(kind, tuple) else [(at,)]:
+            attributes[path] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constants, attributes)
     binary = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:

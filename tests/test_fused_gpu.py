@@ -129,7 +129,7 @@ def test_no_host_sync_and_cuda_graph() -> None:
 
     def step() -> tuple[Tensor | None, ...]:
         logits = fused.distillation_loss_forward(student, teacher, labels, weight, 2.0, 5.0, 2.0, 0.0, scale, scale)
-        return *logits, *fused.hidden_cosine_forward(hidden, hidden.roll(1, 1), weight, scale)
+        return *logits, *fused.hidden_cosine_forward([hidden] * 3, [hidden.roll(k, 1) for k in range(3)], weight, scale)
 
     want = step()
     torch.cuda.synchronize()
@@ -159,7 +159,7 @@ def test_k3(width: int, dtype: torch.dtype) -> None:
     student = (teacher.float() + torch.randn(1001, width, generator=generator, device="cuda")).to(dtype)
     _, weight = rows_of(1001, 2)
     student[weight == 0] = float("nan")
-    values, gradient = fused.hidden_cosine_forward(student, teacher, weight, 0.25)
+    (values, _), (gradient, _) = fused.hidden_cosine_forward([student, teacher], [teacher, teacher], weight, 0.25)
     s = torch.where((weight != 0)[:, None], student.double(), 0.0).requires_grad_()
     target = torch.ones(1001, device="cuda", dtype=torch.float64)
     want = weight * torch.nn.functional.cosine_embedding_loss(s, teacher.double(), target, reduction="none")
@@ -187,7 +187,7 @@ def test_k2(chunk_rows: int | None, dtype: torch.dtype | None, allowed: float) -
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     kl, ce, _, d_hidden, d_weight, d_bias = fused.linear_distillation_loss_forward(
-        student, weight_matrix, bias, teacher, weight_matrix, bias, labels, row_weight, *objective,
+        (student, weight_matrix, bias), [(teacher, weight_matrix, bias)], [1.0], labels, row_weight, *objective,
         chunk_rows=chunk_rows, workspace_dtype=dtype,
     )  # fmt: skip
     assert torch.cuda.max_memory_allocated() - before < 1e9

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -22,6 +22,18 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 def interpreter() -> Iterator[None]:
     with faithful_interpreter():
         yield
+
+
+def forward_of(cosine: bool) -> Callable[..., tuple[Tensor, Tensor]]:
+    """The kernel of one layer: values [N] and gradient [N, H]."""
+
+    def forward(student: Tensor, teacher: Tensor, weight: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        kernel = fused.hidden_cosine_forward if cosine else fused.hidden_mse_forward
+        values, gradient = kernel([student], [teacher], weight, scale)
+        assert gradient is not None
+        return values[0], gradient[0]
+
+    return forward
 
 
 def reference(student: Tensor, teacher: Tensor, weight: Tensor, scale: float, cosine: bool) -> tuple[Tensor, Tensor]:
@@ -67,10 +79,8 @@ def test_values_and_gradient(
     teacher = placed(teacher, teacher_dtype, *place)
     weight = torch.tensor([0.0, 1.0, 0.3])[torch.randint(0, 3, (rows,), generator=generator)]
     student[weight == 0] = float("nan")
-    forward = fused.hidden_cosine_forward if cosine else fused.hidden_mse_forward
     with poisoned_memory():
-        values, gradient = forward(student, teacher, weight, 0.25)
-    assert gradient is not None
+        values, gradient = forward_of(cosine)(student, teacher, weight, 0.25)
     want, want_gradient = reference(student, teacher, weight, 0.25, cosine)
     torch.testing.assert_close(values.double(), want, rtol=3e-6, atol=3e-7)
     stored = 2 * EPSILON[dtype] if dtype != torch.float32 else 0.0
@@ -88,7 +98,7 @@ def test_zero_vectors(zero: str) -> None:
     for name, matrix in (("student", student), ("teacher", teacher)):
         if zero in (name, "both"):
             matrix[1] = 0.0
-    values, gradient = fused.hidden_cosine_forward(student, teacher, torch.ones(3), 1.0)
+    values, gradient = forward_of(True)(student, teacher, torch.ones(3), 1.0)
     want, want_gradient = reference(student, teacher, torch.ones(3), 1.0, True)
     torch.testing.assert_close(values.double(), want, rtol=1e-6, atol=0)
     torch.testing.assert_close(gradient.double(), want_gradient, rtol=1e-5, atol=1e-6)
@@ -99,7 +109,7 @@ def test_close_vectors_keep_their_digits(noise: float) -> None:
     generator = torch.Generator().manual_seed(1)
     teacher = torch.randn(2, 768, generator=generator)
     student = teacher + noise * torch.randn(2, 768, generator=generator)
-    values, gradient = fused.hidden_cosine_forward(student, teacher, torch.ones(2), 1.0)
+    values, gradient = forward_of(True)(student, teacher, torch.ones(2), 1.0)
     want, want_gradient = reference(student, teacher, torch.ones(2), 1.0, True)
     torch.testing.assert_close(values.double(), want, rtol=1e-6, atol=1e-14)
     assert (gradient.double() - want_gradient).norm() <= 1e-6 * want_gradient.norm()
@@ -107,11 +117,11 @@ def test_close_vectors_keep_their_digits(noise: float) -> None:
 
 def test_large_float16_and_wide_rows() -> None:
     student, teacher = torch.full((2, 700), 300.0).half(), torch.randn(2, 700).half()
-    values, _ = fused.hidden_cosine_forward(student, teacher, torch.ones(2), 1.0)
+    values, _ = forward_of(True)(student, teacher, torch.ones(2), 1.0)
     torch.testing.assert_close(values.double(), reference(student, teacher, torch.ones(2), 1.0, True)[0])
     student, teacher = torch.randn(2, 5000), torch.randn(2, 5000)
-    for cosine, forward in ((True, fused.hidden_cosine_forward), (False, fused.hidden_mse_forward)):
-        values, gradient = forward(student, teacher, torch.ones(2), 0.5)
+    for cosine in (True, False):
+        values, gradient = forward_of(cosine)(student, teacher, torch.ones(2), 0.5)
         want, want_gradient = reference(student, teacher, torch.ones(2), 0.5, cosine)
         torch.testing.assert_close(values.double(), want, rtol=1e-6, atol=0)
         assert (gradient.double() - want_gradient).norm() <= 1e-6 * want_gradient.norm()
@@ -120,8 +130,37 @@ def test_large_float16_and_wide_rows() -> None:
 def test_refusals() -> None:
     hidden, weight = torch.randn(2, 4), torch.ones(2)
     with pytest.raises(ValueError, match=r"\(2, 4\).*\(2, 5\)"):
-        fused.hidden_cosine_forward(hidden, torch.randn(2, 5), weight, 1.0)
+        fused.hidden_cosine_forward([hidden], [torch.randn(2, 5)], weight, 1.0)
     with pytest.raises(TypeError, match="int64"):
-        fused.hidden_mse_forward(hidden.long(), hidden, weight, 1.0)
+        fused.hidden_mse_forward([hidden.long()], [hidden], weight, 1.0)
     with pytest.raises(ValueError, match=r"\(3,\).*2 rows"):
-        fused.hidden_cosine_forward(hidden, hidden, torch.ones(3), 1.0)
+        fused.hidden_cosine_forward([hidden], [hidden], torch.ones(3), 1.0)
+    with pytest.raises(ValueError, match="1 student layers and 2 teacher layers"):
+        fused.hidden_cosine_forward([hidden], [hidden, hidden], weight, 1.0)
+    with pytest.raises(ValueError, match=r"\(2, 4\) torch.float32 and another \(2, 4\) torch.bfloat16"):
+        fused.hidden_mse_forward([hidden, hidden.bfloat16()], [hidden, hidden], weight, 1.0)
+
+
+@pytest.mark.parametrize("cosine", [True, False])
+@pytest.mark.parametrize("layers", [1, 2, 3, 66])
+@pytest.mark.parametrize("width", [1, 24, 33])
+def test_layers_of_one_launch_are_those_of_as_many(cosine: bool, layers: int, width: int) -> None:
+    """Each layer with strides and an offset of its own; 66 take two launches."""
+    generator = torch.Generator().manual_seed(layers)
+    students, teachers = (
+        [placed(torch.randn(3, width, generator=generator), dtype, k % 9, k % 5) for k in range(layers)]
+        for dtype in (torch.bfloat16, torch.float32)
+    )
+    weight = torch.tensor([0.3, 0.0, 1.0])
+    students[-1][1] = float("nan")
+    kernel = fused.hidden_cosine_forward if cosine else fused.hidden_mse_forward
+    with poisoned_memory():
+        values, gradient = kernel(students, teachers, weight, 0.25)
+    assert gradient is not None
+    for student, teacher, *got in zip(students, teachers, values, gradient, strict=True):
+        want = forward_of(cosine)(student, teacher, weight, 0.25)
+        assert torch.equal(got[0], want[0])
+        assert torch.equal(got[1], want[1])
+    alone, nothing = kernel(students, teachers, weight, 0.25, needs_gradient=False)
+    assert torch.equal(alone, values)
+    assert nothing is None

@@ -38,6 +38,11 @@ def problem(rows: int, columns: int, dtype: torch.dtype, bias: bool, seed: int) 
     }
 
 
+def forward(given_: dict[str, Tensor | None], objective: Objective, **options: object) -> tuple[Tensor | None, ...]:
+    x, w, b, y, u, c, labels, weight = given_.values()
+    return fused.linear_distillation_loss_forward((x, w, b), [(y, u, c)], [1.0], labels, weight, *objective, **options)
+
+
 def reference(given_: dict[str, Tensor | None], objective: Objective) -> tuple[list[Tensor], list[Tensor | None]]:
     """Values and gradients in float64, through the whole logits."""
     x, w, b, y, u, c, labels, weight = given_.values()
@@ -81,9 +86,7 @@ def test_chunks_equal_the_whole(
     options = {}
     if given_rows:
         options["rows"] = ((given_["row_weight"] != 0) | (given_["labels"] >= 0)).nonzero()[:, 0]
-    *values, d_hidden, d_weight, d_bias = fused.linear_distillation_loss_forward(
-        **given_, **objective._asdict(), chunk_rows=size, needs=needs, **options
-    )
+    *values, d_hidden, d_weight, d_bias = forward(given_, objective, chunk_rows=size, needs=needs, **options)
     want, gradients = reference(given_, objective)
     for got, expected in zip(values, want, strict=True):
         torch.testing.assert_close(got.double(), expected, rtol=1e-4, atol=1e-5)
@@ -97,15 +100,15 @@ def test_chunks_equal_the_whole(
 def test_row_kernel_is_handed_the_biased_logits() -> None:
     seen = []
 
-    def row_loss(student: Tensor, teacher: Tensor, *rest: object) -> tuple[Tensor, ...]:
-        seen.append((student.clone(), teacher.clone()))
+    def row_loss(student: Tensor, teachers: list[Tensor], *rest: object) -> tuple[Tensor, ...]:
+        seen.append((student.clone(), teachers[0].clone()))
         rows = torch.zeros(len(student))
         return rows, rows, rows, torch.ones_like(student)
 
     given_ = problem(6, 9, torch.float32, True, 0)
     given_["row_weight"] = torch.ones(6)
     given_["student_hidden"], given_["teacher_hidden"] = torch.randn(6, 5), torch.randn(6, 7)
-    fused.linear_distillation_loss_forward(**given_, **Objective()._asdict(), row_loss=row_loss, chunk_rows=4)
+    forward(given_, Objective(), row_loss=row_loss, chunk_rows=4)
     student = given_["student_hidden"] @ given_["student_weight"].T + given_["student_bias"]
     torch.testing.assert_close(torch.cat([s for s, _ in seen]), student)
     torch.testing.assert_close(torch.cat([t for _, t in seen]), given_["teacher_hidden"] @ given_["teacher_weight"].T)
@@ -139,8 +142,8 @@ def test_with_k1_as_row_kernel() -> None:
     given_ = problem(5, 33, torch.float32, True, 3)
     objective = Objective()
     with faithful_interpreter():
-        *values, d_hidden, d_weight, d_bias = fused.linear_distillation_loss_forward(
-            **given_, **objective._asdict(), row_loss=fused.distillation_loss_forward, chunk_rows=3
+        *values, d_hidden, d_weight, d_bias = forward(
+            given_, objective, row_loss=fused.multi_teacher_loss_forward, chunk_rows=3
         )
     want, gradients = reference(given_, objective)
     torch.testing.assert_close(values[0].double(), want[0], rtol=1e-4, atol=1e-6)
@@ -163,4 +166,4 @@ def test_with_k1_as_row_kernel() -> None:
 def test_refusals(change: dict[str, Tensor], error: type[Exception], words: str) -> None:
     given_ = {**problem(4, 9, torch.float32, True, 0), **change}
     with pytest.raises(error, match=words):
-        fused.linear_distillation_loss_forward(**given_, **Objective()._asdict())
+        forward(given_, Objective())

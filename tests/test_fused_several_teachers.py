@@ -55,13 +55,14 @@ def reference(
 
 @given(
     st.integers(0, 3),
-    st.sampled_from((1, 2, 7, 63, 64, 65, 150)),
+    st.sampled_from((1, 2, 7, 8, 9, 17, 63, 64, 65, 150)),
     st.integers(1, 5),
     st.sampled_from(DTYPES),
     st.sampled_from(DTYPES),
     st.sampled_from((0.5, 1.0, 2.0, 7.3)),
     st.sampled_from((0.0, 0.1)),
     st.sampled_from(((1e-3, 1e-3, 0.0), (2.5, 0.3, 0.0), (2.5, 0.3, -1e4), (30.0, 5.0, 40.0))),
+    st.tuples(*[st.integers(0, 9)] * 4),
     st.integers(0, 2**31),
 )
 def test_values_and_gradient(
@@ -73,6 +74,7 @@ def test_values_and_gradient(
     temperature: float,
     alpha_mse: float,
     distances: tuple[float, float, float],
+    places: tuple[int, int, int, int],
     seed: int,
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -82,8 +84,9 @@ def test_values_and_gradient(
         return torch.randn(rows, columns, generator=generator)
 
     middle = spread * draw()
-    student = placed(middle + noise * draw() + shift, dtype, 3, 1)
-    teachers = [placed(middle + noise * draw(), teacher_dtype if k else dtype, k, k) for k in range(count)]
+    student = placed(middle + noise * draw() + shift, dtype, *places[:2])
+    teachers = [placed(middle + noise * draw(), dtype, *places[:2])]
+    teachers += [placed(middle + noise * draw(), teacher_dtype, places[2] + k, places[3]) for k in range(1, count)]
     shares = (torch.rand(count, generator=generator).double() + 0.05).softmax(0).tolist()
     labels = torch.randint(0, columns, (rows,), generator=generator)
     labels[torch.rand(rows, generator=generator) < 0.5] = -100

@@ -50,18 +50,28 @@ def test_logits_kernel(sass: ModuleType, arguments: dict[str, Any]) -> None:
     assert sum(streams[:2]) < 55
 
 
-@pytest.mark.parametrize("width", [768, 1024])
-def test_hidden_kernel(sass: ModuleType, width: int) -> None:
-    compiled = sass.compile_hidden(fused, width)
+@pytest.mark.parametrize(("width", "layers"), [(768, 1), (1024, 12), (312, 4)])
+def test_hidden_kernel(sass: ModuleType, width: int, layers: int) -> None:
+    compiled = sass.compile_hidden(fused, width, layers=layers)
     assert compiled.spills == 0
     assert compiled.registers <= 128
     assert compiled.memory, "no access found"
     assert all(kind.endswith(".128") for kind in compiled.memory), compiled.memory
 
 
-@pytest.mark.parametrize("count", [2, 4])
-def test_kernel_of_several_teachers(sass: ModuleType, count: int) -> None:
-    compiled = sass.compile_several_teachers(fused, 30522, count)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param({"count": 2}, id="two, rows that start anywhere"),
+        pytest.param({"count": 2, "headed": False, "biased": True, "dtype": torch.float16}, id="two with biases"),
+        pytest.param({"count": 3, "dtype": torch.float32, "squared_error": True}, id="three, squared error, float32"),
+    ],
+)
+def test_kernel_of_several_teachers(sass: ModuleType, arguments: dict[str, Any]) -> None:
+    compiled, _ = sass.compile_several_teachers(fused, 30522, **arguments)
     assert compiled.spills == 0
     assert compiled.registers <= 128
-    assert [loop for loop in compiled.loops if loop.streams], "no main loop found"
+    kinds = compiled.accesses
+    assert {kind for kind in kinds if kind.startswith("STG")}, kinds
+    narrow = [kind for kind in kinds if kind.startswith(("LDG", "STG")) and not kind.endswith(".128")]
+    assert not narrow, kinds

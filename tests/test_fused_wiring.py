@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from distilfast import dispatch, fused, losses, ops
+from distilfast.fused import linear
 from fused_interpreter import faithful_interpreter
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 N, V, H = 5, 33, 6
+RowKernel = linear._RowKernel
 SHARES = [0.25, 0.75]
 ALPHAS = (5.0, 2.0, 0.1)
 LABELS = torch.tensor([1, -100, 32, 4, -100])
@@ -49,35 +53,36 @@ def heads(dtype: torch.dtype = torch.float32, bias: bool = True) -> tuple[Any, A
 @pytest.mark.parametrize("labels", [LABELS, None], ids=["labels", "no labels"])
 @pytest.mark.parametrize("weights", [WEIGHTS, None], ids=["weights", "no weights"])
 @pytest.mark.parametrize("alphas", [ALPHAS, (5.0, 2.0, 0.0)])
-def test_several_teachers(labels: Tensor | None, weights: Tensor | None, alphas: tuple[float, float, float]) -> None:
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_logits(labels: Tensor | None, weights: Tensor | None, alphas: tuple[float, float, float], count: int) -> None:
     student, teachers = logits()
-    rest = (labels, weights, torch.tensor(0.25), torch.tensor(0.5), 2.0)
-    got = ops.multi_teacher_loss(student, teachers, SHARES, *rest, *alphas, True)
-    want = dispatch.eager_logits_loss(student, teachers, SHARES, *rest, alphas)
-    for value, expected in zip(got, want, strict=False):
-        torch.testing.assert_close(value, expected)
-    torch.testing.assert_close(
-        torch.autograd.grad(3 * got[0], student), torch.autograd.grad(3 * want[0], student), rtol=1e-5, atol=1e-6
+    teachers, shares = teachers[:count], [[], [1.0], SHARES][count]
+    kl_scale, mlm_scale = torch.tensor(0.25), torch.tensor(0.5)
+    *rows, gradient = ops.fused_row_losses(
+        student.detach(), teachers, shares, labels, weights, 2.0, *alphas, kl_scale, mlm_scale, needs_gradient=True
     )
+    got = ops.reduce_rows(*rows, 2.0, alphas, kl_scale, mlm_scale)
+    want = dispatch.eager_logits_loss(student, teachers, shares, labels, weights, kl_scale, mlm_scale, 2.0, alphas)
+    torch.testing.assert_close(got, want)
+    if want[0].grad_fn is not None:
+        torch.testing.assert_close(gradient, torch.autograd.grad(want[0], student)[0], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.interpret
-@pytest.mark.usefixtures("interpreter")
-def test_opcheck_of_several_teachers() -> None:
-    student, teachers = logits()
-    scale = torch.tensor(0.25)
-    torch.library.opcheck(
-        ops.multi_teacher_loss,
-        (student, teachers, SHARES, LABELS, WEIGHTS, scale, scale, 2.0, *ALPHAS, True),
-    )
-
-
-def check_linear(row_loss: Callable[..., Any] | None, dtype: torch.dtype, bias: bool, needs: tuple[bool, ...]) -> None:
+def check_linear(
+    row_loss: Callable[..., Any] | None, dtype: torch.dtype, bias: bool, needs: tuple[bool, ...], count: int = 1
+) -> None:
     student, teacher = heads(dtype, bias)
+    teachers = [teacher, tuple(None if each is None else -each.detach() for each in student)][:count]
+    shares = SHARES if count == 2 else [1.0]
     rest = (LABELS, WEIGHTS, torch.tensor(0.25), torch.tensor(0.5), 2.0)
     wide = [None if each is None else each.detach().float().requires_grad_() for each in student]
     want = dispatch.linear_loss(
-        tuple(wide), tuple(None if each is None else each.float() for each in teacher), *rest, ALPHAS, "eager"
+        tuple(wide),
+        [tuple(None if x is None else x.float() for x in head) for head in teachers],
+        shares,
+        *rest,
+        ALPHAS,
+        "eager",
     )
     asked = [each for each in wide if each is not None]
     expected = dict(zip(map(id, asked), torch.autograd.grad(want[0], asked), strict=True))
@@ -85,7 +90,7 @@ def check_linear(row_loss: Callable[..., Any] | None, dtype: torch.dtype, bias: 
     labels, weights, kl_scale, mlm_scale, temperature = rest
     with torch.no_grad():
         rows, gradients = ops.fused_linear_forward(
-            student, teacher, labels, weights, temperature, ALPHAS, kl_scale, mlm_scale, needs, row_loss
+            student, teachers, shares, labels, weights, temperature, ALPHAS, kl_scale, mlm_scale, needs, row_loss
         )
     values = ops.reduce_rows(*rows, temperature, ALPHAS, kl_scale, mlm_scale)
     for value, each in zip(values, want, strict=True):
@@ -104,19 +109,67 @@ def check_linear(row_loss: Callable[..., Any] | None, dtype: torch.dtype, bias: 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("needs", [(True, True, True), (True, False, False), (False, True, True), (False,) * 3])
-def test_linear(dtype: torch.dtype, bias: bool, needs: tuple[bool, ...]) -> None:
-    check_linear(None, dtype, bias, needs)
+@pytest.mark.parametrize("count", [1, 2])
+def test_linear(dtype: torch.dtype, bias: bool, needs: tuple[bool, ...], count: int) -> None:
+    check_linear(None, dtype, bias, needs, count)
 
 
 @pytest.mark.interpret
 @pytest.mark.usefixtures("interpreter")
-def test_linear_with_k1() -> None:
-    check_linear(fused.distillation_loss_forward, torch.float32, True, (True, True, True))
+@pytest.mark.parametrize("count", [1, 2])
+def test_linear_with_k1(count: int) -> None:
+    check_linear(fused.multi_teacher_loss_forward, torch.float32, True, (True, True, True), count)
+
+
+@pytest.mark.interpret
+@pytest.mark.usefixtures("interpreter")
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("columns", [9, 64])
+def test_linear_as_on_a_gpu(count: int, columns: int) -> None:
+    """K1 itself adds the biases and writes the gradient over the student's logits, in float16."""
+    given = heads_of(columns)
+    student, teachers = given[0], given[1 : 1 + count]
+    shares = SHARES if count == 2 else [1.0]
+    rest = (LABELS.clamp(max=columns - 1), WEIGHTS, 2.0, *ALPHAS, 0.25, 0.5)
+    results = []
+    for on_gpu, dtype in ((True, torch.float16), (False, torch.float64)):
+        with mock.patch.object(linear, "_RowKernel", functools.partial(kernel_of, on_gpu)):
+            results.append(
+                fused.linear_distillation_loss_forward(
+                    student, teachers, shares, *rest, workspace_dtype=dtype, chunk_rows=2
+                )
+            )
+    for got, want in zip(*results, strict=True):
+        assert (got - want).norm() <= 5e-3 * want.norm()
+
+
+def kernel_of(on_gpu: bool, *arguments: Any) -> Any:
+    """The row kernel that `linear` makes, and on the CPU that of a GPU."""
+    kernel = RowKernel(*arguments)
+    kernel.on_gpu = on_gpu
+    return kernel
+
+
+def heads_of(columns: int) -> list[Any]:
+    """A student's head and two teachers' of other widths, the second without a bias."""
+    generator = torch.Generator().manual_seed(2)
+    return [
+        (
+            torch.randn(N, width, generator=generator),
+            torch.randn(columns, width, generator=generator),
+            torch.randn(columns, generator=generator) if bias else None,
+        )
+        for width, bias in ((H, True), (2 * H, True), (H, False))
+    ]
 
 
 def loss_of(kind: str, dtype: torch.dtype) -> losses.DistillationLoss:
     """A loss of CUDA tensors without contents."""
     mask, labels = torch.ones(N, device="cuda"), torch.zeros(N, dtype=torch.int64, device="cuda")
+    if kind == "hidden":
+        layers = [torch.empty(N, H, dtype=dtype, device="cuda").requires_grad_() for _ in range(3)]
+        value = losses.hidden_cosine(layers, [each.detach() for each in layers], mask, impl="fused")
+        return losses.DistillationLoss(value, value, value, value)
     if kind == "several teachers":
         student, first, second = (torch.empty(N, V, dtype=dtype, device="cuda") for _ in range(3))
         student.requires_grad_()
@@ -128,15 +181,15 @@ def loss_of(kind: str, dtype: torch.dtype) -> losses.DistillationLoss:
     return losses.linear_distillation_loss(hidden, weight, bias, *teacher, labels, mask=mask, impl="fused")
 
 
-@pytest.mark.parametrize("kind", ["several teachers", "linear"])
+@pytest.mark.parametrize("kind", ["several teachers", "linear", "hidden"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_cuda_tensors_take_the_kernel_when_traced(kind: str, dtype: torch.dtype) -> None:
     with FakeTensorMode():
         total = loss_of(kind, dtype).total
     assert total.device.type == "cuda"
     assert total.dtype == torch.float32
-    operator = "multi_teacher_loss" if kind == "several teachers" else "linear_distillation_loss"
-    assert operator in total.grad_fn.name()
+    names = {"several teachers": "distillation", "linear": "linear_distillation", "hidden": "hidden"}
+    assert f"distilfast_{names[kind]}_loss" in total.grad_fn.name()
 
 
 def test_squared_error_is_0_where_it_is_not_asked_for() -> None:

@@ -48,14 +48,31 @@ LOSSES: dict[str, Callable[[dict[str, Any], str], Tensor]] = {
     "cosine": lambda g, impl: losses.hidden_cosine(g["student"], g["teacher"], g["mask"], impl=impl),
     "mse": lambda g, impl: losses.hidden_mse(g["student"], g["teacher"], g["mask"], impl=impl),
     "linear": linear,
-}
+    "several teachers": lambda g, impl: (
+        losses.distillation_loss(
+            g["student"], [g["teacher"], -g["teacher"]], g["labels"], mask=g["mask"], alpha_mse=0.1, impl=impl,
+            teacher_weights=[1, 2],
+        ).total
+    ),
+    "several layers": lambda g, impl: losses.hidden_cosine(
+        [g["student"], 2 * g["student"], g["student"][:, :9]], [g["teacher"], -g["teacher"], g["teacher"][:, :9]],
+        g["mask"], impl=impl,
+    ),
+    "linear, several teachers": lambda g, impl: (
+        losses.linear_distillation_loss(
+            g["hidden"], g["weight"], g["bias"], [g["teacher_hidden"], g["hidden"].detach()],
+            [g["teacher_weight"], g["weight"].detach()], [None, g["bias"].detach()], g["labels"], mask=g["mask"],
+            alpha_mse=0.1, impl=impl, teacher_weights=[3, 1],
+        ).total
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("grad_output", [1.0, 0.0, -1.0, 0.37])
 def test_fused_is_eager(name: str, grad_output: float) -> None:
     given = tensors()
-    inputs = [given[key] for key in (("hidden", "weight", "bias") if name == "linear" else ("student",))]
+    inputs = [given[key] for key in (("hidden", "weight", "bias") if name.startswith("linear") else ("student",))]
     results = []
     for impl in ("fused", "eager"):
         value = LOSSES[name](given, impl)
@@ -68,10 +85,29 @@ def test_fused_is_eager(name: str, grad_output: float) -> None:
 def test_opcheck() -> None:
     g = tensors()
     check = torch.library.opcheck
-    check(ops.distillation_loss, (g["student"], g["teacher"], g["labels"], g["mask"], g["scale"], g["scale"], 2.0, 5.0, 2.0, 0.1, True))  # fmt: skip # noqa: E501
-    check(ops.distillation_loss, (g["student"], None, g["labels"], None, g["scale"], g["scale"], 1.0, 0.0, 1.0, 0.0, True))  # fmt: skip # noqa: E501
-    check(ops.hidden_loss, (g["student"], g["teacher"], g["mask"], g["scale"], "cosine", True))
-    check(ops.linear_distillation_loss, (g["hidden"], g["weight"], g["bias"], g["teacher_hidden"], g["teacher_weight"], None, g["labels"], g["mask"], g["scale"], g["scale"], 2.0, 5.0, 2.0, 0.0, [True, True, True]))  # fmt: skip # noqa: E501
+    rest = (g["labels"], g["mask"], g["scale"], g["scale"], 2.0, [5.0, 2.0, 0.1])
+    check(ops.distillation_loss, (g["student"], [g["teacher"]], [1.0], *rest, True))
+    check(ops.distillation_loss, (g["student"], [g["teacher"], -g["teacher"]], [0.3, 0.7], *rest, True))
+    alone = (g["labels"], None, g["scale"], g["scale"], 1.0, [0.0, 1.0, 0.0])
+    check(ops.distillation_loss, (g["student"], [], [], *alone, True))
+    check(ops.hidden_loss, ([g["student"]], [g["teacher"]], g["mask"], g["scale"], "cosine", True))
+    check(
+        ops.hidden_loss,
+        (
+            [g["student"], g["student"].detach().clone().requires_grad_()],
+            [g["teacher"]] * 2,
+            None,
+            g["scale"],
+            "mse",
+            True,
+        ),
+    )
+    head = (g["hidden"], g["weight"], g["bias"])
+    teacher = ([g["teacher_hidden"]], [g["teacher_weight"]], [None], [1.0])
+    check(ops.linear_distillation_loss, (*head, *teacher, *rest, [True, True, True]))
+    biases = [None, g["bias"].detach()]
+    teachers = ([g["teacher_hidden"]] * 2, [g["teacher_weight"], -g["teacher_weight"]], biases, [0.5, 0.5])
+    check(ops.linear_distillation_loss, (*head, *teachers, *rest, [True, True, True]))
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -79,7 +115,7 @@ def test_no_graph_break_under_compile(name: str) -> None:
     given = tensors()
     torch._dynamo.reset()
     compiled = torch.compile(lambda: LOSSES[name](given, "auto") * 0.5, fullgraph=True, backend="aot_eager")
-    leaf = given["hidden" if name == "linear" else "student"]
+    leaf = given["hidden" if name.startswith("linear") else "student"]
     (grad,) = torch.autograd.grad(compiled(), leaf)
     (expected,) = torch.autograd.grad(LOSSES[name](given, "auto") * 0.5, leaf)
     torch.testing.assert_close(grad, expected)
@@ -94,10 +130,26 @@ def test_backward_twice_through_a_kept_graph() -> None:
     torch.testing.assert_close(given["student"].grad, 3 * first)
 
 
-def test_double_backward_is_refused() -> None:
+@pytest.mark.parametrize("factor", [1.0, 0.0, -2.0])
+def test_layers_that_are_leaves_keep_their_gradient_through_a_kept_graph(factor: float) -> None:
+    """The kept gradients are neither handed out to be added to, nor scaled where they lie, while they are needed."""
     given = tensors()
+    layers = [given["student"].detach().clone().requires_grad_() for _ in range(2)]
+    value = losses.hidden_mse(layers, [given["teacher"], -given["teacher"]], given["mask"], impl="fused")
+    first = [each.clone() for each in torch.autograd.grad(value, layers, retain_graph=True)]
+    value.backward(torch.tensor(factor), retain_graph=True)
+    value.backward(retain_graph=True)
+    value.backward()
+    for layer, gradient in zip(layers, first, strict=True):
+        torch.testing.assert_close(layer.grad, (2 + factor) * gradient)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_double_backward_is_refused(name: str) -> None:
+    given = tensors()
+    leaf = given["hidden" if name.startswith("linear") else "student"]
     with pytest.raises(RuntimeError, match="no second derivative"):
-        torch.autograd.grad(LOSSES["distillation"](given, "fused"), given["student"], create_graph=True)
+        torch.autograd.grad(LOSSES[name](given, "fused"), leaf, create_graph=True)
 
 
 def test_autocast() -> None:
@@ -110,11 +162,15 @@ def test_autocast() -> None:
     torch.testing.assert_close(value.detach(), expected, rtol=0.02, atol=0)
 
 
+@pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("chunk_rows", [1, 2, 3, 100])
-def test_any_chunk_size_gives_the_same(chunk_rows: int) -> None:
+def test_any_chunk_size_gives_the_same(chunk_rows: int, count: int) -> None:
     g = tensors()
     student = (g["hidden"].detach(), g["weight"].detach(), g["bias"].detach())
-    arguments = (student, (g["teacher_hidden"], g["teacher_weight"], None), g["labels"], g["mask"], 2.0, (5.0, 2.0, 0.1), g["scale"], g["scale"], (True, True, True), ops.row_losses)  # fmt: skip # noqa: E501
+    teachers = [(g["teacher_hidden"], g["teacher_weight"], None), (student[0], -student[1], student[2])][:count]
+    shares = [0.25, 0.75] if count == 2 else [1.0]
+    rest = (g["labels"], g["mask"], 2.0, (5.0, 2.0, 0.1), g["scale"], g["scale"], (True, True, True))
+    arguments = (student, teachers, shares, *rest)
     one_values, one_grads = linear_chunks.linear_distillation_loss_forward(*arguments, chunk_rows=N)
     values, grads = linear_chunks.linear_distillation_loss_forward(*arguments, chunk_rows=chunk_rows)
     torch.testing.assert_close(values, one_values)
@@ -168,6 +224,13 @@ REFUSED: dict[str, tuple[type[Exception], str, Callable[[dict[str, Any]], object
         InputError,
         "float64",
         lambda g: losses.soft_kl(g["student"].double(), g["teacher"].double(), impl="fused"),
+    ),
+    "heads": (
+        InputError,
+        "teacher_hidden has 2 entries, teacher_weight 1",
+        lambda g: losses.linear_distillation_loss(
+            g["hidden"], g["weight"], None, [g["teacher_hidden"]] * 2, [g["teacher_weight"]], None, g["labels"]
+        ),
     ),
     "head": (
         InputError,

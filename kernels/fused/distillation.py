@@ -19,6 +19,7 @@ from .launch import (
     device_scalar,
     empty_gradient,
     registers,
+    row_biases,
     row_configuration,
     temperature_power,
     with_unit_stride,
@@ -135,13 +136,7 @@ def _launch(
     phase = Phase.of(student)
     headed = not phase.aligned
     configuration = row_configuration(columns, headed, block, num_warps)
-    if headed and (student_bias is not None or teacher_bias is not None):
-        raise ValueError("biases need rows that start on a 16-byte group: pad the row stride to a multiple of eight")
-    biases = []
-    for name, bias in (("student_bias", student_bias), ("teacher_bias", teacher_bias)):
-        if bias is not None and bias.shape != (columns,):
-            raise ValueError(f"{name} has shape {tuple(bias.shape)}: one for each of {columns} columns is needed")
-        biases.append(None if bias is None else bias.to(torch.float32).contiguous())
+    biases = row_biases([student_bias, teacher_bias], student, headed)
     alpha_ce, alpha_mlm, alpha_mse = alphas
     with current_device(student):
         distillation_kernel[(rows,)](

@@ -7,6 +7,7 @@ choice must not differ between runs.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -99,6 +100,16 @@ def empty_gradient(matrix: Tensor) -> Tensor:
     if rows > 1 and columns > 1 and matrix.stride(1) == 1 and matrix.stride(0) > columns:
         stride = matrix.stride(0)
     return torch.empty_strided((rows, columns), (stride, 1), dtype=matrix.dtype, device=matrix.device)
+
+
+def row_biases(biases: Sequence[Tensor | None], logits: Tensor, headed: bool) -> list[Tensor | None]:
+    """The student's bias and the teachers', in float32; ValueError where they do not fit the logits."""
+    if headed and any(bias is not None for bias in biases):
+        raise ValueError("biases need rows that start on a 16-byte group: pad the row stride to a multiple of eight")
+    for bias in biases:
+        if bias is not None and bias.shape != logits.shape[1:]:
+            raise ValueError(f"a bias has shape {tuple(bias.shape)}: {logits.shape[1]} columns need one each")
+    return [None if bias is None else bias.to(torch.float32).contiguous() for bias in biases]
 
 
 def temperature_power(temperature: float) -> int:

@@ -7,26 +7,28 @@ kernel, which is chosen by device or passed in.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from .launch import device_scalar
 
+Head = tuple[Tensor, Tensor, Tensor | None]  # hidden states [N, H], weight [V, H], bias [V]
 RowLoss = Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]
-WORKSPACE_BYTES = 700_000_000  # both sides' logits of one chunk
+WORKSPACE_BYTES = 700_000_000  # all sides' logits of one chunk
 TILE_ROWS, TILE_COLUMNS = 128, 256  # of the matrix product that gives the hidden states' gradient
 GAIN = 256.0  # the largest gradient entries in the workspace: float16 keeps 2^-32 of it
 
 
-def chunk_rows(rows: int, columns: int, hidden: int, bytes_each: int, processors: int) -> int:
+def chunk_rows(rows: int, columns: int, hidden: int, bytes_each: int, processors: int, sides: int = 2) -> int:
     """Rows of a chunk: the most that the workspace holds and whose product with the weight fills whole waves of tiles.
 
-    `processors` is the number of streaming multiprocessors; a last wave that leaves them idle costs as much as a full
-    one. With `processors` 1 (no GPU) only the workspace bounds the chunk.
+    `sides` are the student and its teachers. `processors` is the number of streaming multiprocessors; a last wave that
+    leaves them idle costs as much as a full one. With `processors` 1 (no GPU) only the workspace bounds the chunk.
     """
-    most = max(1, WORKSPACE_BYTES // (2 * columns * bytes_each))
+    most = max(1, WORKSPACE_BYTES // (sides * columns * bytes_each))
     if rows <= most:
         return max(1, rows)
     if most < TILE_ROWS or processors <= 1:
@@ -42,12 +44,9 @@ def chunk_rows(rows: int, columns: int, hidden: int, bytes_each: int, processors
 
 
 def linear_distillation_loss_forward(
-    student_hidden: Tensor,
-    student_weight: Tensor,
-    student_bias: Tensor | None,
-    teacher_hidden: Tensor,
-    teacher_weight: Tensor,
-    teacher_bias: Tensor | None,
+    student: Head,
+    teachers: Sequence[Head],
+    teacher_weights: Sequence[float],
     labels: Tensor,
     row_weight: Tensor,
     temperature: float,
@@ -64,18 +63,17 @@ def linear_distillation_loss_forward(
     needs: tuple[bool, bool, bool] = (True, True, True),
     ignore_index: int = -100,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """Row values of the objective of `distillation_loss_forward` on projected logits, and gradients of its arguments.
+    """Row values of the objective of `multi_teacher_loss_forward` on projected logits, and gradients of the student.
 
-    The student's logits are `student_hidden @ student_weight.T + student_bias`, the teacher's likewise.
+    The student's logits are `hidden @ weight.T + bias` of its head, the teachers' likewise.
 
     Args:
-        student_hidden: [N, H]; teacher_hidden: [N, H'] (the widths may differ).
-        student_weight: [V, H]; teacher_weight: [V, H'].
-        student_bias, teacher_bias: [V] or None.
+        student, teachers: heads (hidden states [N, H], weight [V, H], bias [V] or None); hidden sizes may differ.
+        teacher_weights: a number >= 0 for each teacher; they have to sum to 1.
         labels, row_weight, temperature, alpha_*, *_scale: as for `distillation_loss_forward`.
-        row_loss: the row kernel, called as `row_loss(student_logits, teacher_logits, labels, row_weight, temperature,
-            alpha_ce, alpha_mlm, alpha_mse, kl_scale, mlm_scale) -> (kl_rows, ce_rows, mse_rows, gradient)`. None: K1
-            on CUDA, the closed form in plain PyTorch elsewhere.
+        row_loss: the row kernel, called as `row_loss(student_logits, teacher_logits, teacher_weights, labels,
+            row_weight, temperature, alpha_ce, alpha_mlm, alpha_mse, kl_scale, mlm_scale) -> (kl_rows, ce_rows,
+            mse_rows, gradient)`. None: K1 on CUDA, the closed form in plain PyTorch elsewhere.
         rows: int64 indices of the rows that have a weight or a label; the others are not projected. None: on CUDA all
             rows are projected, because counting them would make the host wait; elsewhere they are found here.
         chunk_rows: rows of a chunk; None: by the rule of `chunk_rows`.
@@ -90,7 +88,8 @@ def linear_distillation_loss_forward(
     Raises:
         TypeError, ValueError: for dtypes, shapes and devices that do not go together.
     """
-    _check(student_hidden, student_weight, student_bias, teacher_hidden, teacher_weight, teacher_bias, labels)
+    _check(student, teachers, labels)
+    student_hidden, student_weight, student_bias = student
     device = student_hidden.device
     if workspace_dtype is None:
         workspace_dtype = (
@@ -115,22 +114,24 @@ def linear_distillation_loss_forward(
         kl_scale * max(abs(alpha_ce) * temperature, 32.0 * abs(alpha_mse)), mlm_scale * abs(alpha_mlm)
     ).clamp(min=1e-30)
     factor = GAIN / largest
-    kernel = _RowKernel(row_loss, device, student_bias, teacher_bias, workspace_dtype, any(needs))
+    sides = [student, *teachers]
+    kernel = _RowKernel(row_loss, device, [bias for _, _, bias in sides], workspace_dtype, any(needs))
     with torch.autocast(device.type, enabled=False):
-        student_matrix, teacher_matrix = student_weight.to(workspace_dtype), teacher_weight.to(workspace_dtype)
-        size = chunk_rows or _chunk_rows(count, columns, hidden, student_matrix.element_size(), device)
+        matrices = [weight.to(workspace_dtype) for _, weight, _ in sides]
+        size = chunk_rows or _chunk_rows(count, columns, hidden, matrices[0].element_size(), device, len(sides))
         stride = -(-columns // 64) * 64  # rows that start at whole cache lines, whatever the vocabulary
-        workspace = torch.empty((2, min(size, count), stride), dtype=workspace_dtype, device=device)
+        workspace = torch.empty((len(sides), min(size, count), stride), dtype=workspace_dtype, device=device)
         for start in range(0, count, size):
             stop = min(start + size, count)
             chunk = slice(start, stop) if rows is None else rows[start:stop]
-            x, y = student_hidden[chunk].to(workspace_dtype), teacher_hidden[chunk].to(workspace_dtype)
-            student_logits, teacher_logits = workspace[:, : stop - start, :columns].unbind(0)
-            torch.mm(x, student_matrix.t(), out=student_logits)
-            torch.mm(y, teacher_matrix.t(), out=teacher_logits)
+            inputs = [each[chunk].to(workspace_dtype) for each, _, _ in sides]
+            logits = workspace[:, : stop - start, :columns].unbind(0)
+            for x, matrix, out in zip(inputs, matrices, logits, strict=True):
+                torch.mm(x, matrix.t(), out=out)
             *chunk_values, gradient = kernel(
-                student_logits,
-                teacher_logits,
+                logits[0],
+                logits[1:],
+                teacher_weights,
                 labels[chunk],
                 row_weight[chunk],
                 temperature,
@@ -143,9 +144,9 @@ def linear_distillation_loss_forward(
             for value, chunk_value in zip(values, chunk_values, strict=True):
                 value[chunk] = chunk_value.to(torch.float32)
             if d_hidden is not None:
-                d_hidden[chunk] = (_product(gradient, student_matrix) / factor).to(d_hidden.dtype)
+                d_hidden[chunk] = (_product(gradient, matrices[0]) / factor).to(d_hidden.dtype)
             if d_weight is not None:
-                _add_product(d_weight, gradient.t(), x, first=start == 0)
+                _add_product(d_weight, gradient.t(), inputs[0], first=start == 0)
             if d_bias is not None:
                 d_bias += gradient.sum(0, dtype=torch.float32)
         if d_weight is not None:
@@ -162,8 +163,7 @@ class _RowKernel:
         self,
         row_loss: RowLoss | None,
         device: torch.device,
-        student_bias: Tensor | None,
-        teacher_bias: Tensor | None,
+        biases: Sequence[Tensor | None],
         dtype: torch.dtype,
         needs_gradient: bool,
     ) -> None:
@@ -171,32 +171,31 @@ class _RowKernel:
         self.needs_gradient = needs_gradient
         self.on_gpu = device.type == "cuda" and row_loss is None
         bias_dtype = torch.float32 if self.on_gpu else dtype
-        self.student_bias = None if student_bias is None else student_bias.to(bias_dtype).contiguous()
-        self.teacher_bias = None if teacher_bias is None else teacher_bias.to(bias_dtype).contiguous()
+        self.biases = [None if bias is None else bias.to(bias_dtype).contiguous() for bias in biases]
 
-    def __call__(self, student_logits: Tensor, teacher_logits: Tensor, *rest: object) -> tuple[Tensor, ...]:
+    def __call__(self, student_logits: Tensor, teacher_logits: Sequence[Tensor], *rest: object) -> tuple[Tensor, ...]:
         if self.on_gpu:
-            from .distillation import distillation_loss_forward
+            from .several_teachers import multi_teacher_loss_forward
 
-            return distillation_loss_forward(
+            return multi_teacher_loss_forward(
                 student_logits,
                 teacher_logits,
                 *rest,
                 reuse_student=True,
                 needs_gradient=self.needs_gradient,
-                student_bias=self.student_bias,
-                teacher_bias=self.teacher_bias,
+                student_bias=self.biases[0],
+                teacher_biases=self.biases[1:],
             )
-        if self.student_bias is not None:
-            student_logits += self.student_bias
-        if self.teacher_bias is not None:
-            teacher_logits += self.teacher_bias
+        for logits, bias in zip((student_logits, *teacher_logits), self.biases, strict=True):
+            if bias is not None:
+                logits += bias
         return (self.row_loss or plain_row_loss)(student_logits, teacher_logits, *rest)
 
 
 def plain_row_loss(
     student_logits: Tensor,
-    teacher_logits: Tensor,
+    teacher_logits: Sequence[Tensor],
+    teacher_weights: Sequence[float],
     labels: Tensor,
     row_weight: Tensor,
     temperature: float,
@@ -207,13 +206,14 @@ def plain_row_loss(
     mlm_scale: Tensor,
     ignore_index: int = -100,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The closed form of `distillation_loss_forward` in plain PyTorch, for any device and dtype, double included."""
-    dtype = torch.promote_types(torch.float32, torch.promote_types(student_logits.dtype, teacher_logits.dtype))
+    """The closed form of `multi_teacher_loss_forward` in plain PyTorch, for any device and dtype, double included."""
+    dtype = torch.promote_types(torch.float32, student_logits.dtype)
     counted = (row_weight != 0)[:, None]
     s = student_logits.to(dtype)
-    t = torch.where(counted, teacher_logits.to(dtype), 0.0)
+    sides = [torch.where(counted, each.to(dtype), 0.0) for each in teacher_logits]
     weight = row_weight.to(dtype)[:, None]
-    log_p, log_q = torch.log_softmax(s / temperature, 1), torch.log_softmax(t / temperature, 1)
+    log_p = torch.log_softmax(s / temperature, 1)
+    log_q = mixed_log_softmax(sides, teacher_weights, temperature)
     p, q = log_p.exp(), log_q.exp()
     ratio = torch.where(q > 0, log_p - log_q, 0.0)
     terms = torch.where(q > 0, q * (torch.expm1(ratio) - ratio), p)
@@ -228,15 +228,26 @@ def plain_row_loss(
     gradient = gradient + of_classes
     mse_rows = torch.zeros_like(kl_rows)
     if alpha_mse != 0:
-        apart = torch.where(counted, s - t, 0.0)
-        mse_rows = row_weight * apart.square().sum(1)
-        gradient = gradient + 2 * alpha_mse * kl_scale * weight * apart
+        for t, share in zip(sides, teacher_weights, strict=True):
+            apart = torch.where(counted, s - t, 0.0)
+            mse_rows = mse_rows + share * row_weight * apart.square().sum(1)
+            gradient = gradient + 2 * share * alpha_mse * kl_scale * weight * apart
     return kl_rows, ce_rows, mse_rows, gradient.to(student_logits.dtype)
 
 
-def _chunk_rows(rows: int, columns: int, hidden: int, bytes_each: int, device: torch.device) -> int:
+def mixed_log_softmax(logits: Sequence[Tensor], weights: Sequence[float], temperature: float) -> Tensor:
+    """log sum_k w_k softmax(t_k / T), of one teacher or several."""
+    parts = [torch.log_softmax(each / temperature, 1) for each in logits]
+    if len(parts) == 1:
+        return parts[0]
+    return torch.stack(
+        [part + math.log(share) for part, share in zip(parts, weights, strict=True) if share > 0]
+    ).logsumexp(0)
+
+
+def _chunk_rows(rows: int, columns: int, hidden: int, bytes_each: int, device: torch.device, sides: int) -> int:
     processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
-    return chunk_rows(rows, columns, hidden, bytes_each, processors)
+    return chunk_rows(rows, columns, hidden, bytes_each, processors, sides)
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
@@ -260,35 +271,24 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor, first: bool) -> Non
         total += torch.mm(left, right).to(total.dtype)
 
 
-def _check(
-    student_hidden: Tensor,
-    student_weight: Tensor,
-    student_bias: Tensor | None,
-    teacher_hidden: Tensor,
-    teacher_weight: Tensor,
-    teacher_bias: Tensor | None,
-    labels: Tensor,
-) -> None:
-    if student_hidden.dim() != 2 or teacher_hidden.dim() != 2 or student_hidden.shape[0] != teacher_hidden.shape[0]:
-        raise ValueError(
-            f"hidden states are {tuple(student_hidden.shape)} and {tuple(teacher_hidden.shape)}: both have to be [N, H]"
-        )
-    if labels.shape != student_hidden.shape[:1]:
-        raise ValueError(f"labels have shape {tuple(labels.shape)} for {student_hidden.shape[0]} rows")
-    if student_weight.shape[0] != teacher_weight.shape[0]:
-        raise ValueError(
-            f"the student's vocabulary has {student_weight.shape[0]} entries, the teacher's {teacher_weight.shape[0]}"
-        )
-    sides = (
-        ("student", student_hidden, student_weight, student_bias),
-        ("teacher", teacher_hidden, teacher_weight, teacher_bias),
-    )
-    for name, hidden, weight, bias in sides:
-        if not (hidden.is_floating_point() and weight.is_floating_point()):
-            raise TypeError(f"{name}: hidden states are {hidden.dtype}, weight {weight.dtype}; both have to be floats")
-        if weight.dim() != 2 or weight.shape[1] != hidden.shape[1]:
-            raise ValueError(f"{name}: weight {tuple(weight.shape)} does not project hidden {tuple(hidden.shape)}")
-        if bias is not None and bias.shape != weight.shape[:1]:
-            raise ValueError(f"{name}: bias {tuple(bias.shape)} does not fit weight {tuple(weight.shape)}")
-        if hidden.device != weight.device or hidden.device != student_hidden.device:
-            raise ValueError(f"{name}: hidden states are on {hidden.device} and the weight on {weight.device}")
+def _check(student: Head, teachers: Sequence[Head], labels: Tensor) -> None:
+    hidden, weight, _ = student
+    if hidden.dim() != 2 or any(each[0].dim() != 2 or len(each[0]) != len(hidden) for each in teachers):
+        shapes = [tuple(each[0].shape) for each in (student, *teachers)]
+        raise ValueError(f"hidden states have shapes {shapes}: all have to be [N, H] of the same N")
+    if labels.shape != hidden.shape[:1]:
+        raise ValueError(f"labels have shape {tuple(labels.shape)} for {hidden.shape[0]} rows")
+    for each in teachers:
+        if weight.shape[0] != each[1].shape[0]:
+            raise ValueError(
+                f"the student's vocabulary has {weight.shape[0]} entries, the teacher's {each[1].shape[0]}"
+            )
+    for name, (x, matrix, bias) in [("student", student), *(("teacher", each) for each in teachers)]:
+        if not (x.is_floating_point() and matrix.is_floating_point()):
+            raise TypeError(f"{name}: hidden states are {x.dtype}, weight {matrix.dtype}; both have to be floats")
+        if matrix.dim() != 2 or matrix.shape[1] != x.shape[1]:
+            raise ValueError(f"{name}: weight {tuple(matrix.shape)} does not project hidden {tuple(x.shape)}")
+        if bias is not None and bias.shape != matrix.shape[:1]:
+            raise ValueError(f"{name}: bias {tuple(bias.shape)} does not fit weight {tuple(matrix.shape)}")
+        if x.device != matrix.device or x.device != hidden.device:
+            raise ValueError(f"{name}: hidden states are on {x.device} and the weight on {matrix.device}")

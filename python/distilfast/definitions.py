@@ -37,16 +37,19 @@ def soft_kl_rows(
     the row +inf. T^2 is not in here.
     """
     log_p = F.log_softmax(_rows(student_logits, counted) / temperature, dim=-1)
-    log_qs = [F.log_softmax(_rows(logits, counted) / temperature, dim=-1) for logits in teacher_logits]
-    if len(log_qs) == 1:
-        log_q = log_qs[0]
-    else:
-        log_q = torch.logsumexp(
-            torch.stack([q + math.log(w) for q, w in zip(log_qs, teacher_weights, strict=True)]), dim=0
-        )
+    log_q = mixed_log_softmax([_rows(logits, counted) for logits in teacher_logits], teacher_weights, temperature)
     log_q = log_q.to(log_p.dtype)
     q = log_q.exp()
     return torch.where(q > 0, q * (log_q - log_p), 0.0).sum(dim=-1)
+
+
+def mixed_log_softmax(logits: Sequence[Tensor], weights: Sequence[float], temperature: float) -> Tensor:
+    """log sum_k w_k softmax(t_k / T) of one teacher's logits [N, V] or of several."""
+    parts = [F.log_softmax(each / temperature, dim=-1) for each in logits]
+    if len(parts) == 1:
+        return parts[0]
+    weighted = [part + math.log(weight) for part, weight in zip(parts, weights, strict=True)]
+    return torch.logsumexp(torch.stack(weighted), dim=0)
 
 
 def masked_ce_rows(student_logits: Tensor, labels: Tensor) -> Tensor:

@@ -15,12 +15,10 @@ from torch import Tensor
 
 from . import definitions, ops
 from ._core import InputError
+from .linear_chunks import Head
 from .loss_arguments import check_impl
 
 logger = logging.getLogger("distilfast.losses")
-
-Head = tuple[Tensor, Tensor, Tensor | None]
-"""Hidden states [N, H], weight [V, H], bias [V] or None."""
 
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -37,20 +35,13 @@ def logits_loss(
     kl_scale: Tensor,
     mlm_scale: Tensor,
     temperature: float,
-    alphas: tuple[float, float, float],
+    alphas: Sequence[float],
     impl: str,
 ) -> LossTuple:
     """Total, KL, cross-entropy and MSE of logits [N, V]; without teachers or labels their terms are 0."""
-    refusal = _refusal(student, *teachers, teachers=len(teachers))
-    if _takes_kernel("logits", impl, refusal, student):
-        if len(teachers) > 1:
-            loss = ops.multi_teacher_loss(
-                student, teachers, teacher_weights, labels, row_weights, kl_scale, mlm_scale, temperature, *alphas,
-                _needs_gradient(student),
-            )  # fmt: skip
-            return loss[0], loss[1].detach(), loss[2].detach(), loss[3].detach()
+    if _takes_kernel("logits", impl, _refusal(student, *teachers), student):
         loss = ops.distillation_loss(
-            student, teachers[0] if teachers else None, labels, row_weights, kl_scale, mlm_scale, temperature, *alphas,
+            student, teachers, teacher_weights, labels, row_weights, kl_scale, mlm_scale, temperature, alphas,
             _needs_gradient(student),
         )  # fmt: skip
         return loss[0], loss[1].detach(), loss[2].detach(), loss[3].detach()
@@ -61,43 +52,48 @@ def logits_loss(
 
 def linear_loss(
     student: Head,
-    teacher: Head,
+    teachers: Sequence[Head],
+    teacher_weights: Sequence[float],
     labels: Tensor,
     row_weights: Tensor | None,
     kl_scale: Tensor,
     mlm_scale: Tensor,
     temperature: float,
-    alphas: tuple[float, float, float],
+    alphas: Sequence[float],
     impl: str,
 ) -> LossTuple:
     """As `logits_loss`, of the products of hidden states and weights."""
+    rest = (labels, row_weights, kl_scale, mlm_scale, temperature, alphas)
     device = student[0].device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
-        student, teacher = _cast(student, dtype), _cast(teacher, dtype)
-    given = [each for each in (*student, *teacher) if each is not None]
+        student, teachers = _cast(student, dtype), [_cast(each, dtype) for each in teachers]
+    given = [part for head in (student, *teachers) for part in head if part is not None]
     if _takes_kernel("linear", impl, _refusal(*given, one_dtype=True), student[0]):
+        hiddens, matrices, biases = map(list, zip(*teachers, strict=True))
         needs_gradients = [each is not None and _needs_gradient(each) for each in student]
         loss = ops.linear_distillation_loss(
-            *student, *teacher, labels, row_weights, kl_scale, mlm_scale, temperature, *alphas, needs_gradients
+            *student, hiddens, matrices, biases, teacher_weights, *rest, needs_gradients
         )
         return loss[0], loss[1].detach(), loss[2].detach(), loss[3].detach()
     with torch.no_grad():
-        teacher_logits = F.linear(*teacher)
-    return eager_logits_loss(
-        F.linear(*student), [teacher_logits], [1.0], labels, row_weights, kl_scale, mlm_scale, temperature, alphas
-    )
+        teacher_logits = [F.linear(*each) for each in teachers]
+    return eager_logits_loss(F.linear(*student), teacher_logits, teacher_weights, *rest)
 
 
 def hidden_loss(
-    kind: str, student: Tensor, teacher: Tensor, row_weights: Tensor | None, scale: Tensor, impl: str
+    kind: str, pairs: Sequence[tuple[Tensor, Tensor]], row_weights: Tensor | None, scale: Tensor, impl: str
 ) -> Tensor:
-    """The cosine loss or the MSE (`kind`) of hidden states [N, H]."""
-    if _takes_kernel(kind, impl, _refusal(student, teacher), student):
-        loss: Tensor = ops.hidden_loss(student, teacher, row_weights, scale, kind, _needs_gradient(student))[0]
+    """The cosine loss or the MSE (`kind`) of pairs of hidden states [N, H], alike in shape and dtypes, summed."""
+    student = pairs[0][0]
+    if _takes_kernel(kind, impl, _refusal(*pairs[0]), student):
+        students, teachers = map(list, zip(*pairs, strict=True))
+        needs_gradient = any(_needs_gradient(each) for each in students)
+        loss: Tensor = ops.hidden_loss(students, teachers, row_weights, scale, kind, needs_gradient)[0]
         return loss
     rows = definitions.hidden_cosine_rows if kind == "cosine" else definitions.hidden_mse_rows
-    return _weighted_sum(rows(student, teacher, _counted(row_weights)), row_weights) * scale
+    values = torch.stack([_weighted_sum(rows(s, t, _counted(row_weights)), row_weights) for s, t in pairs])
+    return values.sum() * scale
 
 
 def eager_logits_loss(
@@ -109,7 +105,7 @@ def eager_logits_loss(
     kl_scale: Tensor,
     mlm_scale: Tensor,
     temperature: float,
-    alphas: tuple[float, float, float],
+    alphas: Sequence[float],
 ) -> LossTuple:
     """`logits_loss` by the definitions."""
     alpha_ce, alpha_mlm, alpha_mse = alphas
@@ -150,7 +146,7 @@ def _needs_gradient(values: Tensor) -> bool:
     return torch.is_grad_enabled() and values.requires_grad
 
 
-def _refusal(*values: Tensor, teachers: int = 1, one_dtype: bool = False) -> str | None:
+def _refusal(*values: Tensor, one_dtype: bool = False) -> str | None:
     """Why there is no kernel for these tensors; None if there is one."""
     device = values[0].device.type
     if device not in ("cpu", "cuda"):
@@ -162,8 +158,6 @@ def _refusal(*values: Tensor, teachers: int = 1, one_dtype: bool = False) -> str
         return f"there is no kernel for {', '.join(sorted(map(str, dtypes - set(KERNEL_DTYPES))))}"
     if one_dtype and len(dtypes) > 1:
         return f"hidden states, weights and biases have several dtypes ({', '.join(sorted(map(str, dtypes)))})"
-    if teachers > 1 and device == "cpu":
-        return f"there is no CPU kernel for {teachers} teachers at once"
     return None
 
 

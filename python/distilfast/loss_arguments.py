@@ -196,6 +196,27 @@ def check_head(side: str, hidden: Tensor, weight: Any, bias: Any) -> None:
         )
 
 
+def teacher_heads(
+    hidden: Tensor | Sequence[Tensor],
+    weight: Tensor | Sequence[Tensor],
+    bias: Tensor | Sequence[Tensor | None] | None,
+    teacher_weights: Sequence[float] | None,
+) -> tuple[list[tuple[Tensor, Tensor, Tensor | None]], list[float]]:
+    """One teacher's head (hidden states, weight, bias) or several teachers', and their weights, which sum to 1."""
+    hiddens, weights = check_teachers("teacher_hidden", hidden, teacher_weights)
+    matrices = [weight] if isinstance(weight, Tensor) else list(weight)
+    biases = [None] * len(hiddens) if bias is None else [bias] if isinstance(bias, Tensor) else list(bias)
+    if not len(hiddens) == len(matrices) == len(biases):
+        raise InputError(
+            f"teacher_hidden has {len(hiddens)} entries, teacher_weight {len(matrices)} and teacher_bias "
+            f"{len(biases)}: give one of each for each teacher"
+        )
+    heads = list(zip(hiddens, matrices, biases, strict=True))
+    for head in heads:
+        check_head("teacher", *head)
+    return heads, weights
+
+
 def check_heads_agree(
     student_hidden: Tensor, student_weight: Tensor, teacher_hidden: Tensor, teacher_weight: Tensor
 ) -> None:

@@ -67,7 +67,7 @@ def soft_kl(
     kl_scale = arguments.row_scale("num_rows", num_rows, _counted(row_weights, student), student)
     loss = dispatch.logits_loss(
         student, [_rows(each) for each in teachers], weights, None, row_weights, kl_scale, torch.zeros_like(kl_scale),
-        temperature, (1.0, 0.0, 0.0), impl,
+        temperature, [1.0, 0.0, 0.0], impl,
     )  # fmt: skip
     return loss[0]
 
@@ -88,7 +88,7 @@ def masked_ce(
     student = _rows(student_logits)
     mlm_scale = arguments.row_scale("num_rows", num_rows, label_rows != definitions.IGNORED, student)
     loss = dispatch.logits_loss(
-        student, [], [], label_rows, None, torch.zeros_like(mlm_scale), mlm_scale, 1.0, (0.0, 1.0, 0.0), impl
+        student, [], [], label_rows, None, torch.zeros_like(mlm_scale), mlm_scale, 1.0, [0.0, 1.0, 0.0], impl
     )
     return loss[0]
 
@@ -137,9 +137,9 @@ def linear_distillation_loss(
     student_hidden: Tensor,
     student_weight: Tensor,
     student_bias: Tensor | None,
-    teacher_hidden: Tensor,
-    teacher_weight: Tensor,
-    teacher_bias: Tensor | None,
+    teacher_hidden: Tensor | Sequence[Tensor],
+    teacher_weight: Tensor | Sequence[Tensor],
+    teacher_bias: Tensor | Sequence[Tensor | None] | None,
     labels: Tensor,
     temperature: float = 2.0,
     alpha_ce: float = 5.0,
@@ -149,32 +149,36 @@ def linear_distillation_loss(
     num_kl_rows: float | Tensor | None = None,
     num_mlm_rows: float | Tensor | None = None,
     impl: str = "auto",
+    *,
+    teacher_weights: Sequence[float] | None = None,
 ) -> DistillationLoss:
     """`distillation_loss` of `hidden @ weight.T + bias` of both sides, without ever holding all logits.
 
     `student_hidden` is [..., H], `student_weight` [V, H] (as in `torch.nn.Linear`; tied to the embeddings or not),
-    `student_bias` [V] or None; the teacher's alike, with any hidden size of its own. Rows that count in no term are
-    left out of the products where that can be known without waiting for a GPU. The gradients of `student_hidden`,
-    `student_weight` and `student_bias` are computed with the value; the weight's is summed in float32. Under autocast
-    the products are taken in its dtype.
+    `student_bias` [V] or None; the teacher's alike, with any hidden size of its own. Several teachers: sequences of
+    equal length for `teacher_hidden`, `teacher_weight` and `teacher_bias` (None: no teacher has one). Rows that count
+    in no term are left out of the products where that can be known without waiting for a GPU. The gradients of
+    `student_hidden`, `student_weight` and `student_bias` are computed with the value; the weight's is summed in
+    float32. Under autocast the products are taken in its dtype.
 
     Raises what `distillation_loss` raises, and `InputError` for hidden states, weights and biases that do not fit.
     """
     temperature = arguments.check_temperature(temperature)
     alphas = _check_alphas(alpha_ce, alpha_mlm, alpha_mse)
     arguments.check_floating("student_hidden", student_hidden)
-    arguments.check_teacher("teacher_hidden", teacher_hidden)
     arguments.check_head("student", student_hidden, student_weight, student_bias)
-    arguments.check_head("teacher", teacher_hidden, teacher_weight, teacher_bias)
-    arguments.check_heads_agree(student_hidden, student_weight, teacher_hidden, teacher_weight)
+    teachers, weights = arguments.teacher_heads(teacher_hidden, teacher_weight, teacher_bias, teacher_weights)
+    for hidden, weight, _ in teachers:
+        arguments.check_heads_agree(student_hidden, student_weight, hidden, weight)
     label_rows = arguments.label_rows(labels, "student_hidden", student_hidden, student_weight.shape[0])
     row_weights = arguments.weight_rows(mask, "student_hidden", student_hidden)
     student = _rows(student_hidden)
     kl_scale = arguments.row_scale("num_kl_rows", num_kl_rows, _counted(row_weights, student), student)
     mlm_scale = arguments.row_scale("num_mlm_rows", num_mlm_rows, label_rows != definitions.IGNORED, student)
     loss = dispatch.linear_loss(
-        (student, student_weight, student_bias), (_rows(teacher_hidden), teacher_weight, teacher_bias),
-        label_rows, row_weights, kl_scale, mlm_scale, temperature, alphas, impl,
+        (student, student_weight, student_bias),
+        [(_rows(hidden), weight, bias) for hidden, weight, bias in teachers],
+        weights, label_rows, row_weights, kl_scale, mlm_scale, temperature, alphas, impl,
     )  # fmt: skip
     return DistillationLoss(*loss)
 
@@ -190,7 +194,7 @@ def hidden_cosine(
 
     Hidden states are [..., H] of equal shape, `mask` is [...]. 1e-12 is added to each squared norm, as in
     `torch.nn.CosineEmbeddingLoss`, so a vector of zeros gives 1. Equally long sequences of hidden states, one entry
-    for a layer, give the mean over the layers.
+    for a layer, give the mean over the layers; those alike in shape and dtypes go through the kernel in one launch.
 
     Raises `InputError` for differing shapes or devices and a teacher that requires grad; `TypeError` for what is no
     floating-point tensor.
@@ -218,13 +222,18 @@ def _hidden_loss(
     impl: str,
 ) -> Tensor:
     layers = arguments.hidden_layers(student_hidden, teacher_hidden)
+    alike: dict[object, list[tuple[Tensor, Tensor]]] = {}
+    for student, teacher in layers:
+        alike.setdefault((student.shape, student.dtype, teacher.dtype, student.device), []).append((student, teacher))
     losses = []
-    for student_layer, teacher_layer in layers:
-        row_weights = arguments.weight_rows(mask, "student_hidden", student_layer)
-        student = _rows(student_layer)
-        scale = arguments.row_scale("num_rows", num_rows, _counted(row_weights, student), student)
-        losses.append(dispatch.hidden_loss(kind, student, _rows(teacher_layer), row_weights, scale, impl))
-    return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
+    for pairs in alike.values():
+        first = pairs[0][0]
+        row_weights = arguments.weight_rows(mask, "student_hidden", first)
+        counted = _counted(row_weights, _rows(first))
+        scale = arguments.row_scale("num_rows", num_rows, counted, first) / len(layers)
+        rows = [(_rows(student), _rows(teacher)) for student, teacher in pairs]
+        losses.append(dispatch.hidden_loss(kind, rows, row_weights, scale, impl))
+    return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
 
 def _check_logits(
@@ -237,12 +246,12 @@ def _check_logits(
     return teachers, weights
 
 
-def _check_alphas(alpha_ce: float, alpha_mlm: float, alpha_mse: float) -> tuple[float, float, float]:
-    return (
+def _check_alphas(alpha_ce: float, alpha_mlm: float, alpha_mse: float) -> list[float]:
+    return [
         arguments.check_number("alpha_ce", alpha_ce),
         arguments.check_number("alpha_mlm", alpha_mlm),
         arguments.check_number("alpha_mse", alpha_mse),
-    )
+    ]
 
 
 def _rows(values: Tensor) -> Tensor:

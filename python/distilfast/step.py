@@ -198,24 +198,18 @@ class DistillationStep(nn.Module):
             "num_mlm_rows": num_masked,
             "impl": objective.impl,
         }
-        if len(heads) == 1:
-            target_features, target_decoder = heads[0]
-            result = losses.linear_distillation_loss(
-                features,
-                decoder.weight,
-                decoder.bias,
-                target_features,
-                target_decoder.weight,
-                target_decoder.bias,
-                rows.labels,
-                **options,
-            )
-        else:
-            with torch.no_grad():
-                logits = [target_decoder(target_features) for target_features, target_decoder in heads]
-            result = losses.distillation_loss(
-                decoder(features), logits, rows.labels, teacher_weights=self.teacher_weights, **options
-            )
+        target_features, target_decoders = zip(*heads, strict=True)
+        result = losses.linear_distillation_loss(
+            features,
+            decoder.weight,
+            decoder.bias,
+            target_features,
+            [each.weight for each in target_decoders],
+            [each.bias for each in target_decoders],
+            rows.labels,
+            teacher_weights=self.teacher_weights,
+            **options,
+        )
         parts = {"loss_ce": result.kl, "loss_mlm": result.mlm, "loss_mse": result.mse}
         weights = {"loss_ce": objective.alpha_ce, "loss_mlm": objective.alpha_mlm, "loss_mse": objective.alpha_mse}
         return result.total, {name: part for name, part in parts.items() if weights[name] != 0}
