@@ -23,11 +23,15 @@ def markdown(path: str) -> str:
         for loss in ("logits", "linear", "cosine"):
             results = case.get(loss, {})
             for name, figures in results.items():
-                ratio = figures["median_ms"] / results["distilfast"]["median_ms"]
+                shape = f"{case['rows']} | {case['vocabulary']}"
+                if "error" in figures:
+                    lines.append(f"| {loss} | {shape} | {name} | {figures['error']} | | | |")
+                    continue
+                ours = results["distilfast"].get("median_ms", float("nan"))
+                ratio = figures["median_ms"] / ours
                 share = f"{100 * figures['share_of_floor_speed']:.0f} %" if "share_of_floor_speed" in figures else ""
                 peak = f"{figures['peak_bytes'] / 1e6:.0f}" if "peak_bytes" in figures else ""
                 taken = f"{figures['median_ms']:.3f} ({figures['least_ms']:.3f}-{figures['most_ms']:.3f})"
-                shape = f"{case['rows']} | {case['vocabulary']}"
                 lines.append(f"| {loss} | {shape} | {name} | {taken} | {ratio:.2f}x | {share} | {peak} |")
     return "\n".join(lines) + "\n"
 

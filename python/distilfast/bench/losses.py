@@ -1,7 +1,8 @@
 """`python -m distilfast.bench losses`: value and gradient of the losses against eager PyTorch, torch.compile and Liger.
 
 All contenders take the same inputs in one process, in turn. The floor is measured there too: one addition that reads
-two matrices of logits and writes a third, which is what a loss cannot do without.
+two matrices of logits and writes a third, which is what a loss cannot do without. A contender that fails (for want of
+memory, say) is reported with its error, and the JSON file is written anew after every case.
 """
 
 from __future__ import annotations
@@ -71,6 +72,18 @@ def liger_loss() -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
     return loss
 
 
+def liger_linear_loss() -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] | None:
+    """Liger's fused linear JSD at its KL end: no bias and no cross-entropy; None where it is not installed."""
+    try:
+        from liger_kernel.transformers import LigerFusedLinearJSD
+    except ImportError:
+        return None
+    loss: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = LigerFusedLinearJSD(
+        jsd_beta=0.0, temperature=TEMPERATURE
+    )
+    return loss
+
+
 def logits_steps(student: Tensor, teacher: Tensor, labels: Tensor, with_compile: bool) -> dict[str, Step]:
     """Name -> value and gradient with respect to the student's logits."""
     out = torch.empty_like(student)
@@ -109,7 +122,13 @@ def linear_steps(rows: int, vocabulary: int, hidden: int, labels: Tensor, dtype:
             teacher = F.linear(y, teacher_weight, bias)
         return torch.autograd.grad(eager_loss(F.linear(*leaves), teacher, labels), leaves)
 
-    return {"distilfast": ours, "eager": eager}
+    steps: dict[str, Step] = {"distilfast": ours, "eager": eager}
+    if x.is_cuda and (liger := liger_linear_loss()) is not None:
+        loss = liger
+        steps["liger fused linear JSD"] = lambda: torch.autograd.grad(
+            loss(leaves[0], leaves[1], y, teacher_weight), leaves[:2]
+        )
+    return steps
 
 
 def cosine_steps(rows: int, hidden: int, device: torch.device, dtype: torch.dtype) -> dict[str, Step]:
@@ -122,22 +141,27 @@ def cosine_steps(rows: int, hidden: int, device: torch.device, dtype: torch.dtyp
     }
 
 
-def measure(steps: dict[str, Step], device: torch.device, runs: int) -> dict[str, dict[str, float]]:
-    """Milliseconds (median, least, most) and, on CUDA, bytes allocated beyond the inputs, of each step."""
+def measure(steps: dict[str, Step], device: torch.device, runs: int) -> dict[str, dict[str, Any]]:
+    """Of each step milliseconds (median, least, most) and, on CUDA, bytes beyond the inputs; or its error."""
     times: dict[str, list[float]] = {name: [] for name in steps}
-    results: dict[str, dict[str, float]] = {name: {} for name in steps}
+    results: dict[str, dict[str, Any]] = {name: {} for name in steps}
     for name, step in steps.items():
-        step()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-            before = torch.cuda.memory_allocated()
-            torch.cuda.reset_peak_memory_stats()
+        try:
             step()
-            results[name]["peak_bytes"] = float(torch.cuda.max_memory_allocated() - before)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+                before = torch.cuda.memory_allocated()
+                torch.cuda.reset_peak_memory_stats()
+                step()
+                results[name]["peak_bytes"] = float(torch.cuda.max_memory_allocated() - before)
+        except Exception as error:  # of any library: the others are measured all the same
+            results[name]["error"] = f"{type(error).__name__}: {error}".splitlines()[0]
+    running = {name: step for name, step in steps.items() if "error" not in results[name]}
     for _ in range(runs):
-        for name, step in steps.items():
+        for name, step in running.items():
             times[name].append(_milliseconds(step, device))
-    for name, taken in times.items():
+    for name in running:
+        taken = times[name]
         results[name] |= {"median_ms": statistics.median(taken), "least_ms": min(taken), "most_ms": max(taken)}
     return results
 
@@ -156,14 +180,17 @@ def _milliseconds(step: Step, device: torch.device) -> float:
     return 1e3 * (time.perf_counter() - begin)
 
 
-def show(title: str, results: dict[str, dict[str, float]]) -> None:
+def show(title: str, results: dict[str, dict[str, Any]]) -> None:
     print(f"\n{title}")
     print(f"  {'':28} {'median ms':>10} {'spread ms':>17} {'ours is':>9} {'peak MB':>9}")
+    ours = results["distilfast"].get("median_ms", float("nan"))
     for name, figures in results.items():
-        ratio = figures["median_ms"] / results["distilfast"]["median_ms"]
+        if "error" in figures:
+            print(f"  {name:28} {figures['error']}")
+            continue
         spread = f"{figures['least_ms']:.3f}-{figures['most_ms']:.3f}"
         peak = f"{figures['peak_bytes'] / 1e6:9.0f}" if "peak_bytes" in figures else f"{'-':>9}"
-        print(f"  {name:28} {figures['median_ms']:10.3f} {spread:>17} {ratio:8.2f}x {peak}")
+        print(f"  {name:28} {figures['median_ms']:10.3f} {spread:>17} {figures['median_ms'] / ours:8.2f}x {peak}")
 
 
 def bench(arguments: LossesBenchArguments) -> dict[str, Any]:
@@ -202,9 +229,10 @@ def bench(arguments: LossesBenchArguments) -> dict[str, Any]:
             labels[torch.rand(rows, device=device) >= arguments.labelled] = -100
             labels[0] = 0
             results = measure(logits_steps(student, teacher, labels, arguments.compile), device, runs)
-            floor = results["floor: read two, write one"]["median_ms"]
+            floor = results["floor: read two, write one"].get("median_ms", float("nan"))
             for figures in results.values():
-                figures["share_of_floor_speed"] = floor / figures["median_ms"]
+                if "median_ms" in figures:
+                    figures["share_of_floor_speed"] = floor / figures["median_ms"]
             del student, teacher
             show(f"logits, {rows:,} x {vocabulary:,}, {name}", results)
             case: dict[str, Any] = {"rows": rows, "vocabulary": vocabulary, "logits": results}
@@ -214,6 +242,8 @@ def bench(arguments: LossesBenchArguments) -> dict[str, Any]:
                 case["cosine"] = measure(cosine_steps(rows, arguments.hidden, device, dtype), device, runs)
                 show(f"cosine, {rows:,} x {arguments.hidden}, {name}", case["cosine"])
             report["cases"].append(case)
+            if arguments.json:
+                write_json(arguments.json, report)
     return report
 
 
@@ -223,9 +253,7 @@ def main() -> None:
 
 def _bench() -> None:
     (arguments,) = parse([LossesBenchArguments], __doc__ or "", prog="python -m distilfast.bench losses")
-    report = bench(arguments)
-    if arguments.json:
-        write_json(arguments.json, report)
+    bench(arguments)
 
 
 if __name__ == "__main__":
