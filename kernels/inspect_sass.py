@@ -254,16 +254,17 @@ def main() -> None:
     capability = int(sys.argv[1]) if len(sys.argv) > 1 else 90
     package = fused_package()
     bf16, fp32, fp16 = torch.bfloat16, torch.float32, torch.float16
+    mixed = {"bfloat16 student, float32 teacher": (bf16, fp32), "float32 student, bfloat16 teacher": (fp32, bf16)}
+    dtypes = {"bfloat16": (bf16, bf16), "float16": (fp16, fp16), "float32": (fp32, fp32), **mixed}
     cases: list[tuple[str, dict[str, Any]]] = [
-        ("30,522, contiguous", {"columns": 30522}),
+        (f"{columns:,}, {name}", {"columns": columns, "headed": columns % 8 != 0, "student": s, "teacher": t})
+        for columns in (30522, 50265, 128256)
+        for name, (s, t) in dtypes.items()
+    ]
+    cases += [
         ("30,522, row stride 30,528", {"columns": 30522, "headed": False}),
-        ("30,522, contiguous, T = 1.5", {"columns": 30522, "temperature": 1.5}),
-        ("30,522, contiguous, with squared error", {"columns": 30522, "squared_error": True}),
-        ("30,522, contiguous, float32", {"columns": 30522, "student": fp32, "teacher": fp32}),
-        ("30,522, contiguous, float16", {"columns": 30522, "student": fp16, "teacher": fp16}),
-        ("30,522, contiguous, bfloat16 student, float32 teacher", {"columns": 30522, "student": bf16, "teacher": fp32}),
-        ("50,265, contiguous", {"columns": 50265}),
-        ("128,256", {"columns": 128256, "headed": False}),
+        ("30,522, T = 1.5", {"columns": 30522, "temperature": 1.5}),
+        ("30,522, with squared error", {"columns": 30522, "squared_error": True}),
     ]
     print(
         "| vocabulary | registers | spills | instructions an element: row sums, gradient | accesses in the main loops |"
@@ -272,16 +273,30 @@ def main() -> None:
     for name, arguments in cases:
         compiled, each = compile_distillation(package, **arguments, capability=capability)
         counts = [loop.instructions / each for loop in compiled.loops if loop.streams]
-        labelled, plain = counts[:2], counts[2:]
-        shown = (
-            " + ".join(f"{x:.1f}" for x in plain) + " (labelled rows " + " + ".join(f"{x:.1f}" for x in labelled) + ")"
-        )
-        kinds = ", ".join(sorted(kind for kind in compiled.accesses if kind.startswith(("LDG", "STG"))))
-        print(f"| {name} | {compiled.registers} | {compiled.spills} | {shown} | {kinds} |")
-    for width in (768, 1024):
-        compiled = compile_hidden(package, width, capability=capability)
-        kinds = ", ".join(sorted(compiled.memory))
-        print(f"| cosine, width {width} | {compiled.registers} | {compiled.spills} | | {kinds} |")
+        labelled, plain = (" + ".join(f"{count:.1f}" for count in part) for part in (counts[:2], counts[2:]))
+        show(name, compiled, f"{plain} (labelled rows {labelled})", compiled.accesses)
+    several: list[tuple[str, dict[str, Any]]] = [
+        ("two teachers", {"count": 2}),
+        ("two teachers, float32", {"count": 2, "dtype": fp32}),
+        ("two teachers, with squared error", {"count": 2, "squared_error": True}),
+        ("two teachers, biases, float16", {"count": 2, "biased": True, "headed": False, "dtype": fp16}),
+        ("four teachers", {"count": 4}),
+        ("eight teachers", {"count": 8}),
+    ]
+    for name, arguments in several:
+        compiled, each = compile_several_teachers(package, 30522, **arguments, capability=capability)
+        counts = [loop.instructions / each for loop in compiled.loops if loop.streams]
+        plain = counts[len(counts) // 2 :]
+        show(f"30,522, {name}", compiled, f"{sum(plain[:-1]):.1f} + {plain[-1]:.1f}", compiled.accesses)
+    for width, layers in ((768, 1), (768, 12), (1024, 24), (312, 4)):
+        compiled = compile_hidden(package, width, layers=layers, capability=capability)
+        show(f"cosine, width {width}, {layers} layers", compiled, "", compiled.memory)
+
+
+def show(name: str, compiled: Compiled, instructions: str, memory: Counter[str]) -> None:
+    """A row of the table."""
+    kinds = ", ".join(sorted(kind for kind in memory if kind.startswith(("LDG", "STG"))))
+    print(f"| {name} | {compiled.registers} | {compiled.spills} | {instructions} | {kinds} |", flush=True)
 
 
 if __name__ == "__main__":
