@@ -59,7 +59,7 @@ def test_logits(labels: Tensor | None, weights: Tensor | None, alphas: tuple[flo
     teachers, shares = teachers[:count], [[], [1.0], SHARES][count]
     kl_scale, mlm_scale = torch.tensor(0.25), torch.tensor(0.5)
     *rows, gradient = ops.fused_row_losses(
-        student.detach(), teachers, shares, labels, weights, 2.0, *alphas, kl_scale, mlm_scale, needs_gradient=True
+        student.detach(), teachers, shares, labels, weights, 2.0, alphas, kl_scale, mlm_scale, needs_gradient=True
     )
     got = ops.reduce_rows(*rows, 2.0, alphas, kl_scale, mlm_scale)
     want = dispatch.eager_logits_loss(student, teachers, shares, labels, weights, kl_scale, mlm_scale, 2.0, alphas)

@@ -61,12 +61,12 @@ def linear_distillation_loss_forward(
             _logits(teacher[0][picked], teacher[1], teacher[2], workspaces, index)
             for index, teacher in enumerate(teachers, start=1)
         ]
-        *row_values, gradient = cpu_row_losses(
+        kl, ce, mse, gradient = cpu_row_losses(
             student_logits, teacher_logits, teacher_weights, labels[picked],
-            None if row_weights is None else row_weights[picked], temperature, *alphas, kl_scale, mlm_scale,
+            None if row_weights is None else row_weights[picked], temperature, alphas, kl_scale, mlm_scale,
             reuse_student=any(needs_gradients), needs_gradient=any(needs_gradients),
         )  # fmt: skip
-        values.append(row_values)
+        values.append((kl, ce, mse))
         if gradient is None:
             continue
         if d_hidden is not None:

@@ -43,16 +43,12 @@ def distillation_loss(
     `teachers`: none, one, or several, for the weighted mean of their tempered probabilities. `alphas`: the weights of
     KL, cross-entropy and MSE in the total.
     """
-    numbers = (temperature, *alphas, kl_scale, mlm_scale)
-    if student.device.type == "cpu":
-        *rows, gradient = cpu_row_losses(
-            student, teachers, teacher_weights, labels, row_weights, *numbers, needs_gradient=needs_gradient
-        )
-    else:
-        *rows, gradient = fused_row_losses(
-            student, teachers, teacher_weights, labels, row_weights, *numbers, needs_gradient=needs_gradient
-        )
-    values = reduce_rows(*rows, temperature, alphas, kl_scale, mlm_scale)
+    row_losses = cpu_row_losses if student.device.type == "cpu" else fused_row_losses
+    kl_rows, ce_rows, mse_rows, gradient = row_losses(
+        student, teachers, teacher_weights, labels, row_weights, temperature, alphas, kl_scale, mlm_scale,
+        needs_gradient=needs_gradient,
+    )  # fmt: skip
+    values = reduce_rows(kl_rows, ce_rows, mse_rows, temperature, alphas, kl_scale, mlm_scale)
     return *values, student.new_empty(0) if gradient is None else gradient
 
 
@@ -62,8 +58,12 @@ def fused_row_losses(
     teacher_weights: Sequence[float],
     labels: Tensor | None,
     row_weights: Tensor | None,
-    *numbers: Any,
-    needs_gradient: bool,
+    temperature: float,
+    alphas: Sequence[float],
+    kl_scale: Tensor,
+    mlm_scale: Tensor,
+    *,
+    needs_gradient: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """`cpu_row_losses` of GPUs."""
     labels, row_weights = _given_rows(student, labels, row_weights)
@@ -71,8 +71,9 @@ def fused_row_losses(
         # A teacher's row of weight 0 counts for nothing, so that any tensor will do.
         teachers, teacher_weights, row_weights = [student], [1.0], torch.zeros_like(row_weights)
     result: tuple[Tensor, Tensor, Tensor, Tensor | None] = _fused().multi_teacher_loss_forward(
-        student, teachers, teacher_weights, labels, row_weights, *numbers, needs_gradient=needs_gradient
-    )
+        student, teachers, teacher_weights, labels, row_weights, temperature, *alphas, kl_scale, mlm_scale,
+        needs_gradient=needs_gradient,
+    )  # fmt: skip
     return result
 
 

@@ -20,9 +20,7 @@ def cpu_row_losses(
     labels: Tensor | None,
     row_weights: Tensor | None,
     temperature: float,
-    alpha_ce: float,
-    alpha_mlm: float,
-    alpha_mse: float,
+    alphas: Sequence[float],
     kl_scale: Tensor,
     mlm_scale: Tensor,
     *,
@@ -34,6 +32,7 @@ def cpu_row_losses(
     Several become one: T log sum_k w_k softmax(t_k / T) are logits with the teachers' mean tempered probabilities. The
     squared error is that to each teacher, weighted.
     """
+    alpha_ce, alpha_mlm, alpha_mse = alphas
     rest = (labels, row_weights, temperature, alpha_ce, alpha_mlm)
     if len(teachers) <= 1:
         return cpu_kernels.distillation_loss_forward(
