@@ -83,7 +83,7 @@ impl Batches {
     /// The epoch of a number.
     #[must_use]
     pub fn epoch(&self, number: u64) -> Epoch {
-        self.plan.epoch(self.seed, number)
+        self.plan.epoch(self.seed, number, self.masker.simd())
     }
 
     /// The shape of a batch.
@@ -112,7 +112,6 @@ impl Batches {
 
     /// Writes batch `index` of `epoch` into `buffer`, which holds a [`Layout`] of its shape.
     pub fn fill(&self, epoch: &Epoch, index: usize, buffer: &mut [i64], scratch: &mut Scratch) {
-        let step = self.count_step(epoch, index, scratch);
         let Scratch { members, mask, .. } = scratch;
         let shape = self.plan.members(epoch, index, &self.rows, members);
         let layout = self.layout(shape);
@@ -124,17 +123,21 @@ impl Batches {
         let (input_ids, extra) = (&mut input_ids[..layout.size], &mut extra[..layout.size]);
         self.write_ids(members, input_ids);
         match &self.plan {
-            Plan::Padded(_) => write_attention_mask(shape, members, extra),
+            Plan::Padded(_) => write_attention_mask(self.masker.simd(), shape.width, members, extra),
             // SAFETY: any two i32 are an i64, and no pointer that is aligned for i64 is not for i32.
             Plan::Packed(plan) => unsafe {
                 let cu_seqlens = &mut cu_seqlens.align_to_mut::<i32>().1[..layout.sequences];
-                write_sequences(members, plan.longest(), extra, cu_seqlens);
+                write_sequences(self.masker.simd(), members, plan.longest(), extra, cu_seqlens);
             },
         }
-        self.masker.choose(members, input_ids, epoch.key, mask);
+        let own = Counts {
+            tokens: count_tokens(members),
+            masked: self.masker.choose(members, input_ids, epoch.key, index as u32, mask),
+        };
         let (positions, labels) = (&mut positions[..layout.capacity], &mut labels[..layout.capacity]);
-        self.masker.replace(epoch.key, &mask.masked, input_ids, positions, labels);
-        counts[..3].copy_from_slice(&[count_tokens(members), step.tokens, step.masked].map(|count| count as i64));
+        self.masker.replace(epoch.key, index as u32, input_ids, positions, labels, mask);
+        let step = if self.batches_per_step == 1 { own } else { self.count_step(epoch, index, scratch) };
+        counts[..3].copy_from_slice(&[own.tokens, step.tokens, step.masked].map(|count| count as i64));
     }
 
     /// The tokens and masked positions of the whole step that batch `index` belongs to.
@@ -169,8 +172,7 @@ impl Batches {
         }
         ids.resize(shape.rows * shape.width, 0);
         self.write_ids(members, ids);
-        self.masker.choose(members, ids, epoch.key, mask);
-        Counts { tokens, masked: mask.masked.len() }
+        Counts { tokens, masked: self.masker.choose(members, ids, epoch.key, index as u32, mask) }
     }
 
     fn is_poor(&self, row: u32) -> bool {
@@ -194,7 +196,10 @@ for_each_simd! {
 #[expect(clippy::inline_always, reason = "compiled anew for the instructions of each caller")]
 fn write_ids_body(rows: &Rows, members: &[Member], pad: i64, input_ids: &mut [i64]) {
     let mut end = 0;
-    for member in members {
+    for (number, member) in members.iter().enumerate() {
+        if let Some(later) = members.get(number + AHEAD) {
+            rows.prefetch(later.row as usize);
+        }
         let start = member.start as usize;
         input_ids[end..start].fill(pad);
         end = start + member.length as usize;
@@ -203,25 +208,53 @@ fn write_ids_body(rows: &Rows, members: &[Member], pad: i64, input_ids: &mut [i6
     input_ids[end..].fill(pad);
 }
 
+/// How many rows before its turn a row is brought near.
+const AHEAD: usize = 4;
+
+/// As many ids as a register of 512 bits holds once they are wide.
+const WIDE: usize = 8;
+
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "compiled anew for the instructions of each caller")]
 fn widen<T: Id>(ids: &[T], wide: &mut [i64]) {
-    for (wide, id) in wide.iter_mut().zip(ids) {
+    // Loops of a fixed length become one instruction; iterators over arrays would be calls.
+    let (Some(wide_end), Some(ids_end)) = (wide.len().checked_sub(WIDE), ids.len().checked_sub(WIDE)) else {
+        for (wide, id) in wide.iter_mut().zip(ids) {
+            *wide = id.wide();
+        }
+        return;
+    };
+    for (wide, id) in wide.iter_mut().zip(&ids[..ids.len() / WIDE * WIDE]) {
+        *wide = id.wide();
+    }
+    // What is left over is written together with some that were written before.
+    for (wide, id) in wide[wide_end..].iter_mut().zip(&ids[ids_end..]) {
         *wide = id.wide();
     }
 }
 
-fn write_attention_mask(shape: Shape, members: &[Member], attention_mask: &mut [i64]) {
-    for (mask, member) in attention_mask.chunks_exact_mut(shape.width).zip(members) {
-        let (tokens, padding) = mask.split_at_mut(member.length as usize);
-        tokens.fill(1);
-        padding.fill(0);
+for_each_simd! {
+    fn write_attention_mask(width: usize, members: &[Member], attention_mask: &mut [i64]) = write_attention_mask_body
+}
+
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "compiled anew for the instructions of each caller")]
+fn write_attention_mask_body(width: usize, members: &[Member], attention_mask: &mut [i64]) {
+    attention_mask.fill(1);
+    for member in members {
+        attention_mask[(member.start + member.length) as usize..member.start as usize + width].fill(0);
     }
+}
+
+for_each_simd! {
+    fn write_sequences(members: &[Member], longest: usize, position_ids: &mut [i64], cu_seqlens: &mut [i32]) = write_sequences_body
 }
 
 /// Positions restart with every sequence; what is left of the bin is cut into sequences no longer than the longest row,
 /// so that no position is beyond what a model has seen.
-fn write_sequences(members: &[Member], longest: usize, position_ids: &mut [i64], cu_seqlens: &mut [i32]) {
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "compiled anew for the instructions of each caller")]
+fn write_sequences_body(members: &[Member], longest: usize, position_ids: &mut [i64], cu_seqlens: &mut [i32]) {
     let mut number = 0;
     let mut start = 0;
     let mut lengths = members.iter().map(|member| member.length as usize);

@@ -198,6 +198,24 @@ impl Rows {
         chunk.row(row)
     }
 
+    /// Asks the processor to bring the ids of a row near, which is of use where rows are read in no order.
+    #[inline]
+    pub fn prefetch(&self, row: usize) {
+        #[cfg(target_arch = "x86_64")]
+        with_ids!(self.row(row), ids => {
+            let bytes = size_of_val(ids);
+            for line in (0..bytes).step_by(64) {
+                // SAFETY: a hint that reads nothing, at an address within the row.
+                unsafe {
+                    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+                    _mm_prefetch::<_MM_HINT_T0>(ids.as_ptr().byte_add(line).cast());
+                }
+            }
+        });
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = row;
+    }
+
     /// Calls `visit(row, length)` for every row in order, reading nothing but offsets.
     pub fn for_each_length(&self, mut visit: impl FnMut(usize, usize)) {
         if self.selected.is_some() {

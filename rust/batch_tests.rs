@@ -20,7 +20,7 @@ fn plan_of(rows: &Rows, packed: bool, batch_tokens: usize) -> Plan {
     if packed {
         return Plan::Packed(Packed::new(rows, &histogram, batch_tokens).unwrap());
     }
-    let widths = choose_widths(&histogram, 1, 64, 8);
+    let widths = choose_widths(&histogram, 1, 64, 8, batch_tokens);
     Plan::Padded(Padded::new(rows, &histogram, &widths, batch_tokens).unwrap())
 }
 
@@ -36,7 +36,7 @@ fn batches_of(rows: &[Vec<u16>], chunk: usize, packed: bool, masking: &Masking, 
         occurrences: checked.occurrences.clone(),
         token_counts: checked.occurrences,
     };
-    let masker = Masker::new(masking.clone(), vocabulary, simd).unwrap();
+    let masker = Masker::new(masking.clone(), &vocabulary, simd).unwrap();
     let longest = (0..rows.len()).map(|row| rows.length(row)).max().unwrap();
     Batches { rows, plan, longest, masker, poor: checked.poor, pad_id: 0, seed: 3, batches_per_step: 2 }
 }
@@ -72,7 +72,7 @@ proptest! {
     fn every_row_is_in_one_batch(rows in any_rows(), packed: bool, batch_tokens in 64_usize..400, seed: u64, number in 0_u64..9) {
         let stored = rows_of(&rows, 7);
         let plan = plan_of(&stored, packed, batch_tokens);
-        let epoch = plan.epoch(seed, number);
+        let epoch = plan.epoch(seed, number, Simd::available()[0]);
         let (mut members, mut seen, mut shapes) = (Vec::new(), Vec::new(), Vec::new());
         for index in 0..plan.len() {
             let shape = plan.members(&epoch, index, &stored, &mut members);

@@ -5,7 +5,7 @@
 //! looking at those alone. Where fewer than wanted are found, the next larger `t` is tried; the last lets all through. So
 //! bounds decide about time only, never about the outcome.
 
-use crate::mask::{Masking, Vocabulary};
+use crate::mask::Vocabulary;
 
 /// One more than the largest draw: a bound that every draw is below.
 pub const CERTAIN: u32 = 1 << 31;
@@ -21,21 +21,19 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// The bounds for what `masking` asks of the rows whose ids `vocabulary` counts.
+    /// The bounds for a share `prob` of the rows whose ids `vocabulary` counts; none without weights.
     #[must_use]
-    pub fn new(masking: &Masking, vocabulary: &Vocabulary, weights: Option<&[f64]>) -> Self {
+    pub fn new(prob: f64, vocabulary: &Vocabulary, weights: &[f64]) -> Self {
         let mut bounds = Self { levels: Vec::new(), first: [0; MARGINS.len()] };
-        if !masking.exact {
-            let bound = (masking.prob * f64::from(CERTAIN)).round() as u32;
-            bounds.levels.push(table(vocabulary, |_| bound));
+        if weights.is_empty() {
             return bounds;
         }
         let tokens: f64 = vocabulary.occurrences.iter().map(|&count| count as f64).sum();
         for (level, margin) in MARGINS.iter().enumerate() {
             bounds.first[level] = bounds.levels.len();
-            if let Some(time) = solve(vocabulary, weights, margin * masking.prob * tokens) {
+            if let Some(time) = solve(vocabulary, weights, margin * prob * tokens) {
                 let bound = |id: usize| {
-                    let chance = -(-weights.map_or(1.0, |weights| weights[id]) * time).exp_m1();
+                    let chance = -(-weights[id] * time).exp_m1();
                     (chance * f64::from(CERTAIN)).ceil() as u32
                 };
                 bounds.levels.push(table(vocabulary, bound));
@@ -52,12 +50,6 @@ impl Bounds {
         let level = MARGINS.iter().position(|&margin| margin >= needed).unwrap_or(MARGINS.len() - 1);
         self.levels[self.first[level].min(self.levels.len() - 1)..].iter().map(Vec::as_slice)
     }
-
-    /// The one bound where each position is drawn for itself.
-    #[must_use]
-    pub fn each(&self) -> &[u32] {
-        &self.levels[0]
-    }
 }
 
 fn table(vocabulary: &Vocabulary, bound: impl Fn(usize) -> u32) -> Vec<u32> {
@@ -66,13 +58,12 @@ fn table(vocabulary: &Vocabulary, bound: impl Fn(usize) -> u32) -> Vec<u32> {
 }
 
 /// The `t` that about `target` positions of all rows stay under; `None` where nearly all would.
-fn solve(vocabulary: &Vocabulary, weights: Option<&[f64]>, target: f64) -> Option<f64> {
+fn solve(vocabulary: &Vocabulary, weights: &[f64], target: f64) -> Option<f64> {
     let ids = || (0..vocabulary.special.len()).filter(|&id| !vocabulary.special[id] && vocabulary.occurrences[id] > 0);
     let maskable: f64 = ids().map(|id| vocabulary.occurrences[id] as f64).sum();
     if target >= 0.95 * maskable {
         return None;
     }
-    let Some(weights) = weights else { return Some(-(-target / maskable).ln_1p()) };
     let below = |time: f64| -> f64 {
         ids().map(|id| vocabulary.occurrences[id] as f64 * -(-weights[id] * time).exp_m1()).sum()
     };

@@ -6,6 +6,7 @@
 //! shapes and how many batches each shape has are the same in every epoch, and each row is in exactly one batch.
 
 use crate::batch_rows::Rows;
+use crate::batch_simd::Simd;
 use crate::error::{Error, Result};
 use crate::plan_packed::Packed;
 use crate::plan_padded::Padded;
@@ -45,6 +46,7 @@ pub struct Epoch {
     pub number: u64,
     /// Under which everything in it is drawn.
     pub key: Key,
+    simd: Simd,
     batches: Permutation,
     classes: Vec<Permutation>,
 }
@@ -74,6 +76,16 @@ pub fn length_histogram(rows: &Rows, max_length: usize) -> Result<Vec<u64>> {
     }
 }
 
+/// The error for a token budget that the longest row, padded to `width`, does not fit.
+pub(crate) fn too_narrow(rows: &Rows, histogram: &[u64], width: usize, batch_tokens: usize) -> Error {
+    let longest = histogram.len() - 1;
+    let row = (0..rows.len()).find(|&row| rows.length(row) == longest).unwrap_or(0);
+    let padded = if width > longest { format!(", padded to {width}") } else { String::new() };
+    Error::invalid(format!(
+        "row {row} has {longest} tokens{padded}, more than batch_tokens={batch_tokens}; give at least as many tokens as the longest row takes"
+    ))
+}
+
 impl Plan {
     /// The number of batches in every epoch.
     #[must_use]
@@ -99,16 +111,16 @@ impl Plan {
         }
     }
 
-    /// The permutations of an epoch.
+    /// The permutations of an epoch, evaluated with `simd`.
     #[must_use]
-    pub fn epoch(&self, seed: u64, number: u64) -> Epoch {
+    pub fn epoch(&self, seed: u64, number: u64, simd: Simd) -> Epoch {
         let key = epoch_key(seed, number);
         let sizes = match self {
             Self::Padded(plan) => plan.class_sizes(),
             Self::Packed(plan) => plan.class_sizes(),
         };
         let classes = sizes.iter().zip(1..).map(|(&size, stream)| Permutation::new(size, key, stream)).collect();
-        Epoch { number, key, batches: Permutation::new(self.len() as u32, key, 0), classes }
+        Epoch { number, key, simd, batches: Permutation::new(self.len() as u32, key, 0), classes }
     }
 
     /// The shape of batch `index`.
@@ -125,7 +137,7 @@ impl Plan {
         members.clear();
         let batch = epoch.batches.apply(index as u32) as usize;
         match self {
-            Self::Padded(plan) => plan.members(&epoch.classes, batch, rows, members),
+            Self::Padded(plan) => plan.members(epoch.simd, &epoch.classes, batch, rows, members),
             Self::Packed(plan) => plan.members(&epoch.classes, batch, members),
         }
     }

@@ -5,8 +5,8 @@
 //! `cu_seqlens` are the same in every epoch.
 
 use crate::batch_rows::Rows;
-use crate::error::{Error, Result};
-use crate::plan::{Member, Shape};
+use crate::error::Result;
+use crate::plan::{Member, Shape, too_narrow};
 use crate::random::Permutation;
 
 /// Bins that are open at a time; more fill no better.
@@ -36,9 +36,7 @@ impl Packed {
     pub fn new(rows: &Rows, histogram: &[u64], size: usize) -> Result<Self> {
         let longest = histogram.len() - 1;
         if longest > size {
-            return Err(Error::invalid(format!(
-                "batch_tokens={size} is less than the longest row of {longest} tokens; give at least as many tokens as that"
-            )));
+            return Err(too_narrow(rows, histogram, longest, size));
         }
         let mut starts = vec![0_u32];
         for count in histogram {

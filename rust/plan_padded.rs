@@ -1,8 +1,9 @@
 //! The padded layout: rows of like length together, every bucket with a fixed width and a fixed number of rows.
 
 use crate::batch_rows::Rows;
-use crate::error::{Error, Result};
-use crate::plan::{Member, Shape};
+use crate::batch_simd::Simd;
+use crate::error::Result;
+use crate::plan::{Member, Shape, too_narrow};
 use crate::random::Permutation;
 
 /// Rows that are padded to one width.
@@ -36,12 +37,11 @@ impl Padded {
     pub fn new(rows: &Rows, histogram: &[u64], widths: &[usize], batch_tokens: usize) -> Result<Self> {
         let mut buckets: Vec<Bucket> = Vec::with_capacity(widths.len());
         let (mut first, mut carried, mut batch, mut narrower) = (0, 0, 0, 0);
+        let widest = widths[widths.len() - 1];
+        if widest > batch_tokens {
+            return Err(too_narrow(rows, histogram, widest, batch_tokens));
+        }
         for &width in widths {
-            if width > batch_tokens {
-                return Err(Error::invalid(format!(
-                    "batch_tokens={batch_tokens} is less than one row of {width} tokens; give at least as many tokens as the longest row has"
-                )));
-            }
             let shape = Shape { rows: batch_tokens / width, width };
             let own = histogram[narrower..=width.min(histogram.len() - 1)].iter().sum::<u64>() as usize;
             let full = (carried + own) / shape.rows;
@@ -101,27 +101,50 @@ impl Padded {
     }
 
     /// The rows of a batch and its shape.
-    pub fn members(&self, shuffles: &[Permutation], batch: usize, rows: &Rows, members: &mut Vec<Member>) -> Shape {
+    pub fn members(
+        &self,
+        simd: Simd,
+        shuffles: &[Permutation],
+        batch: usize,
+        rows: &Rows,
+        members: &mut Vec<Member>,
+    ) -> Shape {
         let (number, shape) = self.bucket_of(batch);
         let bucket = &self.buckets[number];
         let from = (batch - bucket.batch) * bucket.shape.rows;
-        for slot in 0..shape.rows {
-            let row = self.row(shuffles, number, from + slot);
+        let mut numbers = Vec::with_capacity(shape.rows);
+        self.collect(simd, shuffles, number, (from, from + shape.rows), &mut numbers);
+        members.extend(numbers.iter().enumerate().map(|(slot, &row)| {
             let length = rows.length(row as usize) as u32;
-            members.push(Member { row, start: (slot * shape.width) as u32, length });
-        }
+            Member { row, start: (slot * shape.width) as u32, length }
+        }));
         shape
     }
 
-    /// The row at `place` among all rows that a bucket handles: first those that came up to it, then its own.
-    fn row(&self, shuffles: &[Permutation], mut number: usize, mut place: usize) -> u32 {
-        while place < self.buckets[number].carried {
-            // The rows that came up are the last of the narrower bucket.
-            number -= 1;
-            place += self.buckets[number].full * self.buckets[number].shape.rows;
-        }
+    /// Appends the rows at the places `from..to` among all that a bucket handles: first those that came up to it, then
+    /// its own.
+    fn collect(
+        &self,
+        simd: Simd,
+        shuffles: &[Permutation],
+        number: usize,
+        (from, to): (usize, usize),
+        out: &mut Vec<u32>,
+    ) {
         let bucket = &self.buckets[number];
-        self.order[bucket.first + shuffles[number].apply((place - bucket.carried) as u32) as usize]
+        if from < bucket.carried {
+            // The rows that came up are the last of the narrower bucket.
+            let narrower = &self.buckets[number - 1];
+            let skipped = narrower.full * narrower.shape.rows;
+            self.collect(simd, shuffles, number - 1, (from + skipped, to.min(bucket.carried) + skipped), out);
+        }
+        let first = out.len();
+        let places = from.max(bucket.carried)..to.max(bucket.carried);
+        out.extend(places.map(|place| (place - bucket.carried) as u32));
+        shuffles[number].apply_all(simd, &mut out[first..]);
+        for place in &mut out[first..] {
+            *place = self.order[bucket.first + *place as usize];
+        }
     }
 }
 

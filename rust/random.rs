@@ -2,6 +2,9 @@
 //! permutations that are evaluated one element at a time. There is no state: every draw is a function of what is drawn,
 //! so nothing depends on the order of work, on threads or on ranks.
 
+use crate::batch_simd::Simd;
+use crate::for_each_simd;
+
 /// Blocks that are computed side by side: eight products of 32 x 32 bits fill one 512-bit register.
 pub const LANES: usize = 8;
 
@@ -27,7 +30,12 @@ pub type Key = [u32; 2];
 #[must_use]
 pub fn philox(counter: [[u32; LANES]; 4], key: Key) -> [[u32; LANES]; 4] {
     // Words are kept in 64 bits so that a product needs no widening.
-    let mut words = counter.map(|word| word.map(u64::from));
+    let mut words = [[0_u64; LANES]; 4];
+    for (wide, word) in words.iter_mut().zip(&counter) {
+        for (wide, &value) in wide.iter_mut().zip(word) {
+            *wide = u64::from(value);
+        }
+    }
     let [mut key0, mut key1] = key;
     for _ in 0..10 {
         let [a, b, c, d] = words;
@@ -42,7 +50,58 @@ pub fn philox(counter: [[u32; LANES]; 4], key: Key) -> [[u32; LANES]; 4] {
         key0 = key0.wrapping_add(0x9E37_79B9);
         key1 = key1.wrapping_add(0xBB67_AE85);
     }
-    words.map(|word| word.map(|value| value as u32))
+    let mut drawn = [[0; LANES]; 4];
+    for (narrow, word) in drawn.iter_mut().zip(&words) {
+        for (narrow, &value) in narrow.iter_mut().zip(word) {
+            *narrow = value as u32;
+        }
+    }
+    drawn
+}
+
+/// Words that come from one call of [`philox`].
+pub const GROUP: usize = 4 * LANES;
+
+/// The random words of one batch for one purpose, in bulk.
+#[derive(Clone, Copy)]
+pub struct Stream {
+    simd: Simd,
+    key: Key,
+    batch: u32,
+    purpose: Purpose,
+    next: u32,
+}
+
+impl Stream {
+    /// The words of `batch` for `purpose` under `key`, from the first on.
+    #[must_use]
+    pub fn new(simd: Simd, key: Key, batch: u32, purpose: Purpose) -> Self {
+        Self { simd, key, batch, purpose, next: 0 }
+    }
+
+    /// The next words of the stream: at least `count` of them, in whole groups.
+    pub fn fill(&mut self, words: &mut Vec<u32>, count: usize) {
+        words.resize(count.next_multiple_of(GROUP), 0);
+        draw_groups(self.simd, words, self.key, self.batch, self.purpose as u32, self.next);
+        self.next += (words.len() / 4) as u32;
+    }
+}
+
+for_each_simd! {
+    fn draw_groups(words: &mut [u32], key: Key, batch: u32, purpose: u32, first: u32) = draw_groups_body
+}
+
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "compiled anew for the instructions of each caller")]
+fn draw_groups_body(words: &mut [u32], key: Key, batch: u32, purpose: u32, first: u32) {
+    for (group, block) in words.as_chunks_mut::<GROUP>().0.iter_mut().zip((first..).step_by(LANES)) {
+        let mut blocks = [0; LANES];
+        for (lane, number) in blocks.iter_mut().enumerate() {
+            *number = block + lane as u32;
+        }
+        let drawn = philox([blocks, [batch; LANES], [0; LANES], [purpose; LANES]], key);
+        group.copy_from_slice(drawn.as_flattened());
+    }
 }
 
 /// One block of Philox4x32-10.
@@ -94,18 +153,45 @@ impl Permutation {
     #[must_use]
     pub fn apply(&self, index: u32) -> u32 {
         debug_assert!(index < self.size);
-        let mut value = index;
-        loop {
-            let (mut left, mut right) = (value >> self.right_bits, value & self.right_mask);
-            for pair in self.keys.chunks_exact(2) {
-                left ^= mix(right.wrapping_add(pair[0])) & self.left_mask;
-                right ^= mix(left.wrapping_add(pair[1])) & self.right_mask;
-            }
-            value = (left << self.right_bits) | right;
-            if value < self.size {
-                return value;
+        let mut value = self.step(index);
+        while value >= self.size {
+            value = self.step(value);
+        }
+        value
+    }
+
+    /// [`Permutation::apply`] for many at once.
+    pub fn apply_all(&self, simd: Simd, values: &mut [u32]) {
+        step_all(simd, values, self);
+        for value in values {
+            while *value >= self.size {
+                *value = self.step(*value);
             }
         }
+    }
+
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "compiled anew for the instructions of each caller")]
+    fn step(&self, value: u32) -> u32 {
+        let (mut left, mut right) = (value >> self.right_bits, value & self.right_mask);
+        for pair in self.keys.chunks_exact(2) {
+            left ^= mix(right.wrapping_add(pair[0])) & self.left_mask;
+            right ^= mix(left.wrapping_add(pair[1])) & self.right_mask;
+        }
+        (left << self.right_bits) | right
+    }
+}
+
+for_each_simd! {
+    fn step_all(values: &mut [u32], permutation: &Permutation) = step_all_body
+}
+
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "compiled anew for the instructions of each caller")]
+fn step_all_body(values: &mut [u32], permutation: &Permutation) {
+    let permutation = permutation.clone();
+    for value in values {
+        *value = permutation.step(*value);
     }
 }
 
@@ -157,6 +243,11 @@ mod tests {
         fn a_permutation_is_one(size in 1_u32..3000, seed: u64, stream: u32) {
             let permutation = Permutation::new(size, epoch_key(seed, 0), stream);
             let mut images: Vec<u32> = (0..size).map(|index| permutation.apply(index)).collect();
+            for simd in Simd::available() {
+                let mut together: Vec<u32> = (0..size).collect();
+                permutation.apply_all(simd, &mut together);
+                prop_assert_eq!(&together, &images);
+            }
             images.sort_unstable();
             prop_assert!(images.into_iter().eq(0..size));
         }

@@ -130,6 +130,31 @@ def lone(batches: list[dict[str, Any]]) -> dict[str, Any]:
     return batches[0]
 
 
+class Both:
+    """Batches of both layouts."""
+
+    def __init__(self) -> None:
+        self.layouts = [make("padded"), make("packed")]
+
+    def __getitem__(self, index: int) -> list[dict[str, Any]]:
+        return [batches[index] for batches in self.layouts]
+
+
+def first_of(batches: list[Any]) -> Any:
+    return batches[0]
+
+
+def test_spawned_loader_workers_see_the_same_batches():
+    # One loader for both layouts: a spawned worker takes seconds to import what it needs.
+    expected = [digests(make(layout, prefetch=0)) for layout in ("padded", "packed")]
+    numbers = list(range(min(map(len, expected))))
+    loader = DataLoader(
+        Both(), batch_sampler=Single(numbers), collate_fn=first_of, num_workers=2, multiprocessing_context="spawn"
+    )
+    found = [[digest(batch) for batch in pair] for pair in loader]
+    assert found == [list(pair) for pair in zip(*(each[: len(numbers)] for each in expected), strict=True)]
+
+
 def test_a_copy_that_was_sent_to_another_process_is_the_same(layout, expected):
     batches = make(layout)
     batches.set_epoch(2)

@@ -7,6 +7,7 @@ given a seed that fails.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from typing import Any
 
@@ -151,17 +152,92 @@ def test_given_counts_are_the_weights():
 
 def test_single_draws_have_the_distribution_of_the_collator_of_transformers():
     data = rows(100, 34, seed=4)
-    number, original, _ = masked(batches_of(data, count="bernoulli", compat="distilbert"), 40)
-    maskable = np.bincount(np.array(data).ravel(), minlength=VOCABULARY)[len(SPECIAL) :] * 40
+    batches = batches_of(data, count="bernoulli", compat="distilbert")
+    epochs = 40
+    number, original, _ = masked(batches, epochs)
+    maskable = np.bincount(np.array(data).ravel(), minlength=VOCABULARY)[len(SPECIAL) :] * epochs
     hits = np.bincount(original, minlength=VOCABULARY)[len(SPECIAL) :]
     expected = maskable * 0.15
     chi_square = ((hits - expected) ** 2 / (expected * 0.85)).sum()
     assert stats.chi2.sf(chi_square, len(expected)) > ALARM
-    per_batch = np.bincount(number)
-    sizes = [min(60, 100 - start) * 32 for start in (0, 60)]
-    spread = [(count - 0.15 * size) ** 2 / (0.1275 * size) for count in per_batch for size in sizes]
-    # Of each batch the better of its two possible sizes, so a bound from below: the number varies as it should.
-    assert 0.3 < np.minimum(spread[::2], spread[1::2]).mean() < 1.6
+    # The number in each batch is binomial: its squared standard score summed over batches is chi-square distributed,
+    # neither too large (positions together) nor too small (a fixed number).
+    sizes = []
+    for epoch in range(epochs):
+        batches.set_epoch(epoch)
+        sizes += [int(np.isin(originals(batches[index]), SPECIAL, invert=True).sum()) for index in range(len(batches))]
+    size = np.array(sizes)
+    spread = ((np.bincount(number, minlength=len(size)) - 0.15 * size) ** 2 / (0.1275 * size)).sum()
+    assert min(stats.chi2.sf(spread, len(size)), stats.chi2.cdf(spread, len(size))) > ALARM / 2
+
+
+def originals(batch: dict[str, Any]) -> np.ndarray:
+    """The ids of a batch before masking."""
+    ids = batch["input_ids"].clone().view(-1)
+    known = batch["mlm_labels"] >= 0
+    ids[batch["mlm_positions"][known]] = batch["mlm_labels"][known]
+    return ids.numpy()
+
+
+@pytest.mark.parametrize("arguments", [{}, {"whole_word": True}, {"count": "bernoulli"}])
+@pytest.mark.parametrize("prob", [0.02, 0.5, 0.97])
+def test_pairs_of_positions_are_masked_as_often_as_the_definition_says(arguments, prob):
+    # Eight one-piece words: every set of positions of one size is as likely, so every pair of them is.
+    data = [[CLS, *range(5, 13), SEP]]
+    tok = SmallTokenizer(word_starts=np.ones(VOCABULARY, dtype=bool))
+    column = pa.array(data, pa.list_(pa.uint16()))
+    batches = df.MaskedBatches(column, tok, masking=df.Masking(prob=prob, **arguments), batch_tokens=10, seed=3)
+    epochs = 4000
+    sets = np.zeros((epochs, 8))
+    for epoch in range(epochs):
+        batches.set_epoch(epoch)
+        batch = batches[0]
+        sets[epoch, (batch["mlm_positions"][batch["mlm_labels"] >= 0] - 1).numpy()] = 1
+    # Bits 0 to 7 of a number name the set; sets that are as likely have the same size.
+    names = (sets @ 2 ** np.arange(8)).astype(int)
+    sizes = np.array([bin(name).count("1") for name in range(256)])
+    counts = np.bincount(names, minlength=256)
+    if arguments.get("count") == "bernoulli":
+        # A capacity of 10 elements is never reached by 8 words.
+        expected = epochs * prob**sizes * (1 - prob) ** (8 - sizes)
+    else:
+        wanted = min(math.ceil(prob * 10), 8)
+        assert counts[sizes != wanted].sum() == 0
+        expected = np.where(sizes == wanted, epochs / math.comb(8, wanted), 0)
+    likely = expected >= 5
+    observed, expected = [np.append(part[likely], part[~likely].sum()) for part in (counts, expected)]
+    if expected[-1] < 5:
+        assert observed[-1] <= 25
+        observed, expected = observed[:-1], expected[:-1]
+    if len(expected) > 1:
+        assert_drawn_from(observed, expected)
+
+
+def test_words_are_taken_in_random_order_while_they_fit():
+    # Words of 1, 2 and 3 pieces and three to mask: by the definition, over all orders of the words.
+    starts = np.zeros(VOCABULARY, dtype=bool)
+    starts[[5, 6, 8, 11]] = True
+    tok = SmallTokenizer(word_starts=starts)
+    data = [[CLS, 5, 6, 7, 8, 9, 10, 11, SEP]]
+    words = [(1,), (2, 3), (4, 5, 6), (7,)]
+    expected: dict[tuple[int, ...], float] = {}
+    orders = list(itertools.permutations(words))
+    for order in orders:
+        chosen: list[int] = []
+        for word in order:
+            if len(chosen) + len(word) <= 3:
+                chosen += word
+        key = tuple(sorted(chosen))
+        expected[key] = expected.get(key, 0) + 1 / len(orders)
+    masking = df.Masking(prob=0.3, whole_word=True)
+    column = pa.array(data, pa.list_(pa.uint16()))
+    batches = df.MaskedBatches(column, tok, masking=masking, batch_tokens=16, seed=8)
+    observed = dict.fromkeys(expected, 0)
+    for epoch in range(3000):
+        batches.set_epoch(epoch)
+        batch = batches[0]
+        observed[tuple(batch["mlm_positions"][batch["mlm_labels"] >= 0].tolist())] += 1
+    assert_drawn_from(np.array(list(observed.values())), 3000 * np.array(list(expected.values())))
 
 
 def words_of(row: list[int]) -> list[tuple[int, ...]]:
@@ -189,11 +265,10 @@ def test_words_are_masked_whole(arguments):
         for index in range(len(batches)):
             batch = batches[index]
             known = batch["mlm_labels"] >= 0
-            original = batch["input_ids"].clone().view(-1)
-            original[batch["mlm_positions"][known]] = batch["mlm_labels"][known]
+            original = originals(batch)
             chosen = set(batch["mlm_positions"][known].tolist())
             width = batch["input_ids"].shape[1]
-            for start, row in enumerate(original.view(-1, width).tolist()):
+            for start, row in enumerate(original.reshape(-1, width).tolist()):
                 for word in words_of(row):
                     inside = [start * width + position in chosen for position in word]
                     assert all(inside) or not any(inside)

@@ -121,6 +121,10 @@ class RowCutter:
 class BatchEpoch:
     """What is drawn for one epoch of a `BatchPlan`."""
 
+    @property
+    def number(self) -> int:
+        """The number of the epoch, from 0."""
+
 @final
 class BatchPlan:
     """A plan over a column of token ids, and what fills its batches; `distilfast.MaskedBatches` is its face."""

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+DRAWS = 2
+"""How batches are drawn, a part of `MaskedBatches.state_fingerprint`: raised where the same seed gives others."""
+
 MAX_SHAPES = 64
 """The most widths that the padded layout takes: each is a shape for a compiler to specialise on."""
 
@@ -233,22 +236,24 @@ class MaskedBatches:
             "pad_to_multiple_of": int(pad_to_multiple_of),
             "token_counts": hashlib.sha256(counts.tobytes()).hexdigest(),
         }
+        self._count = len(self._plan)
+        self._longest = self._plan.longest()
+        self._layouts = {shape: self._plan.layout(*shape) for shape in self.shapes}
         self._ahead = BatchesAhead(self._plan, int(prefetch))
         self.set_epoch(0)
 
     def __len__(self) -> int:
-        return len(self._plan)
+        return self._count
 
     @property
     def epoch(self) -> int:
         """The epoch that `batches[i]` belongs to; see `set_epoch`."""
-        return self._epoch_number
+        return self._epoch.number
 
     def set_epoch(self, epoch: int) -> None:
         """Makes `batches[i]` those of epoch `epoch`, from 0: other rows together, another order, other masks."""
         _check_integer("epoch", epoch, 0, 2**63)
-        self._epoch_number = int(epoch)
-        self._epoch = self._plan.epoch(self._epoch_number)
+        self._epoch = self._plan.epoch(int(epoch))
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
@@ -271,6 +276,7 @@ class MaskedBatches:
         """Hex digits that change with the rows, their order, the tokenizer and every setting that changes a batch."""
         state = {
             "version": __version__,
+            "draws": DRAWS,
             "rows": self._plan.hash(),
             "tokenizer": self.tok.fingerprint,
             **self._settings,
@@ -279,28 +285,37 @@ class MaskedBatches:
 
     def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
         number = operator.index(index)
-        if not -len(self) <= number < len(self):
-            raise IndexError(f"batch {number} of {len(self)}")
-        number %= len(self)
-        return self._tensors(number, self._ahead.get(self._epoch_number, self._epoch, number))
+        if not 0 <= number < self._count:
+            if not -self._count <= number < 0:
+                raise IndexError(f"batch {number} of {self._count}")
+            number += self._count
+        # Read once: another thread may set another epoch meanwhile.
+        epoch = self._epoch
+        array, buffer = self._ahead.get(epoch, number)
+        return self._tensors(self._plan.shape(epoch, number), array, buffer)
 
-    def _tensors(self, number: int, buffer: torch.Tensor) -> dict[str, Any]:
-        """The parts of a batch as views of its buffer."""
-        rows, width = self._plan.shape(self._epoch, number)
-        extra, positions, labels, counts, cu_seqlens, _, capacity, sequences = self._plan.layout(rows, width)
-        size = rows * width
-        batch: dict[str, Any] = {"input_ids": buffer[:size].view(rows, width)}
-        if self.layout == "padded":
-            batch["attention_mask"] = buffer[extra : extra + size].view(rows, width)
-        else:
-            batch["position_ids"] = buffer[extra : extra + size].view(rows, width)
-            batch["cu_seqlens"] = buffer[cu_seqlens:].view(torch.int32)[:sequences]
-            batch["max_seqlen"] = self._plan.longest()
-        batch["mlm_positions"] = buffer[positions : positions + capacity]
-        batch["mlm_labels"] = buffer[labels : labels + capacity]
+    def _tensors(self, shape: tuple[int, int], array: NDArray[np.int64], buffer: torch.Tensor) -> dict[str, Any]:
+        """The parts of a batch as views of its buffer, which is `array` too."""
+        rows, width = shape
+        extra, positions, labels, counts, cu_seqlens, _, capacity, sequences = self._layouts[shape]
+        # Two parts of one size at a time: each tensor that torch makes costs about a microsecond.
+        input_ids, mask_or_places = buffer.as_strided((2, rows, width), (extra, width, 1)).unbind()
+        masked, original = buffer.as_strided((2, capacity), (labels - positions, 1), positions).unbind()
         # Copies: who keeps a count does not keep the whole batch.
-        named = zip(("num_tokens", "num_attended_in_step", "num_masked_in_step"), range(3), strict=True)
-        return batch | {name: buffer[counts + offset].clone() for name, offset in named}
+        num_tokens, attended, in_step = torch.from_numpy(array[counts : counts + 3].copy()).unbind()
+        batch: dict[str, Any] = {"input_ids": input_ids}
+        if self.layout == "padded":
+            batch["attention_mask"] = mask_or_places
+        else:
+            batch["position_ids"] = mask_or_places
+            batch["cu_seqlens"] = buffer[cu_seqlens:].view(torch.int32)[:sequences]
+            batch["max_seqlen"] = self._longest
+        batch["mlm_positions"] = masked
+        batch["mlm_labels"] = original
+        batch["num_tokens"] = num_tokens
+        batch["num_attended_in_step"] = attended
+        batch["num_masked_in_step"] = in_step
+        return batch
 
     def batches_of_rank(self, rank: int, ranks: int) -> range:
         """The batch numbers that rank `rank` of `ranks` reads: every `ranks`-th, from `rank` on.
@@ -317,7 +332,7 @@ class MaskedBatches:
         return range(rank, len(self), ranks)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"arguments": self._arguments, "epoch": self._epoch_number}
+        return {"arguments": self._arguments, "epoch": self.epoch}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state["arguments"])  # type: ignore[misc]
@@ -348,12 +363,12 @@ def _required_id(tok: TokenizerLike, name: str) -> int:
 
 
 def _vocabulary(tok: TokenizerLike, masking: Masking) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """For each id whether it is a special token and, if words matter, whether it begins a word."""
+    """For each id whether it is never masked and, if words matter, whether it begins a word."""
     special = np.zeros(tok.vocab_size, dtype=np.bool_)
     outside = [value for value in tok.special_ids if not 0 <= value < tok.vocab_size]
     if outside:
         raise InputError(f"the special token {outside[0]} is outside the vocabulary of {tok.vocab_size} ids")
-    special[list(tok.special_ids)] = True
+    special[[*tok.special_ids, _required_id(tok, "pad_id")]] = True
     if not masking.whole_word:
         return special, np.zeros(0, dtype=np.bool_)
     word_starts = np.ascontiguousarray(tok.word_starts, dtype=np.bool_)

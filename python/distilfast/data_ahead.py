@@ -21,6 +21,8 @@ class BatchesAhead:
 
     A rank reads i, i + W, i + 2W: two batch numbers show the stride, and the next `depth` in that stride are made while
     the caller is busy. At most `depth` batches wait at a time. After a fork the child starts a thread of its own.
+
+    filled_on_demand: how many batches were not under way when they were asked for, in this process.
     """
 
     def __init__(self, plan: BatchPlan, depth: int) -> None:
@@ -31,33 +33,37 @@ class BatchesAhead:
 
     def _start(self) -> None:
         self._process = os.getpid()
+        self.filled_on_demand = 0
         self._lock = threading.Lock()
         self._buffers = Buffers(self._depth + 3, self._size)
         self._prefetcher = BatchPrefetcher(self._plan)
         self._last: tuple[int, int] | None = None
 
-    def get(self, epoch_number: int, epoch: BatchEpoch, index: int) -> torch.Tensor:
-        """The buffer of batch `index`: int64, laid out as `BatchPlan.layout` says."""
+    def get(self, epoch: BatchEpoch, index: int) -> tuple[NDArray[np.int64], torch.Tensor]:
+        """The buffer of batch `index`, as an array and as a tensor: int64, laid out as `BatchPlan.layout` says."""
         if self._process != os.getpid():
             # A forked child has neither the thread nor, for certain, the lock; both were the parent's.
             self._start()
-        with self._lock:
-            array = self._prefetcher.take(epoch_number, index)
-            if array is None:
+        array = self._prefetcher.take(epoch.number, index) if self._depth else None
+        if array is None:
+            with self._lock:
                 array = self._buffers.array()
-                self._plan.fill(epoch, index, array)
-            self._go_ahead(epoch_number, epoch, index)
-            return self._buffers.tensor(array)
+            self.filled_on_demand += 1
+            self._plan.fill(epoch, index, array)
+        if self._depth:
+            with self._lock:
+                self._go_ahead(epoch, index)
+        return array, self._buffers.tensor(array)
 
-    def _go_ahead(self, epoch_number: int, epoch: BatchEpoch, index: int) -> None:
-        last, self._last = self._last, (epoch_number, index)
-        stride = index - last[1] if last is not None and last[0] == epoch_number else 0
-        if self._depth == 0 or stride == 0:
+    def _go_ahead(self, epoch: BatchEpoch, index: int) -> None:
+        last, self._last = self._last, (epoch.number, index)
+        stride = index - last[1] if last is not None and last[0] == epoch.number else 0
+        if stride == 0:
             return
         number = len(self._plan)
         steps = range(1, self._depth + 1)
         following = [index + stride * step for step in steps if 0 <= index + stride * step < number]
-        under_way = set(self._prefetcher.keep(epoch_number, following))
+        under_way = set(self._prefetcher.keep(epoch.number, following))
         for ahead in following:
             if ahead not in under_way:
                 self._prefetcher.submit(self._plan, epoch, ahead, self._buffers.array())

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ._core import InputError
+
 
 class Batches(Protocol):
     """What a trainer needs of `MaskedBatches`: batch number -> dict of tensors, a pure function of seed and epoch."""
@@ -68,8 +70,14 @@ def batch_loader(batches: Batches, ranks: int, pin_memory: bool) -> DataLoader[d
     """All batches in order; `Accelerator.prepare` gives rank r of R the numbers r, r + R, ...
 
     A map-style dataset with a batch sampler of single numbers: skipping on a resume then walks over numbers, not data.
-    Iterable datasets would be cut and joined anew by Accelerate, losing tokens.
+    Iterable datasets would be cut and joined anew by Accelerate, losing tokens. Raises `InputError` for more ranks than
+    batches, where some would never have anything to do.
     """
+    if ranks > len(batches):
+        raise InputError(
+            f"{ranks} ranks are more than the {len(batches)} batches of an epoch; use fewer ranks, more data, or a "
+            "smaller batch_tokens"
+        )
     dataset = RankBatches(batches, ranks)
     return DataLoader(
         dataset, batch_sampler=_Numbers(len(dataset)), collate_fn=_only, num_workers=0, pin_memory=pin_memory

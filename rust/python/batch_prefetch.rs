@@ -168,6 +168,8 @@ impl PyBatchPrefetcher {
             }
             remaining.extend(state.in_progress.filter(|&number| wanted(number)).map(|number| number.1));
         }
+        // Someone may be waiting for what is dropped.
+        self.shared.changed.notify_all();
         // References to Python objects go while attached to it, after the lock.
         drop(dropped);
         remaining

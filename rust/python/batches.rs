@@ -57,7 +57,7 @@ fn plan_rows(rows: &Rows, packed: bool, budget: (usize, usize), widths: (usize, 
     let plan = if packed {
         Plan::Packed(Packed::new(rows, &histogram, budget.0)?)
     } else {
-        let widths = choose_widths(&histogram, widths.0, budget.1, widths.1);
+        let widths = choose_widths(&histogram, widths.0, budget.1, widths.1, budget.0);
         Plan::Padded(Padded::new(rows, &histogram, &widths, budget.0)?)
     };
     Ok((plan, histogram.len() - 1))
@@ -80,7 +80,7 @@ fn build(
         vocabulary.token_counts.clone_from(&checked.occurrences);
     }
     vocabulary.occurrences = checked.occurrences;
-    let masker = Masker::new(masking, vocabulary, Simd::available()[0])?;
+    let masker = Masker::new(masking, &vocabulary, Simd::available()[0])?;
     let batches = Batches {
         longest,
         rows,
@@ -92,6 +92,15 @@ fn build(
         batches_per_step: settings.batches_per_step,
     };
     Ok(PyBatchPlan { batches: Arc::new(batches), scratch: Mutex::default(), hash: checked.hash, num_tokens })
+}
+
+#[pymethods]
+impl PyBatchEpoch {
+    /// The number of the epoch, from 0.
+    #[getter]
+    fn number(&self) -> u64 {
+        self.epoch.number
+    }
 }
 
 #[pymethods]

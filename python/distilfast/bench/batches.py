@@ -2,8 +2,8 @@
 
 Compared on the same rows, in turns, one core each (prefetch off, torch on one thread); time is CPU time of the process:
 `MaskedBatches` in its modes, `DataCollatorForLanguageModeling` fed by a length-grouped `DataLoader` (torch and numpy
-form, each at the better of two batch sizes), and one vectorised numpy pass. Padding, planning time against
-`LengthGroupedSampler` come after. ModernBERT's sequence packer is not measured.
+form, at two batch sizes each), one vectorised numpy pass and, with `--modernbert`, ModernBERT's sequence packer with
+its masking. Padding, planning time against `LengthGroupedSampler` and the memory that planning takes come after.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ import torch
 import transformers
 
 from .. import __version__, command
-from .._core import plan_lengths
 from ..data import MaskedBatches, Masking
 from ..files import write_json
+from .batches_modernbert import load_packer, packed_batches
+from .batches_plan import length_grouped, measure_plan, wikipedia_lengths
 
 CLS, SEP, MASK, VOCABULARY = 101, 102, 103, 30522
 SPECIAL = (0, 100, CLS, SEP, MASK)
@@ -42,6 +43,9 @@ class Arguments:
     rounds: int = dataclasses.field(default=5, metadata={"help": "turns of each; the median is shown"})
     seconds: float = dataclasses.field(default=0.5, metadata={"help": "CPU seconds of one turn"})
     plan_rows: int = dataclasses.field(default=1_000_000, metadata={"help": "rows that are planned"})
+    modernbert: str | None = dataclasses.field(
+        default=None, metadata={"help": "a checkout of github.com/AnswerDotAI/ModernBERT (and numba), to compare with"}
+    )
     json: str | None = dataclasses.field(default=None, metadata={"help": "a file to write the figures to, as JSON"})
 
 
@@ -58,8 +62,8 @@ class Vocabulary:
 
 def wikipedia_like(number: int, longest: int = 512) -> pa.LargeListArray:
     """Rows with log-normal lengths cut at `longest` (as chunking leaves them) and ids with Zipf frequencies."""
-    generator = np.random.default_rng(0)
-    lengths = np.clip(generator.lognormal(4.6, 0.9, number).astype(np.int64), 12, longest)
+    generator = np.random.default_rng(1)
+    lengths = wikipedia_lengths(number, longest)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     share = 1 / np.arange(1, VOCABULARY - 999 + 1)
     ids = generator.choice(np.arange(999, VOCABULARY), p=share / share.sum(), size=offsets[-1]).astype(np.uint16)
@@ -107,10 +111,6 @@ def collator(name: str, rows: list[list[int]], tok: Any, batch_size: int, tensor
                 yield int(batch["attention_mask"].sum())
 
     return Contestant(name, run)
-
-
-def length_grouped(batch_size: int, lengths: list[int]) -> Any:
-    return transformers.trainer_pt_utils.LengthGroupedSampler(batch_size, lengths=lengths)
 
 
 def vectorised_numpy(column: pa.LargeListArray, batch_tokens: int) -> Contestant:
@@ -179,6 +179,11 @@ def measure(name: str, column: Any, arguments: Arguments) -> dict[str, Any]:
     contestants = [contestant for contestant, _ in own]
     if isinstance(column, pa.LargeListArray):
         contestants.append(vectorised_numpy(column, arguments.batch_tokens))
+        if arguments.modernbert is not None:
+            packer = load_packer(arguments.modernbert)
+            for bins in (4, 16):
+                stream = packed_batches(packer, column, bins, arguments.batch_tokens, MASK)
+                contestants.append(Contestant(f"ModernBERT packer, {bins} bins", lambda stream=stream: stream))
     for size in (32, 256):
         for tensors in ("pt", "np"):
             label = f"DataCollatorForLanguageModeling ({tensors}), length-grouped, {size} rows"
@@ -188,10 +193,14 @@ def measure(name: str, column: Any, arguments: Arguments) -> dict[str, Any]:
     figures = {item.name: statistics.median(item.rates) for item in contestants}
     padding = {contestant.name: batches.padding for contestant, batches in own}
     print(f"\n{name}: {len(rows):,} rows, {own[0][1].num_tokens:,} tokens")
+    packers = [statistics.median(item.rates) for item in contestants if item.name.startswith("ModernBERT")]
     print(f"{'M tokens/s, 1 core':58} {'':>8} {'x best collator':>16} {'padding':>9}")
     for label, rate in figures.items():
         share = f"{padding[label]:9.2%}" if label in padding else ""
         print(f"{label:58} {rate:8.2f} {rate / best:16.1f} {share}")
+    if packers:
+        ratio = figures["distilfast packed, uniform"] / max(packers)
+        print(f"distilfast packed, uniform is {ratio:.1f}x ModernBERT's packer at its better number of bins")
     return {"rows": len(rows), "tokens": own[0][1].num_tokens, "mtokens_per_second": figures, "padding": padding}
 
 
@@ -200,35 +209,6 @@ def hugging_face_tokenizer() -> Any:
     names = {0: "[PAD]", 100: "[UNK]", CLS: "[CLS]", SEP: "[SEP]", MASK: "[MASK]"}
     vocabulary = {names.get(number, f"w{number}"): number for number in range(VOCABULARY)}
     return transformers.BertTokenizer(vocab=vocabulary)
-
-
-def measure_plan(number: int) -> dict[str, float]:
-    """Planning alone, from offsets: the ids are not read, and need not be there."""
-    generator = np.random.default_rng(0)
-    lengths = np.clip(generator.lognormal(4.6, 0.9, min(number, 1_000_000)).astype(np.int64), 12, 512)
-    lengths = np.resize(lengths, number)
-    figures: dict[str, float] = {"rows": number}
-    if number <= 1_000_000:
-        listed = lengths.tolist()
-        start = time.process_time()
-        list(length_grouped(256, listed))
-        figures["LengthGroupedSampler, seconds"] = time.process_time() - start
-    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]))
-    for layout in ("padded", "packed"):
-        seconds = []
-        for _ in range(3 if number <= 10_000_000 else 1):
-            start = time.process_time()
-            batches, filled = plan_lengths(offsets, 16384, 512, layout == "packed")
-            seconds.append(time.process_time() - start)
-        figures[f"{layout}, seconds"] = statistics.median(seconds)
-        figures[f"{layout}, batches"] = batches
-        figures[f"{layout}, padding"] = 1 - filled
-    for label, value in figures.items():
-        print(f"plan: {label:36} {value:16,.4f}")
-    if "LengthGroupedSampler, seconds" in figures:
-        ratio = figures["LengthGroupedSampler, seconds"] / figures["padded, seconds"]
-        print(f"plan: padded is {ratio:.0f}x faster than LengthGroupedSampler")
-    return figures
 
 
 def main() -> None:
