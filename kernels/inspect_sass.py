@@ -288,7 +288,7 @@ def main() -> None:
         counts = [loop.instructions / each for loop in compiled.loops if loop.streams]
         plain = counts[len(counts) // 2 :]
         show(f"30,522, {name}", compiled, f"{sum(plain[:-1]):.1f} + {plain[-1]:.1f}", compiled.accesses)
-    for width, layers in ((768, 1), (768, 12), (1024, 24), (312, 4)):
+    for width, layers in ((768, 1), (768, 6), (1024, 6), (312, 1)):
         compiled = compile_hidden(package, width, layers=layers, capability=capability)
         show(f"cosine, width {width}, {layers} layers", compiled, "", compiled.memory)
 
