@@ -8,7 +8,10 @@
 
 mod blocks;
 mod formats;
+mod gradient;
 mod hidden;
+#[cfg(test)]
+mod laws;
 mod memory;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -24,6 +27,7 @@ use rayon::prelude::*;
 
 pub use formats::{Row, RowMut};
 pub use hidden::{HiddenInputs, HiddenKind, hidden_loss};
+pub use memory::GradientMemory;
 pub use simd::Level;
 
 use blocks::Ahead;
@@ -165,11 +169,6 @@ pub fn distillation_loss(inputs: Inputs<'_>, settings: Settings) -> Result<RowLo
     }
     let grad_bytes = grad.iter().flatten().map(|row| columns * row.as_row().element_size()).sum::<usize>();
     let log2_e = std::f64::consts::LOG2_E;
-    if let Some(grad) = &grad
-        && grad_bytes > STREAMED
-    {
-        memory::prefer_large_pages(grad);
-    }
     let job = Job {
         columns,
         stream: grad_bytes > STREAMED && !student.is_empty(),
@@ -241,9 +240,9 @@ fn run(level: Level, job: &Job<'_>, chunk: &mut Chunk<'_>) {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx2,fma")]
+#[target_feature(enable = "avx512f,avx512dq,avx2,fma")]
 unsafe fn run_avx512(job: &Job<'_>, chunk: &mut Chunk<'_>) {
-    // SAFETY: the function is only called where the processor has AVX-512 F.
+    // SAFETY: the function is only called where the processor has AVX-512 F and DQ.
     rows::run(unsafe { x86::Avx512::new() }, job, chunk);
 }
 

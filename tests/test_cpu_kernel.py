@@ -94,8 +94,9 @@ def test_kernel_is_the_definition(
     mse_exact = mse_exact if alpha_mse != 0 else torch.zeros_like(mse_exact)
     torch.testing.assert_close(mse.double(), mse_exact, rtol=1e-6, atol=1e-6)
     rounding = {torch.float32: 2e-6, torch.bfloat16: 2**-8, torch.float16: 2**-10}[dtypes[0]]
-    # Beside the relative error: normalisation is right to 1e-7 of the probabilities themselves, and the exponent
-    # (s - t) / T - c of the difference of two probabilities to one rounding of (s - t) / T.
+    # Beside the relative error: normalisation is right to 1e-7 of the probabilities themselves. The exponent
+    # (s - t) / T - c of p / q rounds s - t (by 2^-24 of itself, which T >= 1/2 at most doubles: 1.2e-7) and the sum (by
+    # less): p is as if each logit had been off by one of its own roundings, which no float32 input can exclude.
     apart = (student.double() - teacher.double()).abs().amax(dim=1)
     bound = rounding * grad_exact.norm(dim=1) + (4e-7 * temperature + 2e-7 * apart) * weights + 1e-7 * (labels >= 0)
     assert ((grad.double() - grad_exact).norm(dim=1) <= bound).all()
@@ -135,6 +136,23 @@ def test_extreme_logits(level: str) -> None:
     torch.testing.assert_close(kl.double(), kl_exact, rtol=2e-5, atol=1e-5)
     torch.testing.assert_close(ce.double(), ce_exact, rtol=1e-6, atol=1e-5)
     torch.testing.assert_close(grad.double(), grad_exact, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("level", LEVELS)
+def test_student_and_teacher_far_apart(level: str, temperature: float) -> None:
+    # Probabilities that differ by any power of e, so that a block mixes near classes with far ones.
+    generator = torch.Generator().manual_seed(5)
+    teacher = 3 * torch.randn(6, 2100, generator=generator)
+    apart = torch.tensor([0.5, 4.0, 14.0, 18.0, 40.0, 90.0]).unsqueeze(1)
+    student = teacher + apart * torch.rand(6, 2100, generator=generator)
+    labels, weights = torch.randint(0, 2100, (6,), generator=generator), torch.ones(6)
+    scales = (1.0, 0.5, 0.0)
+    kl, ce, _, grad = kernel(student, teacher, labels, weights, temperature, scales, level)
+    kl_exact, ce_exact, _, grad_exact = oracle(student, teacher, labels, weights, temperature, scales)
+    torch.testing.assert_close(kl.double(), kl_exact, rtol=2e-6, atol=0)
+    torch.testing.assert_close(ce.double(), ce_exact, rtol=1e-6, atol=1e-6)
+    assert ((grad.double() - grad_exact).norm(dim=1) <= 4e-6 * grad_exact.norm(dim=1)).all()
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -215,6 +233,22 @@ def test_in_place_gradient_is_the_same(dtype: torch.dtype) -> None:
     assert grad is student
     for one, two in zip((*rows, grad), expected, strict=True):
         assert torch.equal(one, two)
+
+
+def test_memory_of_a_large_gradient_is_not_used_twice() -> None:
+    student, teacher = torch.randn(80, 30522), torch.randn(80, 30522)
+    labels, weights = torch.full((80,), -100), torch.ones(80)
+    held = [kernel(student, scale * teacher, labels, weights, 2.0, (1.0, 0.0, 0.0))[3] for scale in (1, 2, 3)]
+    copies = [each.clone() for each in held]
+    view = held.pop()[5]
+    again = [kernel(student, scale * teacher, labels, weights, 2.0, (1.0, 0.0, 0.0))[3] for scale in (4, 5, 6)]
+    assert len({each.untyped_storage().data_ptr() for each in (*held, *again, view)}) == 6
+    assert torch.equal(held[0], copies[0])
+    assert torch.equal(view, copies[2][5])
+    del held, again, view
+    later = [kernel(student, teacher, labels, weights, 2.0, (1.0, 0.0, 0.0))[3] for _ in range(2)]
+    assert torch.equal(later[0], copies[0])
+    assert torch.equal(later[1], copies[0])
 
 
 def test_large_gradient_is_written_past_the_caches_alike() -> None:

@@ -16,6 +16,7 @@ __all__ = [
     "Tokenizer",
     "__version__",
     "distillation_loss_rows",
+    "gradient_memory",
     "hidden_loss_rows",
     "instruction_sets",
     "plan_lengths",
@@ -220,6 +221,12 @@ def distillation_loss_rows(
     t)) + ce_grad * (r - onehot(label))`; it may be `student` itself. `level` is one of `instruction_sets()`.
 
     Raises `InputError` for a label outside [0, V), rows that do not fit, an unknown format or level.
+    """
+
+def gradient_memory(length: int) -> NDArray[np.uint8]:
+    """`length` bytes (above 0), aligned to 2 MiB, with any content. With the last array over them they are kept for the
+    next call that fits: the pages of a large gradient then need not be fetched from the operating system again, which
+    may take them back when memory is short. The two pieces last used are kept.
     """
 
 def hidden_loss_rows(

@@ -11,6 +11,9 @@ from . import _core
 
 FORMATS = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
+LARGE = 8 << 20
+"""Bytes from which on the memory of a gradient is kept for the next."""
+
 
 def distillation_loss_forward(
     student_logits: Tensor,
@@ -49,7 +52,7 @@ def distillation_loss_forward(
     student = student_logits if reuse_student else _with_unit_stride(student_logits)
     gradient = None
     if needs_gradient:
-        gradient = student if reuse_student else torch.empty(student.shape, dtype=student.dtype)
+        gradient = student if reuse_student else _empty_gradient(student)
     teacher = None if teacher_logits is None else _array(_with_unit_stride(teacher_logits))
     student_array = _array(student)
     values = _core.distillation_loss_rows(
@@ -104,6 +107,14 @@ def hidden_loss_forward(
     )
     rows = torch.from_numpy(values)
     return rows if row_weight is None else rows * row_weight, gradient
+
+
+def _empty_gradient(student: Tensor) -> Tensor:
+    """Memory for the gradient; a large one is what earlier gradients have left, whose pages are there already."""
+    length = student.numel() * student.element_size()
+    if length < LARGE:
+        return torch.empty(student.shape, dtype=student.dtype)
+    return torch.from_numpy(_core.gradient_memory(length)).view(student.dtype).view(student.shape)
 
 
 def _with_unit_stride(matrix: Tensor) -> Tensor:

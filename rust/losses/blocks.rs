@@ -1,7 +1,7 @@
-//! The two sweeps over a block of a row: sums of exponentials, then loss and gradient. Written once over [`Simd`]; all of
-//! it is inlined into functions compiled for an instruction set.
+//! The first sweep over a block of a row: maxima and sums of exponentials. Written once over [`Simd`]; all of it is inlined
+//! into functions compiled for an instruction set.
 
-use super::simd::{self, MAX_LANES, Simd};
+use super::simd::{MAX_LANES, Simd};
 
 /// Columns of a block: student, teacher and gradient together stay in the first-level cache.
 pub const BLOCK: usize = 1024;
@@ -56,15 +56,72 @@ pub struct Exponent {
 /// The largest value of a block; -inf for none, NaNs may be passed over.
 #[inline(always)]
 pub fn block_max<S: Simd>(simd: S, x: &[f32]) -> f32 {
-    let mut largest = simd.splat(f32::NEG_INFINITY);
-    let chunks = x.chunks_exact(S::LANES);
-    let tail = chunks.remainder();
-    for chunk in chunks {
-        // In this order x86 keeps `largest` where the new value is NaN.
-        largest = simd.max(simd.load(chunk), largest);
+    // Four at a time: one alone would wait for the instruction before.
+    let mut largest = [simd.splat(f32::NEG_INFINITY); 4];
+    let groups = x.chunks_exact(4 * S::LANES);
+    let vectors = groups.remainder().chunks_exact(S::LANES);
+    let tail = vectors.remainder();
+    for group in groups {
+        for (largest, x) in largest.iter_mut().zip(group.chunks_exact(S::LANES)) {
+            // In this order x86 keeps `largest` where the new value is NaN.
+            *largest = simd.max(simd.load(x), *largest);
+        }
     }
-    let largest = simd::max(simd, largest);
+    for x in vectors {
+        largest[0] = simd.max(simd.load(x), largest[0]);
+    }
+    let [a, b, c, d] = largest;
+    let largest = simd.largest(simd.max(simd.max(a, b), simd.max(c, d)));
     tail.iter().fold(largest, |a, &b| if b > a { b } else { a })
+}
+
+/// Sums of exponentials of a block of student and teacher, and the largest values of the blocks after them.
+pub struct PairSums {
+    /// Of the student at T.
+    pub student: f64,
+    /// Of the student at 1; 0 without cross-entropy.
+    pub unscaled: f64,
+    /// Of the teacher at T.
+    pub teacher: f64,
+    /// Largest values of the student's and the teacher's next block.
+    pub next_max: [f32; 2],
+}
+
+/// One whole [`BLOCK`] of student and teacher; `next` are the blocks after them, of the same size, which are fetched and
+/// compared meanwhile.
+#[inline(always)]
+pub fn pair_sums<S: Simd, const CE: u8>(
+    simd: S,
+    blocks: [&[f32]; 2],
+    next: [&[f32]; 2],
+    exponents: [Exponent; 2],
+    unscaled: Exponent,
+    ahead: Ahead,
+) -> PairSums {
+    let zero = simd.splat(0.0);
+    let (mut student_sum, mut unscaled_sum, mut teacher_sum) = (zero, zero, zero);
+    let (mut student_max, mut teacher_max) = (simd.splat(f32::NEG_INFINITY), simd.splat(f32::NEG_INFINITY));
+    let [s, t] = blocks.map(|x| x[..BLOCK].chunks_exact(S::LANES));
+    let [next_s, next_t] = next.map(|x| x[..BLOCK].chunks_exact(S::LANES));
+    for (index, ((s, t), (next_s, next_t))) in s.zip(t).zip(next_s.zip(next_t)).enumerate() {
+        simd.prefetch(ahead.address.wrapping_add(index * S::LANES * ahead.element_size));
+        student_max = simd.max(simd.load(next_s), student_max);
+        teacher_max = simd.max(simd.load(next_t), teacher_max);
+        let s = simd.load(s);
+        let e = exponential(simd, s, exponents[0]);
+        student_sum = simd.add(student_sum, e);
+        if CE != NO_CE && CE != CE_EQUAL {
+            unscaled_sum = simd.add(unscaled_sum, unscale::<S, CE>(simd, s, e, unscaled));
+        }
+        teacher_sum = simd.add(teacher_sum, exponential(simd, simd.load(t), exponents[1]));
+    }
+    let student = simd.sum(student_sum);
+    PairSums {
+        student,
+        unscaled: if CE == CE_EQUAL { student } else { simd.sum(unscaled_sum) },
+        teacher: simd.sum(teacher_sum),
+        next_max: [simd.largest(student_max), simd.largest(teacher_max)],
+    }
 }
 
 /// Sum over a block of `2^(factor * x - offset)` and, for the cross-entropy, of `2^(unscaled)`.
@@ -90,142 +147,24 @@ pub fn exp_sums<S: Simd, const CE: u8>(simd: S, x: &[f32], scaled: Exponent, uns
     if CE != NO_CE {
         sum_unscaled = simd.add(sum_unscaled, unscale::<S, CE>(simd, x, e, unscaled));
     }
-    (simd::sum(simd, sum), simd::sum(simd, sum_unscaled))
+    (simd.sum(sum), simd.sum(sum_unscaled))
 }
 
+/// `2^(factor * x - offset)`.
 #[inline(always)]
-fn exponential<S: Simd>(simd: S, x: S::V, exponent: Exponent) -> S::V {
+pub fn exponential<S: Simd>(simd: S, x: S::V, exponent: Exponent) -> S::V {
     simd.exp2(simd.mul_add(x, simd.splat(exponent.factor), simd.splat(-exponent.offset)))
 }
 
+/// The exponential at 1 of `x`, whose exponential at T is `e` but for a factor of the row.
 #[inline(always)]
-fn unscale<S: Simd, const CE: u8>(simd: S, x: S::V, e: S::V, unscaled: Exponent) -> S::V {
+pub fn unscale<S: Simd, const CE: u8>(simd: S, x: S::V, e: S::V, unscaled: Exponent) -> S::V {
     match CE {
         CE_EQUAL => e,
         CE_SQUARE => simd.mul(e, e),
         _ => exponential(simd, x, unscaled),
     }
 }
-
-/// What the second sweep knows of a row.
-#[derive(Clone, Copy)]
-pub struct RowConstants {
-    /// The student's exponential at T.
-    pub student: Exponent,
-    /// The teacher's exponential at T.
-    pub teacher: Exponent,
-    /// The student's exponential at 1.
-    pub unscaled: Exponent,
-    /// 1 / sum of the student's exponentials at T.
-    pub student_inverse: f32,
-    /// 1 / sum of the teacher's exponentials at T.
-    pub teacher_inverse: f32,
-    /// Subtracted from the student's logits before the two are compared: 0, or their maximum.
-    pub student_shift: f32,
-    /// Likewise for the teacher's.
-    pub teacher_shift: f32,
-    /// log p - log q = `log_factor * (shifted difference) - log_offset`.
-    pub log_factor: f32,
-    /// See `log_factor`.
-    pub log_offset: f32,
-    /// Weight of p - q in the gradient.
-    pub kl_grad: f32,
-    /// Weight of r divided by the sum of the student's exponentials at 1.
-    pub ce_grad: f32,
-    /// Weight of s - t in the gradient.
-    pub mse_grad: f32,
-}
-
-/// Adds up `(KL, sum (s - t)^2)` of a block and writes its gradient.
-///
-/// The KL is `sum q phi(u)`, `u = log p - log q`, `phi(u) = e^u - 1 - u`: no term is negative and none cancels, so that it
-/// is accurate however small it is; likewise `p - q = q (e^u - 1)` in the gradient. Where `|u| < 1/2` both come from a
-/// series, else from p and q.
-#[inline(always)]
-pub fn loss_and_grad<S: Simd, const CE: u8, const GRAD: bool, const MSE: bool>(
-    simd: S,
-    s: &[f32],
-    t: &[f32],
-    grad: &mut [f32],
-    row: &RowConstants,
-    ahead: [Ahead; 2],
-) -> (f64, f64) {
-    let mut kl = simd.splat(0.0);
-    let mut squares = simd.splat(0.0);
-    let s_chunks = s.chunks_exact(S::LANES);
-    let t_chunks = t.chunks_exact(S::LANES);
-    let count = s_chunks.remainder().len();
-    let mut s_tail = [f32::NEG_INFINITY; MAX_LANES];
-    let mut t_tail = [f32::NEG_INFINITY; MAX_LANES];
-    s_tail[..count].copy_from_slice(s_chunks.remainder());
-    t_tail[..count].copy_from_slice(t_chunks.remainder());
-    let whole = s.len() - count;
-    let (whole_grad, tail_grad) = grad.split_at_mut(if GRAD { whole } else { 0 });
-    let mut grads = whole_grad.chunks_exact_mut(S::LANES);
-    for (index, (s, t)) in s_chunks.zip(t_chunks).enumerate() {
-        for next in ahead {
-            simd.prefetch(next.address.wrapping_add(index * S::LANES * next.element_size));
-        }
-        let (g, kl_terms, difference) = column::<S, CE, GRAD, MSE>(simd, simd.load(s), simd.load(t), row);
-        kl = simd.add(kl, kl_terms);
-        squares = simd.mul_add(difference, difference, squares);
-        if GRAD && let Some(grad) = grads.next() {
-            simd.store(g, grad);
-        }
-    }
-    if count > 0 {
-        let (g, kl_terms, difference) = column::<S, CE, GRAD, MSE>(simd, simd.load(&s_tail), simd.load(&t_tail), row);
-        kl = simd.add(kl, simd::keep_first(simd, kl_terms, count));
-        let difference = simd::keep_first(simd, difference, count);
-        squares = simd.mul_add(difference, difference, squares);
-        if GRAD {
-            let mut lanes = [0.0; MAX_LANES];
-            simd.store(g, &mut lanes);
-            tail_grad[..count].copy_from_slice(&lanes[..count]);
-        }
-    }
-    (simd::sum(simd, kl), simd::sum(simd, squares))
-}
-
-/// Gradient, terms of the KL and s - t of one vector of columns.
-#[inline(always)]
-fn column<S: Simd, const CE: u8, const GRAD: bool, const MSE: bool>(
-    simd: S,
-    s: S::V,
-    t: S::V,
-    row: &RowConstants,
-) -> (S::V, S::V, S::V) {
-    let e = exponential(simd, s, row.student);
-    let p = simd.mul(e, simd.splat(row.student_inverse));
-    let q = simd.mul(exponential(simd, t, row.teacher), simd.splat(row.teacher_inverse));
-    let shifted = simd.sub(simd.sub(s, simd.splat(row.student_shift)), simd.sub(t, simd.splat(row.teacher_shift)));
-    let difference = simd.add(shifted, simd.splat(row.student_shift - row.teacher_shift));
-    let u = simd.mul_add(shifted, simd.splat(row.log_factor), simd.splat(-row.log_offset));
-    let mut series = simd.splat(PHI[6]);
-    for k in [5, 4, 3, 2, 1, 0] {
-        series = simd.mul_add(series, u, simd.splat(PHI[k]));
-    }
-    let phi = simd.mul(simd.mul(u, u), series);
-    let half = simd.splat(0.5);
-    let p_minus_q = simd.sub(p, q);
-    let kl = simd.select_small(u, half, simd.mul(q, phi), simd.sub(p_minus_q, simd.mul_unless_zero(q, u)));
-    if !GRAD {
-        return (kl, kl, difference);
-    }
-    let step = simd.select_small(u, half, simd.mul(q, simd.add(u, phi)), p_minus_q);
-    let mut grad = simd.mul(step, simd.splat(row.kl_grad));
-    if CE != NO_CE {
-        let r = unscale::<S, CE>(simd, s, e, row.unscaled);
-        grad = simd.mul_add(r, simd.splat(row.ce_grad), grad);
-    }
-    if MSE {
-        grad = simd.mul_add(difference, simd.splat(row.mse_grad), grad);
-    }
-    (grad, kl, difference)
-}
-
-/// `phi(u) = e^u - 1 - u = u^2 (PHI[0] + u (PHI[1] + ...))`: enough terms for 4e-8 where `|u| < 1/2`.
-const PHI: [f32; 7] = [1.0 / 2.0, 1.0 / 6.0, 1.0 / 24.0, 1.0 / 120.0, 1.0 / 720.0, 1.0 / 5040.0, 1.0 / 40320.0];
 
 /// Writes `weight * 2^(factor * x - offset)` of a block: the gradient of the cross-entropy alone, but for the label.
 #[inline(always)]

@@ -67,17 +67,6 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// The columns of `range`.
-    #[inline(always)]
-    #[must_use]
-    pub fn slice(self, range: Range<usize>) -> Self {
-        match self {
-            Self::F32(row) => Self::F32(&row[range]),
-            Self::Bf16(row) => Self::Bf16(&row[range]),
-            Self::F16(row) => Self::F16(&row[range]),
-        }
-    }
-
     /// Columns before the first that begins a cache line.
     pub fn columns_to_line(&self) -> usize {
         (self.address().addr().wrapping_neg() % 64) / self.element_size()
@@ -90,31 +79,38 @@ impl<'a> Row<'a> {
         match self {
             Self::F32(row) => wide[range].copy_from_slice(row),
             Self::Bf16(_) | Self::F16(_) => {
-                self.widen(wide, range);
+                self.widen_range(wide, range);
             }
         }
     }
 
-    /// The numbers in single precision: as they are, or widened into `range` of `scratch`.
+    /// The numbers of `range` in single precision: as they are, or widened into the same place of `scratch`.
     #[inline(always)]
-    pub fn widen<'b>(self, scratch: &'b mut [f32], range: Range<usize>) -> &'b [f32]
+    pub fn widen_range<'b>(self, scratch: &'b mut [f32], range: Range<usize>) -> &'b [f32]
     where
         'a: 'b,
     {
         match self {
-            Self::F32(row) => row,
+            Self::F32(_) => {}
             Self::Bf16(row) => {
-                let scratch = &mut scratch[range];
-                for (wide, &bits) in scratch.iter_mut().zip(row) {
+                for (wide, &bits) in scratch[range.clone()].iter_mut().zip(&row[range.clone()]) {
                     *wide = widen_bf16(bits);
                 }
-                scratch
             }
-            Self::F16(row) => {
-                let scratch = &mut scratch[range];
-                bits_as_f16(row).convert_to_f32_slice(scratch);
-                scratch
-            }
+            Self::F16(row) => bits_as_f16(&row[range.clone()]).convert_to_f32_slice(&mut scratch[range.clone()]),
+        }
+        self.wide(scratch, range)
+    }
+
+    /// The numbers of `range` where [`Self::widen_range`] has put them.
+    #[inline(always)]
+    pub fn wide<'b>(self, scratch: &'b [f32], range: Range<usize>) -> &'b [f32]
+    where
+        'a: 'b,
+    {
+        match self {
+            Self::F32(row) => &row[range],
+            Self::Bf16(_) | Self::F16(_) => &scratch[range],
         }
     }
 }

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::formats::{Row, RowMut};
-use super::simd::{self, Level, Simd};
+use super::simd::{Level, Simd};
 use super::threads;
 use super::write::write_block;
 use crate::error::{Error, Result};
@@ -110,7 +110,7 @@ fn run(
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx2,fma")]
+#[target_feature(enable = "avx512f,avx512dq,avx2,fma")]
 unsafe fn run_avx512(
     kind: HiddenKind,
     scale: f32,
@@ -119,7 +119,7 @@ unsafe fn run_avx512(
     row_weights: Option<&[f32]>,
     chunk: &mut Chunk<'_>,
 ) {
-    // SAFETY: the function is only called where the processor has AVX-512 F.
+    // SAFETY: the function is only called where the processor has AVX-512 F and DQ.
     rows(unsafe { super::x86::Avx512::new() }, kind, scale, student, teacher, row_weights, chunk);
 }
 
@@ -187,8 +187,8 @@ fn cosine<S: Simd>(simd: S, s: &[f32], t: &[f32], grad: Option<&mut Vec<f32>>, f
         student_square = simd.mul_add(s, s, student_square);
         teacher_square = simd.mul_add(t, t, teacher_square);
     }
-    let student_square = simd::sum(simd, student_square) + NORM_EPSILON;
-    let teacher_square = simd::sum(simd, teacher_square) + NORM_EPSILON;
+    let student_square = simd.sum(student_square) + NORM_EPSILON;
+    let teacher_square = simd.sum(teacher_square) + NORM_EPSILON;
     let student_inverse = 1.0 / student_square.sqrt();
     let s_factor = simd.splat(student_inverse as f32);
     let t_factor = simd.splat((1.0 / teacher_square.sqrt()) as f32);
@@ -199,7 +199,7 @@ fn cosine<S: Simd>(simd: S, s: &[f32], t: &[f32], grad: Option<&mut Vec<f32>>, f
     }
     // |s / norm|^2 is 1 less epsilon / norm^2.
     let rest = NORM_EPSILON / student_square + NORM_EPSILON / teacher_square;
-    let value = 0.5 * (simd::sum(simd, distance) + rest);
+    let value = 0.5 * (simd.sum(distance) + rest);
     if let Some(grad) = grad {
         let outer = simd.splat((factor * student_inverse) as f32);
         let along = simd.splat(-value as f32);
@@ -227,5 +227,5 @@ fn squared_distance<S: Simd>(simd: S, s: &[f32], t: &[f32], grad: Option<&mut Ve
             simd.store(simd.mul(difference, simd.splat(2.0 * factor)), grad);
         }
     }
-    simd::sum(simd, sum) as f32
+    simd.sum(sum) as f32
 }

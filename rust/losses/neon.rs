@@ -3,7 +3,7 @@
 #[allow(clippy::wildcard_imports)]
 use std::arch::aarch64::*;
 
-use super::simd::{EXP2, LEAST_EXPONENT, Simd};
+use super::simd::{EXP2, LEAST_EXPONENT, ROUND, Simd};
 
 /// Four lanes.
 #[derive(Clone, Copy)]
@@ -54,10 +54,10 @@ impl Simd for Neon {
     fn exp2(self, x: float32x4_t) -> float32x4_t {
         unsafe {
             // Where x is NaN or below -126 the exponent below is nonsense: NaN stays NaN, the rest is cleared at the end.
-            let n = vrndnq_f32(x);
+            let n = vrndmq_f32(x);
             let f = vsubq_f32(x, n);
-            let mut power = vdupq_n_f32(EXP2[5]);
-            for k in [4, 3, 2, 1, 0] {
+            let mut power = vdupq_n_f32(EXP2[4]);
+            for k in [3, 2, 1, 0] {
                 power = vfmaq_f32(vdupq_n_f32(EXP2[k]), power, f);
             }
             power = vfmaq_f32(vdupq_n_f32(1.0), power, f);
@@ -65,6 +65,15 @@ impl Simd for Neon {
             let scaled = vmulq_f32(power, vreinterpretq_f32_s32(exponent));
             let cleared = vcltq_f32(x, vdupq_n_f32(LEAST_EXPONENT));
             vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(scaled), cleared))
+        }
+    }
+    #[inline(always)]
+    fn nearest_power(self, x: float32x4_t) -> (float32x4_t, float32x4_t) {
+        unsafe {
+            let rounded = vaddq_f32(vmaxq_f32(x, vdupq_n_f32(LEAST_EXPONENT)), vdupq_n_f32(ROUND));
+            let exponent = vshlq_n_s32::<23>(vreinterpretq_s32_f32(rounded));
+            let power = vaddq_s32(exponent, vreinterpretq_s32_f32(vdupq_n_f32(1.0)));
+            (vsubq_f32(rounded, vdupq_n_f32(ROUND)), vreinterpretq_f32_s32(power))
         }
     }
     #[inline(always)]

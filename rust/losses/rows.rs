@@ -3,12 +3,13 @@
 //! fetches the next pair, so that memory is read once and never waited for.
 
 use std::f64::consts::LN_2;
+use std::ops::Range;
 
 use super::blocks::{
-    BLOCK, CE_EQUAL, CE_GENERAL, CE_SQUARE, Exponent, NO_CE, RowConstants, block_max, exp_sums, loss_and_grad,
-    softmax_grad,
+    Ahead, BLOCK, CE_EQUAL, CE_GENERAL, CE_SQUARE, Exponent, NO_CE, block_max, exp_sums, pair_sums, softmax_grad,
 };
 use super::formats::{Row, RowMut};
+use super::gradient::{RowConstants, loss_and_grad};
 use super::simd::Simd;
 use super::write::write_block;
 use super::{Chunk, IGNORED, Job};
@@ -58,9 +59,9 @@ impl Sums {
         }
     }
 
+    /// The next block's maximum is `max`: puts the reference there if it is larger than any before.
     #[inline(always)]
-    fn add<S: Simd, const CE: u8>(&mut self, simd: S, block: &[f32]) {
-        let max = block_max(simd, block);
+    fn raise<const CE: u8>(&mut self, max: f32) {
         if max > self.max {
             let offset = max * self.scaled.factor;
             let unscaled_offset = match CE {
@@ -76,6 +77,11 @@ impl Sums {
             self.scaled.offset = offset;
             self.unscaled.offset = unscaled_offset;
         }
+    }
+
+    #[inline(always)]
+    fn add<S: Simd, const CE: u8>(&mut self, simd: S, block: &[f32]) {
+        self.raise::<CE>(block_max(simd, block));
         // While everything was -inf the offset is 0: all exponentials are 0, none is NaN.
         let (sum, sum_unscaled) = exp_sums::<S, CE>(simd, block, self.scaled, self.unscaled);
         self.sum += sum;
@@ -132,6 +138,47 @@ pub fn run<S: Simd>(simd: S, job: &Job<'_>, chunk: &mut Chunk<'_>) {
     simd.fence();
 }
 
+/// The first sweep over a row of student and teacher.
+#[inline(always)]
+fn sum_up<S: Simd, const CE: u8>(
+    simd: S,
+    [student_row, teacher_row]: [Row<'_>; 2],
+    [student, teacher]: [&mut Sums; 2],
+    scratch: &mut Scratch,
+    ahead: Ahead,
+) {
+    let columns = student_row.len();
+    let whole = columns / BLOCK * BLOCK;
+    let s = student_row.widen_range(&mut scratch.student, 0..BLOCK.min(columns));
+    let t = teacher_row.widen_range(&mut scratch.teacher, 0..BLOCK.min(columns));
+    let mut maxima = [block_max(simd, s), block_max(simd, t)];
+    for start in (0..whole).step_by(BLOCK) {
+        student.raise::<CE>(maxima[0]);
+        teacher.raise::<NO_CE>(maxima[1]);
+        let (range, mut next) = (start..start + BLOCK, start + BLOCK..start + 2 * BLOCK);
+        if next.end > columns {
+            next = range.clone();
+        } else {
+            student_row.widen_range(&mut scratch.student, next.clone());
+            teacher_row.widen_range(&mut scratch.teacher, next.clone());
+        }
+        let blocks = |range: Range<usize>| {
+            [student_row.wide(&scratch.student, range.clone()), teacher_row.wide(&scratch.teacher, range)]
+        };
+        let exponents = [student.scaled, teacher.scaled];
+        let sums =
+            pair_sums::<S, CE>(simd, blocks(range), blocks(next), exponents, student.unscaled, ahead.skip(start));
+        student.sum += sums.student;
+        student.sum_unscaled += sums.unscaled;
+        teacher.sum += sums.teacher;
+        maxima = sums.next_max;
+    }
+    if whole < columns {
+        student.add::<S, CE>(simd, student_row.widen_range(&mut scratch.student, whole..columns));
+        teacher.add::<S, NO_CE>(simd, teacher_row.widen_range(&mut scratch.teacher, whole..columns));
+    }
+}
+
 /// KL, cross-entropy (0 with `NO_CE`) and squared difference of one row.
 #[inline(always)]
 fn kl_row<S: Simd, const CE: u8>(
@@ -147,32 +194,20 @@ fn kl_row<S: Simd, const CE: u8>(
     let mut teacher = Sums::new(job.factor, job.unscaled_factor);
     let teacher_row = job.teacher[index];
     let student_row = job.student_row(index, grad.as_deref());
-    for start in (0..job.columns).step_by(BLOCK) {
-        let range = start..(start + BLOCK).min(job.columns);
-        let s = student_row.slice(range.clone()).widen(&mut scratch.student, range.clone());
-        student.add::<S, CE>(simd, s);
-        let t = teacher_row.slice(range.clone()).widen(&mut scratch.teacher, range);
-        teacher.add::<S, NO_CE>(simd, t);
-    }
-    let (student_label, teacher_label) = (student_row.get(label), teacher_row.get(label));
-    let row = constants(job, &student, &teacher, weight);
     let ahead = [job.ahead(&job.student, index), job.ahead(&job.teacher, index)];
+    sum_up::<S, CE>(simd, [student_row, teacher_row], [&mut student, &mut teacher], scratch, ahead[0]);
+    let (student_label, teacher_label) = (student_row.get(label), teacher_row.get(label));
+    let row = constants::<CE>(job, &student, &teacher, weight);
     let (mut kl, mut mse) = (0.0, 0.0);
     let mut start = 0;
     while start < job.columns {
         let end = block_end(start, job, grad.as_deref());
-        let s = match job.student_row(index, grad.as_deref()) {
-            Row::F32(row) => &row[start..end],
-            _ => &scratch.student[start..end],
-        };
-        let t = match teacher_row {
-            Row::F32(row) => &row[start..end],
-            _ => &scratch.teacher[start..end],
-        };
+        let s = job.student_row(index, grad.as_deref()).wide(&scratch.student, start..end);
+        let t = teacher_row.wide(&scratch.teacher, start..end);
         let wide = &mut scratch.grad[..end - start];
-        let ahead = ahead.map(|ahead| ahead.skip(start));
+        let ahead = ahead[1].skip(start);
         let (block_kl, block_mse) = match (grad.is_some(), row.mse_grad != 0.0) {
-            (false, _) => loss_and_grad::<S, NO_CE, false, false>(simd, s, t, wide, &row, ahead),
+            (false, _) => loss_and_grad::<S, NO_CE, false, true>(simd, s, t, wide, &row, ahead),
             (true, false) => loss_and_grad::<S, CE, true, false>(simd, s, t, wide, &row, ahead),
             (true, true) => loss_and_grad::<S, CE, true, true>(simd, s, t, wide, &row, ahead),
         };
@@ -191,7 +226,9 @@ fn kl_row<S: Simd, const CE: u8>(
             // Once in double precision: r - 1 in the gradient's own precision would lose what a good student has left.
             let log_p = LN_2 * student.log2_probability(student_label);
             let log_q = LN_2 * teacher.log2_probability(teacher_label);
-            let step = if log_q == f64::NEG_INFINITY { log_p.exp() } else { log_q.exp() * (log_p - log_q).exp_m1() };
+            // From the difference only where it is small: else 0 * inf would be possible.
+            let is_near = log_p - log_q < 1.0;
+            let step = if is_near { log_q.exp() * (log_p - log_q).exp_m1() } else { log_p.exp() - log_q.exp() };
             let mut value = f64::from(row.kl_grad) * step + f64::from(job.ce_grad) * (LN_2 * log2_r).exp_m1();
             if row.mse_grad != 0.0 {
                 value += f64::from(row.mse_grad) * (f64::from(student_label) - f64::from(teacher_label));
@@ -199,7 +236,8 @@ fn kl_row<S: Simd, const CE: u8>(
             grad.set(label, value as f32);
         }
     }
-    (kl as f32, not_negative(ce), mse as f32)
+    // Where logits of 1e5 leave no digits of their difference, the terms that are formed from p and q may cancel.
+    (not_negative(kl), not_negative(ce), mse as f32)
 }
 
 /// Cross-entropy of one row that counts in no other term.
@@ -216,8 +254,7 @@ fn ce_row<S: Simd>(
     let student_row = job.student_row(index, grad.as_deref());
     for start in (0..job.columns).step_by(BLOCK) {
         let range = start..(start + BLOCK).min(job.columns);
-        let s = student_row.slice(range.clone()).widen(&mut scratch.student, range);
-        student.add::<S, CE_EQUAL>(simd, s);
+        student.add::<S, CE_EQUAL>(simd, student_row.widen_range(&mut scratch.student, range));
     }
     let log2_r = student.log2_unscaled(student_row.get(label));
     let weight = (f64::from(job.ce_grad) / student.sum_unscaled) as f32;
@@ -225,10 +262,7 @@ fn ce_row<S: Simd>(
     let mut start = if grad.is_some() { 0 } else { job.columns };
     while start < job.columns {
         let end = block_end(start, job, grad.as_deref());
-        let s = match job.student_row(index, grad.as_deref()) {
-            Row::F32(row) => &row[start..end],
-            _ => &scratch.student[start..end],
-        };
+        let s = job.student_row(index, grad.as_deref()).wide(&scratch.student, start..end);
         let wide = &mut scratch.grad[..end - start];
         softmax_grad(simd, s, wide, student.unscaled, weight, ahead.skip(start));
         if let Some(grad) = grad.as_deref_mut() {
@@ -243,7 +277,7 @@ fn ce_row<S: Simd>(
 }
 
 /// What the second sweep needs, worked out in double precision.
-fn constants(job: &Job<'_>, student: &Sums, teacher: &Sums, weight: f32) -> RowConstants {
+fn constants<const CE: u8>(job: &Job<'_>, student: &Sums, teacher: &Sums, weight: f32) -> RowConstants {
     let factor = f64::from(job.factor);
     // Where the two are far apart they are brought together before they are compared: of a difference of large numbers
     // only the rounding would be left.
@@ -251,6 +285,11 @@ fn constants(job: &Job<'_>, student: &Sums, teacher: &Sums, weight: f32) -> RowC
     let (student_shift, teacher_shift) = if far_apart { (student.max, teacher.max) } else { (0.0, 0.0) };
     let student_offset = f64::from(student.scaled.offset) - factor * f64::from(student_shift);
     let teacher_offset = f64::from(teacher.scaled.offset) - factor * f64::from(teacher_shift);
+    let power = match CE {
+        CE_EQUAL => 1,
+        CE_SQUARE => 2,
+        _ => 0,
+    };
     RowConstants {
         student: student.scaled,
         teacher: teacher.scaled,
@@ -264,6 +303,9 @@ fn constants(job: &Job<'_>, student: &Sums, teacher: &Sums, weight: f32) -> RowC
         kl_grad: job.kl_grad * weight,
         ce_grad: (f64::from(job.ce_grad) / student.sum_unscaled) as f32,
         mse_grad: job.mse_grad * weight,
+        is_near: !far_apart,
+        near_kl_grad: (f64::from(job.kl_grad) * f64::from(weight) / teacher.sum) as f32,
+        near_ce_grad: (f64::from(job.ce_grad) / student.sum_unscaled * (student.sum / teacher.sum).powi(power)) as f32,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Plain Rust: eight lanes at a time, for processors without a vector unit that the kernels know.
 
-use super::simd::{EXP2, LEAST_EXPONENT, Simd};
+use super::simd::{EXP2, LEAST_EXPONENT, ROUND, Simd};
 
 /// Eight lanes of an array, which the compiler may vectorise.
 #[derive(Clone, Copy)]
@@ -16,16 +16,19 @@ fn mul_add(a: f32, b: f32, c: f32) -> f32 {
 /// Without a branch or a library call, so that it can be vectorised.
 #[inline(always)]
 fn exp2(x: f32) -> f32 {
-    // Adding 1.5 * 2^23 leaves no bits for a fraction.
-    const ROUND: f32 = 12_582_912.0;
     let kept = if x < LEAST_EXPONENT { LEAST_EXPONENT } else { x };
-    let rounded = kept + ROUND;
-    let f = kept - (rounded - ROUND);
+    let nearest = kept + ROUND - ROUND;
+    let floor = if nearest > kept { nearest - 1.0 } else { nearest };
+    let f = kept - floor;
     let power = EXP2.iter().rev().fold(0.0, |power, &c| mul_add(power, f, c));
-    let power = mul_add(power, f, 1.0);
-    let exponent = rounded.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23;
-    let scaled = power * f32::from_bits(exponent);
+    let scaled = mul_add(power, f, 1.0) * power_of(floor + ROUND);
     if x < LEAST_EXPONENT { 0.0 } else { scaled }
+}
+
+/// `2^n` where `rounded` is `n + ROUND`.
+#[inline(always)]
+fn power_of(rounded: f32) -> f32 {
+    f32::from_bits((rounded.to_bits() << 23).wrapping_add(1f32.to_bits()))
 }
 
 impl Simd for Scalar {
@@ -67,6 +70,11 @@ impl Simd for Scalar {
     #[inline(always)]
     fn exp2(self, x: [f32; 8]) -> [f32; 8] {
         x.map(exp2)
+    }
+    #[inline(always)]
+    fn nearest_power(self, x: [f32; 8]) -> ([f32; 8], [f32; 8]) {
+        let rounded = x.map(|x| if x < LEAST_EXPONENT { LEAST_EXPONENT } else { x } + ROUND);
+        (rounded.map(|rounded| rounded - ROUND), rounded.map(power_of))
     }
     #[inline(always)]
     fn select_small(self, u: [f32; 8], bound: [f32; 8], small: [f32; 8], large: [f32; 8]) -> [f32; 8] {

@@ -26,10 +26,26 @@ pub trait Simd: Copy {
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
     /// `2^x` for `x` up to 127, within an ulp or so; 0 below -126; NaN for NaN.
     fn exp2(self, x: Self::V) -> Self::V;
+    /// The integer `n` nearest to `x` and `2^n`, for `x` up to 127; below -126 `2^n` is at most `2^-126`.
+    fn nearest_power(self, x: Self::V) -> (Self::V, Self::V);
     /// `small` where `|u| < bound`, else (so also where `u` is NaN) `large`.
     fn select_small(self, u: Self::V, bound: Self::V, small: Self::V, large: Self::V) -> Self::V;
     /// `a * b`, but 0 where `a` is 0, whatever `b` is.
     fn mul_unless_zero(self, a: Self::V, b: Self::V) -> Self::V;
+    /// Sum of the lanes, in double precision.
+    #[inline(always)]
+    fn sum(self, v: Self::V) -> f64 {
+        let mut lanes = [0.0; MAX_LANES];
+        self.store(v, &mut lanes);
+        lanes[..Self::LANES].iter().map(|&lane| f64::from(lane)).sum()
+    }
+    /// The largest lane; NaNs may be passed over.
+    #[inline(always)]
+    fn largest(self, v: Self::V) -> f32 {
+        let mut lanes = [f32::NEG_INFINITY; MAX_LANES];
+        self.store(v, &mut lanes);
+        lanes[..Self::LANES].iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a })
+    }
     /// Copies numbers past the caches where the unit can: for memory that is written whole and not read soon.
     fn stream<T: Copy>(self, from: &[T], to: &mut [T]) {
         to.copy_from_slice(from);
@@ -43,28 +59,14 @@ pub trait Simd: Copy {
 /// Lanes of the widest unit.
 pub const MAX_LANES: usize = 16;
 
-/// `2^f = 1 + f * (C[0] + f * (C[1] + ...))` for `|f| <= 1/2`, relative error 2e-9: a minimax fit.
-pub const EXP2: [f32; 6] =
-    [std::f32::consts::LN_2, 0.240_226_48, 0.055_503_324, 0.009_618_437, 0.001_339_887_5, 0.000_153_533_62];
+/// `2^f = 1 + f * (C[0] + f * (C[1] + ...))` for `0 <= f <= 1`, relative error 8e-8: a minimax fit.
+pub const EXP2: [f32; 5] = [0.693_151_3, 0.240_164_46, 0.055_799_868, 0.009_017_096, 0.001_867_099];
+
+/// Added to a number, it leaves no bits for a fraction, and the integer in the lowest ones.
+pub const ROUND: f32 = 12_582_912.0;
 
 /// Below this exponent [`Simd::exp2`] is 0: no subnormal numbers, which are slow.
 pub const LEAST_EXPONENT: f32 = -126.0;
-
-/// Sum of the lanes, in double precision.
-#[inline(always)]
-pub fn sum<S: Simd>(simd: S, v: S::V) -> f64 {
-    let mut lanes = [0.0; MAX_LANES];
-    simd.store(v, &mut lanes);
-    lanes[..S::LANES].iter().map(|&lane| f64::from(lane)).sum()
-}
-
-/// The largest lane.
-#[inline(always)]
-pub fn max<S: Simd>(simd: S, v: S::V) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; MAX_LANES];
-    simd.store(v, &mut lanes);
-    lanes[..S::LANES].iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a })
-}
 
 /// The first `count` lanes of `v`, 0 in the others.
 #[inline(always)]
@@ -78,7 +80,7 @@ pub fn keep_first<S: Simd>(simd: S, v: S::V, count: usize) -> S::V {
 /// An instruction set that the kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
-    /// 16 lanes: AVX-512 F.
+    /// 16 lanes: AVX-512 F and DQ.
     Avx512,
     /// 8 lanes: AVX2 and FMA.
     Avx2,
@@ -96,7 +98,7 @@ impl Level {
     pub fn is_available(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => is_x86_feature_detected!("avx512f"),
+            Self::Avx512 => is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq"),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
             #[cfg(target_arch = "aarch64")]

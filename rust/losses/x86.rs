@@ -3,9 +3,9 @@
 #[allow(clippy::wildcard_imports)]
 use std::arch::x86_64::*;
 
-use super::simd::{EXP2, LEAST_EXPONENT, Simd};
+use super::simd::{EXP2, LEAST_EXPONENT, ROUND, Simd};
 
-/// AVX-512 F.
+/// AVX-512 F and DQ.
 #[derive(Clone, Copy)]
 pub struct Avx512(());
 
@@ -15,7 +15,7 @@ pub struct Avx2(());
 
 impl Avx512 {
     /// # Safety
-    /// The processor has AVX-512 F.
+    /// The processor has AVX-512 F and DQ.
     pub unsafe fn new() -> Self {
         Self(())
     }
@@ -73,16 +73,23 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn exp2(self, x: __m512) -> __m512 {
         unsafe {
-            let n = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x);
-            let f = _mm512_sub_ps(x, n);
-            let mut power = _mm512_set1_ps(EXP2[5]);
-            for k in [4, 3, 2, 1, 0] {
+            // x less its floor.
+            let f = _mm512_reduce_ps::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(x);
+            let mut power = _mm512_set1_ps(EXP2[4]);
+            for k in [3, 2, 1, 0] {
                 power = _mm512_fmadd_ps(power, f, _mm512_set1_ps(EXP2[k]));
             }
             power = _mm512_fmadd_ps(power, f, _mm512_set1_ps(1.0));
-            // "Not less than" holds for NaN.
+            // "Not less than" holds for NaN. `scalef` takes the floor of its second argument.
             let kept = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, _mm512_set1_ps(LEAST_EXPONENT));
-            _mm512_maskz_scalef_ps(kept, power, n)
+            _mm512_maskz_scalef_ps(kept, power, x)
+        }
+    }
+    #[inline(always)]
+    fn nearest_power(self, x: __m512) -> (__m512, __m512) {
+        unsafe {
+            let n = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x);
+            (n, _mm512_scalef_ps(_mm512_set1_ps(1.0), n))
         }
     }
     #[inline(always)]
@@ -98,6 +105,17 @@ impl Simd for Avx512 {
             let kept = _mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(a, _mm512_setzero_ps());
             _mm512_maskz_mul_ps(kept, a, b)
         }
+    }
+    #[inline(always)]
+    fn sum(self, v: __m512) -> f64 {
+        unsafe {
+            let halves = (_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
+            _mm512_reduce_add_pd(_mm512_add_pd(_mm512_cvtps_pd(halves.0), _mm512_cvtps_pd(halves.1)))
+        }
+    }
+    #[inline(always)]
+    fn largest(self, v: __m512) -> f32 {
+        unsafe { _mm512_reduce_max_ps(v) }
     }
     #[inline(always)]
     fn stream<T: Copy>(self, from: &[T], to: &mut [T]) {
@@ -168,17 +186,28 @@ impl Simd for Avx2 {
     fn exp2(self, x: __m256) -> __m256 {
         unsafe {
             // Where x is NaN or below -126 the exponent below is nonsense: NaN stays NaN, the rest is cleared at the end.
-            let n = _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x);
+            let n = _mm256_round_ps::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(x);
             let f = _mm256_sub_ps(x, n);
-            let mut power = _mm256_set1_ps(EXP2[5]);
-            for k in [4, 3, 2, 1, 0] {
+            let mut power = _mm256_set1_ps(EXP2[4]);
+            for k in [3, 2, 1, 0] {
                 power = _mm256_fmadd_ps(power, f, _mm256_set1_ps(EXP2[k]));
             }
             power = _mm256_fmadd_ps(power, f, _mm256_set1_ps(1.0));
-            let exponent = _mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)));
-            let scaled = _mm256_mul_ps(power, _mm256_castsi256_ps(exponent));
+            let exponent = _mm256_slli_epi32::<23>(_mm256_castps_si256(_mm256_add_ps(n, _mm256_set1_ps(ROUND))));
+            let one = _mm256_castps_si256(_mm256_set1_ps(1.0));
+            let scaled = _mm256_mul_ps(power, _mm256_castsi256_ps(_mm256_add_epi32(exponent, one)));
             let kept = _mm256_cmp_ps::<_CMP_NLT_UQ>(x, _mm256_set1_ps(LEAST_EXPONENT));
             _mm256_and_ps(scaled, kept)
+        }
+    }
+    #[inline(always)]
+    fn nearest_power(self, x: __m256) -> (__m256, __m256) {
+        unsafe {
+            let x = _mm256_max_ps(_mm256_set1_ps(LEAST_EXPONENT), x);
+            let rounded = _mm256_add_ps(x, _mm256_set1_ps(ROUND));
+            let exponent = _mm256_slli_epi32::<23>(_mm256_castps_si256(rounded));
+            let one = _mm256_castps_si256(_mm256_set1_ps(1.0));
+            (_mm256_sub_ps(rounded, _mm256_set1_ps(ROUND)), _mm256_castsi256_ps(_mm256_add_epi32(exponent, one)))
         }
     }
     #[inline(always)]
@@ -193,6 +222,15 @@ impl Simd for Avx2 {
         unsafe {
             let kept = _mm256_cmp_ps::<_CMP_NEQ_UQ>(a, _mm256_setzero_ps());
             _mm256_and_ps(_mm256_mul_ps(a, b), kept)
+        }
+    }
+    #[inline(always)]
+    fn sum(self, v: __m256) -> f64 {
+        unsafe {
+            let halves = (_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let quarters = _mm256_add_pd(_mm256_cvtps_pd(halves.0), _mm256_cvtps_pd(halves.1));
+            let pairs = _mm_add_pd(_mm256_castpd256_pd128(quarters), _mm256_extractf128_pd::<1>(quarters));
+            _mm_cvtsd_f64(_mm_add_sd(pairs, _mm_unpackhi_pd(pairs, pairs)))
         }
     }
     #[inline(always)]

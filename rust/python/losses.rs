@@ -1,11 +1,11 @@
 //! CPU kernels of the losses for Python: arrays in, arrays out.
 
-use numpy::ndarray::{ArrayView2, ArrayViewMut2, Axis};
+use numpy::ndarray::{ArrayView1, ArrayView2, ArrayViewMut2, Axis};
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyReadwriteArray2};
 use pyo3::prelude::*;
 
 use crate::error::{Error, Result};
-use crate::losses::{self, HiddenInputs, HiddenKind, Inputs, Level, Row, RowMut, Settings};
+use crate::losses::{self, GradientMemory, HiddenInputs, HiddenKind, Inputs, Level, Row, RowMut, Settings};
 
 /// A matrix of numbers: `float32`, or `uint16` bits of a 16-bit format.
 #[derive(FromPyObject)]
@@ -186,6 +186,22 @@ pub fn hidden_loss_rows<'py>(
     let kind = if cosine { HiddenKind::Cosine } else { HiddenKind::SquaredDistance };
     let values = py.detach(|| losses::hidden_loss(inputs, kind, scale, threads.max(1), level))?;
     Ok(values.into_pyarray(py))
+}
+
+/// Owner of a gradient's memory, which goes back to the kept ones with the last array over it.
+#[pyclass(frozen)]
+struct MemoryOwner(GradientMemory);
+
+/// Memory for a large gradient.
+#[pyfunction]
+pub fn gradient_memory(py: Python<'_>, length: usize) -> PyResult<Bound<'_, PyArray1<u8>>> {
+    let owner = Bound::new(py, MemoryOwner(GradientMemory::take(length)?))?;
+    let memory = &owner.get().0;
+    // SAFETY: the memory is `length` bytes long and lives, at this place, as long as its owner, whom the array holds.
+    Ok(unsafe {
+        let view = ArrayView1::from_shape_ptr(memory.length(), memory.start().cast_const());
+        PyArray1::borrow_from_array(&view, owner.clone().into_any())
+    })
 }
 
 /// Names of the instruction sets that this processor has, the fastest first.

@@ -34,7 +34,7 @@ mod _core {
     use super::batch_prefetch::PyBatchPrefetcher;
 
     #[pymodule_export]
-    use super::losses::{distillation_loss_rows, hidden_loss_rows, instruction_sets};
+    use super::losses::{distillation_loss_rows, gradient_memory, hidden_loss_rows, instruction_sets};
 
     #[pymodule_export]
     #[allow(non_upper_case_globals)]

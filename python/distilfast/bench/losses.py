@@ -1,8 +1,9 @@
 """`python -m distilfast.bench losses`: value and gradient of the losses against eager PyTorch, torch.compile and Liger.
 
 All contenders take the same inputs in one process, in turn. The floor is measured there too: one addition that reads
-two matrices of logits and writes a third, which is what a loss cannot do without. A contender that fails (for want of
-memory, say) is reported with its error, and the JSON file is written anew after every case.
+two matrices of logits and writes a third, which is what a loss cannot do without. On the CPU it is measured twice, into
+memory that is there already and into new memory, whose pages the operating system must first provide. A contender that
+fails (for want of memory, say) is reported with its error, and the JSON file is written anew after every case.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +29,7 @@ from ..files import write_json
 Step = Callable[[], object]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TEMPERATURE = 2.0
+FLOOR = "floor: read two, write one"
 
 
 @dataclass
@@ -92,8 +95,10 @@ def logits_steps(student: Tensor, teacher: Tensor, labels: Tensor, with_compile:
         leaf = student.detach().requires_grad_()
         return lambda: torch.autograd.grad(loss(leaf, teacher, labels), leaf)
 
-    steps: dict[str, Step] = {
-        "floor: read two, write one": lambda: torch.add(student, teacher, out=out),
+    steps: dict[str, Step] = {FLOOR: lambda: torch.add(student, teacher, out=out)}
+    if not student.is_cuda:
+        steps["floor, into new memory"] = lambda: torch.add(student, teacher)
+    steps |= {
         "distilfast": stepping(lambda s, t, y: losses.distillation_loss(s, t, y, TEMPERATURE).total),
         "eager": stepping(eager_loss),
     }
@@ -142,7 +147,8 @@ def cosine_steps(rows: int, hidden: int, device: torch.device, dtype: torch.dtyp
 
 
 def measure(steps: dict[str, Step], device: torch.device, runs: int) -> dict[str, dict[str, Any]]:
-    """Of each step milliseconds (median, least, most) and, on CUDA, bytes beyond the inputs; or its error."""
+    """Of each step milliseconds (median, least, most) and the bytes it allocates at most, its result among them; or its
+    error."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     results: dict[str, dict[str, Any]] = {name: {} for name in steps}
     for name, step in steps.items():
@@ -154,6 +160,8 @@ def measure(steps: dict[str, Step], device: torch.device, runs: int) -> dict[str
                 torch.cuda.reset_peak_memory_stats()
                 step()
                 results[name]["peak_bytes"] = float(torch.cuda.max_memory_allocated() - before)
+            elif (peak := _peak_bytes(step)) is not None:
+                results[name]["peak_bytes"] = float(peak)
         except Exception as error:  # of any library: the others are measured all the same
             results[name]["error"] = f"{type(error).__name__}: {error}".splitlines()[0]
     running = {name: step for name, step in steps.items() if "error" not in results[name]}
@@ -164,6 +172,27 @@ def measure(steps: dict[str, Step], device: torch.device, runs: int) -> dict[str
         taken = times[name]
         results[name] |= {"median_ms": statistics.median(taken), "least_ms": min(taken), "most_ms": max(taken)}
     return results
+
+
+def _peak_bytes(step: Step) -> int | None:
+    """How far the memory of the process rises during a step; None where the operating system does not tell."""
+    held = step()  # so that memory which is kept from call to call counts as well
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins anew
+        before = _status_bytes("VmRSS")
+        step()
+        return max(0, _status_bytes("VmHWM") - before)
+    except OSError:
+        return None
+    finally:
+        del held
+
+
+def _status_bytes(name: str) -> int:
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{name}:"):
+            return 1024 * int(line.split()[1])
+    raise OSError(f"/proc/self/status has no {name}")
 
 
 def _milliseconds(step: Step, device: torch.device) -> float:
@@ -182,15 +211,18 @@ def _milliseconds(step: Step, device: torch.device) -> float:
 
 def show(title: str, results: dict[str, dict[str, Any]]) -> None:
     print(f"\n{title}")
-    print(f"  {'':28} {'median ms':>10} {'spread ms':>17} {'ours is':>9} {'peak MB':>9}")
+    print(f"  {'':28} {'median ms':>10} {'spread ms':>17} {'ours is':>9} {'of floor':>9} {'peak MB':>9}")
     ours = results["distilfast"].get("median_ms", float("nan"))
+    floor = results.get(FLOOR, {}).get("median_ms", 0.0)
     for name, figures in results.items():
         if "error" in figures:
             print(f"  {name:28} {figures['error']}")
             continue
         spread = f"{figures['least_ms']:.3f}-{figures['most_ms']:.3f}"
         peak = f"{figures['peak_bytes'] / 1e6:9.0f}" if "peak_bytes" in figures else f"{'-':>9}"
-        print(f"  {name:28} {figures['median_ms']:10.3f} {spread:>17} {figures['median_ms'] / ours:8.2f}x {peak}")
+        of_floor = f"{figures['median_ms'] / floor:8.2f}x" if floor else f"{'-':>9}"
+        ratio = figures["median_ms"] / ours
+        print(f"  {name:28} {figures['median_ms']:10.3f} {spread:>17} {ratio:8.2f}x {of_floor} {peak}")
 
 
 def bench(arguments: LossesBenchArguments) -> dict[str, Any]:
@@ -208,8 +240,8 @@ def bench(arguments: LossesBenchArguments) -> dict[str, Any]:
     if arguments.threads > 0:
         torch.set_num_threads(arguments.threads)
     dtype = DTYPES[name]
-    runs = arguments.runs or (50 if on_gpu else 5)
-    all_rows = [n for n in arguments.rows if n > 0] or ([1024, 4096, 16384] if on_gpu else [1024])
+    runs = arguments.runs or (50 if on_gpu else 9)
+    all_rows = [n for n in arguments.rows if n > 0] or ([1024, 4096, 16384] if on_gpu else [64, 1024])
     vocabularies = [v for v in arguments.vocabularies if v > 0] or ([30522, 50265, 128256] if on_gpu else [30522])
     report: dict[str, Any] = {
         "arguments": asdict(arguments),
@@ -229,7 +261,7 @@ def bench(arguments: LossesBenchArguments) -> dict[str, Any]:
             labels[torch.rand(rows, device=device) >= arguments.labelled] = -100
             labels[0] = 0
             results = measure(logits_steps(student, teacher, labels, arguments.compile), device, runs)
-            floor = results["floor: read two, write one"].get("median_ms", float("nan"))
+            floor = results[FLOOR].get("median_ms", float("nan"))
             for figures in results.values():
                 if "median_ms" in figures:
                     figures["share_of_floor_speed"] = floor / figures["median_ms"]
