@@ -5,7 +5,7 @@
 //! 2. [`plan`]: the lengths of the tokenised rows to batches of a token budget, pure and seeded;
 //! 3. [`mask`], [`batch`]: (plan, epoch, batch number) to masked tensors, every random draw from [`random`], a
 //!    counter-based generator keyed by what is drawn;
-//! 4. [`losses`]: student and teacher logits to loss and gradient, on the CPU, in one fused pass.
+//! 4. [`losses`]: student and teacher logits to loss and gradient, on the CPU, in one fused pass; [`dropout`]: its masks.
 //!
 //! Nothing outside [`python`] knows that Python exists; [`error`] holds the one error enum.
 
@@ -15,6 +15,7 @@ pub mod batch_rows;
 pub mod batch_simd;
 #[cfg(test)]
 mod batch_tests;
+pub mod dropout;
 pub mod error;
 pub mod lines;
 pub mod losses;

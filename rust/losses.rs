@@ -18,7 +18,7 @@ mod neon;
 mod rows;
 mod scalar;
 mod simd;
-mod threads;
+pub(crate) mod threads;
 mod write;
 #[cfg(target_arch = "x86_64")]
 mod x86;

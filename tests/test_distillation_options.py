@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,37 @@ def test_a_compiled_step_gives_the_same_losses_and_gradients(objective: Objectiv
             torch.testing.assert_close(weight.grad, gradients[name], rtol=1e-4, atol=1e-6)
 
 
+# Inductor compiles C++ for a minute.
+BACKENDS = ["aot_eager", "inductor"] if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else ["aot_eager"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_batches_of_one_shape_are_compiled_once(backend: str, dtype: torch.dtype | None) -> None:
+    """With the numbers of rows that count, and with weights that change, nothing is compiled again."""
+    teacher = tiny_training.teacher(dropout=0.0)
+    if dtype is not None:
+        teacher.to(dtype)
+    student = create_student(tiny_training.teacher(dropout=0.0), 1)
+    step = DistillationStep(student, teacher, compute_dtype=dtype).train()
+    if step.copies is not None:
+        step.copies.kept = True
+    batches = tiny_training.TinyBatches()
+    torch._dynamo.reset()
+    compiled: Any = torch.compile(step, backend=backend, dynamic=False)
+    for number in range(3):
+        with torch._dynamo.config.patch(error_on_recompile=number > 0):
+            found = compiled(batches[number])
+            found["loss"].backward()
+        expected = step(batches[number])["loss"].item()
+        assert found["loss"].item() == pytest.approx(expected, rel=1e-4 if dtype is None else 0.02)
+        with torch.no_grad():
+            for weight in student.parameters():
+                weight.mul_(0.9)
+        if step.copies is not None:
+            step.copies.forget()
+
+
 def test_a_compiled_run_ends_in_the_same_weights(tmp_path: Path) -> None:
     """`--torch_compile` as a user gives it; the backend traces and differentiates but generates no code."""
     ends = []
@@ -149,4 +181,6 @@ def test_a_compiled_run_ends_in_the_same_weights(tmp_path: Path) -> None:
         run.train()
         ends.append(tiny_training.weights(run.student))
     for name, value in ends[0].items():
-        torch.testing.assert_close(ends[1][name], value, rtol=1e-3, atol=1e-5, msg=name)
+        # Softmax takes no notice of the keys' bias: its gradient is rounding, which Adam makes as large as any other.
+        if not name.endswith("k_lin.bias"):
+            torch.testing.assert_close(ends[1][name], value, rtol=1e-3, atol=1e-5, msg=name)

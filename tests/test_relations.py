@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from distilfast import InputError, attention
-from distilfast.relations import RelationLoss, query_key_value
+from distilfast.relations import BoundsOnHost, RelationLoss, query_key_value
 from torch import Tensor
 from transformers import (
     AutoModelForMaskedLM,
@@ -106,6 +108,26 @@ def test_both_layouts_give_the_same_gradient() -> None:
     for padded, packed in zip(*gradients, strict=True):
         torch.testing.assert_close(packed, padded, rtol=1e-9, atol=1e-12)
     assert max(gradient.abs().max() for gradient in gradients[0]) > 0
+
+
+def test_bounds_that_come_with_a_batch_spare_the_reading_of_it() -> None:
+    teacher, student = teacher_and_student()
+    batch = batch_of("packed")
+
+    class Batches(list[dict[str, Any]]):
+        batches_per_step = 1
+        state_fingerprint = "packed"
+
+        def set_epoch(self, epoch: int) -> None:
+            pass
+
+    given = BoundsOnHost(Batches([batch]))[0]
+    loss = RelationLoss(student, teacher, relation_heads=3)
+    states = states_of(student, batch), states_of(teacher, batch)
+    expected = loss(student, teacher, *states, batch, 18)
+    # What would have to be read from a device is not there.
+    unreadable = {name: value for name, value in given.items() if name not in ("cu_seqlens", "num_tokens")}
+    assert torch.equal(loss(student, teacher, *states, unreadable, 18), expected)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 # 7 batches an epoch, 2 a step: 4 steps an epoch, the last of a single batch. A line of the log every 3 steps, a
 # checkpoint every 2, so that the sums for a line are saved half way.
 ONE_RANK: dict[str, Any] = {"logging_steps": 3}
+MOMENTS = 20 if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else 2  # at which a run is killed by chance
 # 4 batches a step on 2 ranks: 2 steps an epoch, and a rank without a batch at the end of each.
 TWO_RANKS: dict[str, Any] = {"batches_per_step": 4, "save_steps": 1, "logging_steps": 3, "num_train_epochs": 3}
 
@@ -33,7 +36,7 @@ def left_alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, 
     results = {}
     for layout in ("padded", "packed"):
         folder = tmp_path_factory.mktemp(layout)
-        assert tiny_training.run_ranks(folder, layout=layout, **ONE_RANK) == [0]
+        assert tiny_training.run_ranks(folder, layout=layout, count_calls=True, **ONE_RANK) == [0]
         results[layout] = tiny_training.result(folder)
     return results
 
@@ -55,6 +58,30 @@ def test_killed_and_resumed_is_the_run_left_alone(
     assert_same(tiny_training.result(tmp_path), left_alone[layout])
 
 
+def random_call(whole: dict[str, Any], seed: str, moment: int) -> int:
+    """A call of the run, the same one for the same seed: anywhere, or while a checkpoint is written if it is odd."""
+    draw = random.Random(f"{seed} {moment}")
+    if moment % 2:
+        first, last = draw.choice(whole["saves"][:-1])
+        return draw.randint(first + 1, last)
+    return draw.randint(whole["calls"] // 50, whole["calls"] * 9 // 10)
+
+
+def go_on(folder: Path, ranks: int = 1, **options: Any) -> None:
+    """Resumes from the last whole checkpoint; from the start where the run was killed before there was one."""
+    resume = "last" if any(tear(each) is None for each in checkpoints(folder)) else None
+    assert tiny_training.run_ranks(folder, ranks, resume=resume, **options) == [0] * ranks
+
+
+@pytest.mark.parametrize("moment", range(MOMENTS))
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_killed_at_a_random_moment(tmp_path: Path, left_alone: dict[str, Any], layout: str, moment: int) -> None:
+    call = random_call(left_alone[layout], layout, moment)
+    assert tiny_training.run_ranks(tmp_path, layout=layout, kill_at_call={"0": call}, **ONE_RANK) == [-9]
+    go_on(tmp_path, layout=layout, **ONE_RANK)
+    assert_same(tiny_training.result(tmp_path), left_alone[layout])
+
+
 def test_sigterm_saves_and_the_run_goes_on_from_there(tmp_path: Path, left_alone: dict[str, Any]) -> None:
     kill = {"step": 2, "signal": "SIGTERM", "within": True}
     assert tiny_training.run_ranks(tmp_path, kill=kill, **ONE_RANK) == [143]
@@ -66,13 +93,22 @@ def test_sigterm_saves_and_the_run_goes_on_from_there(tmp_path: Path, left_alone
 @pytest.mark.parametrize("layout", ["padded", "packed"])
 def test_two_ranks_killed_and_resumed(tmp_path: Path, layout: str) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert tiny_training.run_ranks(whole, 2, layout=layout, **TWO_RANKS) == [0, 0]
+    assert tiny_training.run_ranks(whole, 2, layout=layout, count_calls=True, **TWO_RANKS) == [0, 0]
     kill = {"step": 2, "signal": "SIGKILL", "within": True, "ranks": [1]}
     assert tiny_training.run_ranks(killed, 2, layout=layout, kill=kill, **TWO_RANKS)[1] == -9
     assert checkpoints(killed)[0].name == "checkpoint-2"
     assert tiny_training.run_ranks(killed, 2, layout=layout, resume="last", **TWO_RANKS) == [0, 0]
     for rank in range(2):
         assert_same(tiny_training.result(killed, rank), tiny_training.result(whole, rank))
+    # The same with one of the ranks killed at random moments, while it writes a checkpoint among others.
+    for moment in range(MOMENTS // 2):
+        rank, folder = moment % 2, tmp_path / f"moment{moment}"
+        call = random_call(tiny_training.result(whole, rank), f"two {layout}", moment if rank else moment + 1)
+        codes = tiny_training.run_ranks(folder, 2, layout=layout, kill_at_call={str(rank): call}, **TWO_RANKS)
+        assert codes[rank] == -9
+        go_on(folder, 2, layout=layout, **TWO_RANKS)
+        for each in range(2):
+            assert_same(tiny_training.result(folder, each), tiny_training.result(whole, each))
 
 
 def test_sigterm_to_one_rank_stops_both(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import socket
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,35 @@ class KillAt(TrainerCallback):
             os.kill(os.getpid(), self.number)
 
 
+class AtCall(TrainerCallback):
+    """Counts Python's function calls while it trains and, if asked to, kills this process at one of them: any moment.
+
+    `saves` are the (first, last) calls of each writing of a checkpoint.
+    """
+
+    def __init__(self, kill_at: int | None = None) -> None:
+        self.kill_at = kill_at
+        self.calls = 0
+        self.saves: list[list[int]] = []
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        sys.setprofile(self.count)
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        sys.setprofile(None)
+
+    def count(self, frame: Any, event: str, argument: Any) -> None:
+        saving = frame.f_code is DistillationTrainer._save_checkpoint.__code__
+        if event == "call":
+            self.calls += 1
+            if self.calls == self.kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if saving:
+                self.saves.append([self.calls, self.calls])
+        elif event == "return" and saving:
+            self.saves[-1][1] = self.calls
+
+
 class FillDisk(TrainerCallback):
     """From an optimiser step on no file can grow past so many bytes: what a full disk does to a write."""
 
@@ -216,10 +246,14 @@ def rank_main(output_dir: str, options: dict[str, Any], environment: dict[str, s
     kill = options.pop("kill", None)
     resume = options.pop("resume", None)
     most_bytes = options.pop("most_bytes", None)
+    count_calls = options.pop("count_calls", False)
+    at_call = AtCall(options.pop("kill_at_call", {}).get(os.environ.get("RANK", "0")))
     run = trainer(output_dir, **options)
     rank = run.args.process_index
     if kill is not None and rank in kill.get("ranks", (rank,)):
         run.add_callback(KillAt(kill["step"], getattr(signal, kill["signal"]), kill.get("within", False)))
+    if count_calls or at_call.kill_at is not None:
+        run.add_callback(at_call)
     if most_bytes is not None:
         run.add_callback(FillDisk(*most_bytes))
     try:
@@ -233,6 +267,8 @@ def rank_main(output_dir: str, options: dict[str, Any], environment: dict[str, s
         "weights": {name: value.tolist() for name, value in weights(run.student).items()},
         "curve": curve(run),
         "requested": run.train_dataset.requested,
+        "calls": at_call.calls,
+        "saves": at_call.saves,
     }
     (Path(output_dir) / f"result-{rank}.json").write_text(json.dumps(result))
 

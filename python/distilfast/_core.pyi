@@ -16,6 +16,7 @@ __all__ = [
     "Tokenizer",
     "__version__",
     "distillation_loss_rows",
+    "fill_dropout_mask",
     "gradient_memory",
     "hidden_loss_rows",
     "instruction_sets",
@@ -227,6 +228,15 @@ def gradient_memory(length: int) -> NDArray[np.uint8]:
     """`length` bytes (above 0), aligned to 2 MiB, with any content. With the last array over them they are kept for the
     next call that fits: the pages of a large gradient then need not be fetched from the operating system again, which
     may take them back when memory is short. The two pieces last used are kept.
+    """
+
+def fill_dropout_mask(
+    mask: NDArray[np.uint16] | NDArray[np.uint32], seed: int, dropped: int, kept: int, threads: int
+) -> None:
+    """Fills `mask`, one-dimensional, with the bits `kept` where an element stays and with 0 where it is dropped.
+
+    An element is dropped with probability `dropped` / 65536, as `seed` (64 bits) and its place say: the number of
+    threads changes nothing. Raises `InputError` for `dropped` above 65536.
     """
 
 def hidden_loss_rows(

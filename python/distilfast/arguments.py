@@ -132,7 +132,9 @@ class DataArguments:
     masking_compat: Literal["none", "distilbert"] = _choice(
         "none", "'distilbert' draws random tokens from the whole vocabulary, special tokens included, as the original."
     )
-    loader_threads: int | None = _choice(None, "Threads that build batches. Default: chosen for the machine.")
+    loader_threads: int | None = _choice(
+        None, "Threads that read the tokens at the start. Default: as many as torch has."
+    )
     prefetch: int = _choice(2, "Batches built ahead.")
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from ._core import InputError
+from .cpu_attention import attend, serves
 
 PACKED = "distilfast_packed"
 
@@ -69,18 +70,19 @@ def _attend_by_sequence(
     query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, dropout: float, scaling: float | None, side: int
 ) -> Tensor:
     """SDPA on every sequence by itself; torch has no varlen kernel on CPU."""
-    outputs = []
     bounds = cu_seqlens.tolist()
-    for start, end in pairwise(bounds):
-        if start == end:  # the unused tail of cu_seqlens
-            continue
-        length = end - start
+    lengths = [end - start for start, end in pairwise(bounds) if end > start]  # without the unused tail
+    outputs = []
+    # Split at once: backward then joins the gradients, instead of adding one of full length for each sequence.
+    for q, k, v in zip(*(states.split(lengths, dim=2) for states in (query, key, value)), strict=True):
         mask = None
-        if 0 <= side < length - 1:
-            position = torch.arange(length, device=query.device)
+        if 0 <= side < q.shape[2] - 1:
+            position = torch.arange(q.shape[2], device=query.device)
             mask = (position[:, None] - position[None, :]).abs() <= side
-        q, k, v = (states[:, :, start:end] for states in (query, key, value))
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling)
+        if serves(q, k):
+            attended = attend(q, k, v, mask, dropout, scaling)
+        else:
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling)
         outputs.append(attended.transpose(1, 2))
     return torch.cat(outputs, dim=1)
 

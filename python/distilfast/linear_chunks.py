@@ -5,6 +5,7 @@ On the CPU the logits of a chunk are overwritten by their gradient, and rows tha
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import torch
@@ -48,17 +49,16 @@ def linear_distillation_loss_forward(
     # As equal as can be: a small rest would be a slow product.
     chunk_rows = -(-rows // max(1, -(-rows // chunk_rows)))
     d_hidden = torch.zeros_like(hidden, memory_format=torch.contiguous_format) if needs_hidden else None
-    d_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if needs_weight else None
-    d_bias = torch.zeros(weight.shape[:1], dtype=torch.float32, device=weight.device) if needs_bias else None
+    d_weight = _Sum() if needs_weight else None
+    d_bias = _Sum() if needs_bias else None
     values = []
-    workspaces = [torch.empty(0) for _ in range(1 + len(teachers))]
     for start in range(0, rows, max(1, chunk_rows)):
         chunk = slice(start, min(start + chunk_rows, rows))
         picked = chunk if counted is None else counted[chunk]
         x = hidden[picked]
-        student_logits = _logits(x, weight, bias, workspaces, 0)
+        student_logits = _logits(x, weight, bias, 0)
         teacher_logits = [
-            _logits(teacher[0][picked], teacher[1], teacher[2], workspaces, index)
+            _logits(teacher[0][picked], teacher[1], teacher[2], index)
             for index, teacher in enumerate(teachers, start=1)
         ]
         kl, ce, mse, gradient = cpu_row_losses(
@@ -72,18 +72,16 @@ def linear_distillation_loss_forward(
         if d_hidden is not None:
             d_hidden[picked] = gradient @ weight
         if d_weight is not None:
-            _add_product(d_weight, gradient, x)
+            d_weight.add(gradient.t() @ x)
         if d_bias is not None:
-            d_bias += gradient.sum(dim=0, dtype=torch.float32)
+            d_bias.add(gradient.sum(dim=0))
     if values:
         kl, ce, mse = (torch.cat(parts) for parts in zip(*values, strict=True))
     else:
         kl = ce = mse = torch.zeros(0, dtype=torch.float32, device=hidden.device)
-    if d_weight is not None:
-        d_weight = d_weight.to(weight.dtype)
-    if d_bias is not None and bias is not None:
-        d_bias = d_bias.to(bias.dtype)
-    return (kl, ce, mse), (d_hidden, d_weight, d_bias)
+    of_weight = None if d_weight is None else d_weight.like(weight)
+    of_bias = None if d_bias is None or bias is None else d_bias.like(bias)
+    return (kl, ce, mse), (d_hidden, of_weight, of_bias)
 
 
 def _counted_rows(labels: Tensor, row_weights: Tensor | None) -> Tensor | None:
@@ -94,19 +92,50 @@ def _counted_rows(labels: Tensor, row_weights: Tensor | None) -> Tensor | None:
     return None if bool(counts.all()) else counts.nonzero().squeeze(1)
 
 
-def _logits(x: Tensor, weight: Tensor, bias: Tensor | None, workspaces: list[Tensor], index: int) -> Tensor:
-    """x @ weight.T + bias, in the workspace of that number, which is kept from chunk to chunk."""
+def _logits(x: Tensor, weight: Tensor, bias: Tensor | None, index: int) -> Tensor:
+    """x @ weight.T + bias, in the workspace of that number where x is on the CPU."""
     shape = (x.shape[0], weight.shape[0])
-    if workspaces[index].shape != shape:
-        workspaces[index] = torch.empty(shape, dtype=x.dtype, device=x.device)
-    if bias is None:
-        return torch.mm(x, weight.t(), out=workspaces[index])
-    return torch.addmm(bias, x, weight.t(), out=workspaces[index])
-
-
-def _add_product(total: Tensor, gradient: Tensor, x: Tensor) -> None:
-    """total += gradient.T @ x, in float32."""
-    if gradient.dtype == torch.float32:
-        total.addmm_(gradient.t(), x)
+    if x.device.type == "cpu":
+        out = _workspace(index, shape, x.dtype)
     else:
-        total += gradient.t() @ x
+        out = torch.empty(shape, dtype=x.dtype, device=x.device)
+    if bias is None:
+        return torch.mm(x, weight.t(), out=out)
+    return torch.addmm(bias, x, weight.t(), out=out)
+
+
+_kept = threading.local()
+
+
+def _workspace(index: int, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """Space for a matrix that holds until the next call with this `index` on this thread; what is in it is left over.
+
+    Kept between calls, up to `CHUNK_BYTES`: fresh memory of this size comes page by page from the system, which takes
+    as long as a tenth of the product that fills it.
+    """
+    size = shape[0] * shape[1] * dtype.itemsize
+    if size > CHUNK_BYTES:
+        return torch.empty(shape, dtype=dtype)
+    spaces: dict[int, Tensor] = _kept.__dict__.setdefault("spaces", {})
+    if index not in spaces or spaces[index].numel() < size:
+        with torch.inference_mode(False):  # or training could not write to what an evaluation had made
+            spaces[index] = torch.empty(size, dtype=torch.uint8)
+    return spaces[index][:size].view(dtype).view(shape)
+
+
+class _Sum:
+    """The sum of the chunks' matrices in float32; of a single one, that one."""
+
+    def __init__(self) -> None:
+        self.total: Tensor | None = None
+
+    def add(self, part: Tensor) -> None:
+        if self.total is None:
+            self.total = part
+        else:
+            # Converted first: adding numbers of two formats is slow on CPUs.
+            self.total = self.total.float().add_(part.float()) if part.dtype != torch.float64 else self.total + part
+
+    def like(self, parameter: Tensor) -> Tensor:
+        """The sum as the gradient of `parameter`."""
+        return torch.zeros_like(parameter) if self.total is None else self.total.to(parameter.dtype)

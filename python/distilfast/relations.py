@@ -18,6 +18,9 @@ from transformers import PreTrainedModel
 
 from ._core import InputError
 from .families import layers_of
+from .rank_batches import Batches
+
+BOUNDS = "sequence_bounds"
 
 
 class RelationLoss(nn.Module):
@@ -91,14 +94,42 @@ class RelationLoss(nn.Module):
 def _sequences(
     student: Tensor, teacher: Tensor, batch: Mapping[str, Any]
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    """The padded rows at once, or the sequences of a packed batch one by one (their bounds are read on the host)."""
+    """The padded rows at once, or the sequences of a packed batch one by one."""
     if "attention_mask" in batch:
         yield student, teacher, batch["attention_mask"].bool()
         return
-    bounds, real = batch["cu_seqlens"].tolist(), int(batch["num_tokens"])
+    bounds = batch[BOUNDS] if BOUNDS in batch else sequence_bounds(batch)
     for start, end in pairwise(bounds):
-        if start < end <= real:
-            yield student[:, start:end], teacher[:, start:end], None
+        yield student[:, start:end], teacher[:, start:end], None
+
+
+def sequence_bounds(batch: Mapping[str, Any]) -> list[int]:
+    """Where the sequences of text in a packed batch begin, and where the last one ends.
+
+    Reads the batch: on a GPU that waits for it, which `BoundsOnHost` spares.
+    """
+    real = int(batch["num_tokens"])
+    return sorted({bound for bound in batch["cu_seqlens"].tolist() if bound <= real})
+
+
+class BoundsOnHost:
+    """Packed `batches` with `sequence_bounds` of each beside its tensors, taken while they are on the host."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+        self.batches_per_step = batches.batches_per_step
+        self.set_epoch = batches.set_epoch
+
+    @property
+    def state_fingerprint(self) -> str:
+        return self.batches.state_fingerprint
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        batch = self.batches[number]
+        return {**batch, BOUNDS: sequence_bounds(batch)}
 
 
 def query_key_value(layer: nn.Module, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:

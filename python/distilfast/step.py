@@ -18,6 +18,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from . import losses
 from ._core import InputError
 from .attention import model_inputs
+from .cpu_attention import use_cpu_attention
+from .dropout import use_cpu_dropout
 from .families import encoder_of, mlm_decoder, mlm_transform
 from .hidden import HiddenLayerLoss
 from .models import freeze
@@ -26,6 +28,7 @@ from .positions import attended, select_positions
 from .profile import StepProfile, timed
 from .pruned import SELECTED, can_prune, prune_last_layer
 from .relations import RelationLoss
+from .weight_copies import WeightCopies
 
 IGNORED = -100  # the label of a position that the masked-language-model loss does not count
 
@@ -63,8 +66,9 @@ class DistillationStep(nn.Module):
     not 0. `student` is trained; `teacher`, one or several, is frozen, put in evaluation mode, and no part of the
     module: it is neither saved, broadcast nor moved with it. Several teachers give the mean of their tempered
     probabilities, and of the losses on hidden states the mean, weighted by `teacher_weights` (made to sum to 1;
-    default: equal). `compute_dtype` bfloat16 runs the student on bfloat16 copies of its float32 weights, made anew for
-    each micro-batch, so that gradients and updates stay in float32. `profile`, if set, times the parts.
+    default: equal). `compute_dtype` bfloat16 runs the student on bfloat16 copies of its float32 weights (`copies`: made
+    anew for each micro-batch, or kept until they are forgotten), so that gradients and updates stay in float32. On the
+    CPU the student gets the attention and the dropout that are fast there. `profile`, if set, times the parts.
 
     Raises `InputError` where the models do not fit together or lack what a loss compares.
     """
@@ -80,11 +84,13 @@ class DistillationStep(nn.Module):
         super().__init__()
         self.student = student
         self.objective = Objective() if objective is None else objective
-        self.compute_dtype = compute_dtype
+        self.copies = None if compute_dtype is None else WeightCopies(compute_dtype)
         self.profile: StepProfile | None = None
         self._outside = _teachers(teacher)  # a tuple, so that torch does not see submodules
         self.teacher_weights = _normalised(teacher_weights, len(self.teachers))
         check_models(student, self.teachers, self.objective)
+        use_cpu_attention(student)
+        use_cpu_dropout(student)
         self.hidden_losses, self.relation_losses = nn.ModuleList(), nn.ModuleList()
         for each in self.teachers:
             if self.objective.alpha_hidden != 0:
@@ -114,12 +120,8 @@ class DistillationStep(nn.Module):
         return self.student.config
 
     def forward(self, batch: Mapping[str, Any], cast_weights: bool = True) -> dict[str, Tensor]:
-        if cast_weights and self.compute_dtype is not None:
-            weights = {
-                name: parameter.to(self.compute_dtype) if parameter.is_floating_point() else parameter
-                for name, parameter in self.named_parameters()
-            }
-            called = torch.func.functional_call(self, weights, (batch, False))
+        if cast_weights and self.copies is not None:
+            called = torch.func.functional_call(self, self.copies.of(self), (batch, False))
             return cast("dict[str, Tensor]", called)
         return self.compute_losses(batch)
 

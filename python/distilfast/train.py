@@ -192,7 +192,7 @@ def build_batches(data: DataArguments, args: DistillationArguments, tokens: Prep
         seed=args.seed if args.data_seed is None else args.data_seed,
         batches_per_step=args.batches_per_step,
         token_counts=tokens.token_counts,
-        threads=data.loader_threads,
+        threads=data.loader_threads or torch.get_num_threads(),
         prefetch=data.prefetch,
     )
 

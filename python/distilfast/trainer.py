@@ -33,7 +33,9 @@ from .profile import StepProfile, timed
 from .profile import table as profile_table
 from .progress import LossProgress, ProfileOptimizer
 from .rank_batches import Batches, batch_loader
+from .relations import BoundsOnHost
 from .step import DistillationStep
+from .weight_copies import WeightCopies
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +102,9 @@ class DistillationTrainer(Trainer):
             compute_dtype=dtype if dtype != student.dtype and not args.fsdp else None,
             teacher_weights=teacher_weights,
         )
+        if step.copies is not None:
+            step.copies.kept = True
+            callbacks = [_ForgetCopies(step.copies), *(callbacks or [])]
         if args.profile:
             step.profile = StepProfile(args.device)
             callbacks = [ProfileOptimizer(step.profile), *(callbacks or [])]
@@ -138,6 +143,8 @@ class DistillationTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
         batches = cast(Batches, self.train_dataset)
+        if self.step.relation_losses and getattr(batches, "layout", "padded") == "packed":
+            batches = BoundsOnHost(batches)
         pin = self.args.dataloader_pin_memory and self.args.device.type == "cuda"
         loader = batch_loader(batches, self.args.world_size, pin)
         return cast("DataLoader[dict[str, Any]]", self.accelerator.prepare(loader))
@@ -359,6 +366,19 @@ class _SetEpoch(TrainerCallback):
     def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Mapping[str, Any]) -> None:
         # A whole number at an epoch's begin; with a part behind the point on a resume within it.
         self.batches.set_epoch(int(state.epoch or 0))
+
+
+class _ForgetCopies(TrainerCallback):
+    """Lets weights be copied again when they have changed."""
+
+    def __init__(self, copies: WeightCopies) -> None:
+        self.copies = copies
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.copies.forget()
+
+    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
+        self.copies.forget()
 
 
 def _freeze_head(student: PreTrainedModel) -> None:

@@ -6,6 +6,7 @@
 mod batch_columns;
 mod batch_prefetch;
 mod batches;
+mod dropout;
 mod error;
 mod losses;
 mod rows;
@@ -32,6 +33,9 @@ mod _core {
 
     #[pymodule_export]
     use super::batch_prefetch::PyBatchPrefetcher;
+
+    #[pymodule_export]
+    use super::dropout::fill_dropout_mask;
 
     #[pymodule_export]
     use super::losses::{distillation_loss_rows, gradient_memory, hidden_loss_rows, instruction_sets};

@@ -86,6 +86,8 @@ class OurLoop:
         self, step: DistillationStep, batches: MaskedBatches, optimizer: torch.optim.Optimizer, batches_per_step: int
     ) -> None:
         self.module = step.train()
+        if step.copies is not None:
+            step.copies.kept = True
         self.batches = endless(batches)
         self.optimizer = optimizer
         self.batches_per_step = batches_per_step
@@ -101,6 +103,8 @@ class OurLoop:
             torch.nn.utils.clip_grad_norm_(self.parameters, 5.0)
             self.optimizer.step()
             self.optimizer.zero_grad()
+            if self.module.copies is not None:
+                self.module.copies.forget()
         return int(batch["num_tokens"])
 
 

@@ -1,0 +1,61 @@
+"""bfloat16 copies of float32 weights to compute with, from which gradients go back to the weights in float32."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+
+class WeightCopies:
+    """The parameters of a module in another dtype.
+
+    `kept`: the copies are made at the first forward pass after `forget`, which whoever updates the weights calls then;
+    otherwise anew for each pass, as they are while a graph is captured.
+    """
+
+    def __init__(self, dtype: torch.dtype, kept: bool = False) -> None:
+        self.dtype = dtype
+        self.kept = kept
+        self._copies: dict[str, Tensor] = {}
+        self._current = False
+
+    def forget(self) -> None:
+        """Says that the weights have changed. Their space is used again."""
+        self._current = False
+
+    def of(self, module: nn.Module) -> dict[str, Tensor]:
+        """Copies of all floating-point parameters by name, as `torch.func.functional_call` takes them."""
+        parameters = {name: value for name, value in module.named_parameters() if value.is_floating_point()}
+        if not self.kept or torch.compiler.is_compiling():
+            return {name: parameter.to(self.dtype) for name, parameter in parameters.items()}
+        if not self._current:
+            self._refresh(parameters)
+        return {name: self._attached(parameter, self._copies[name]) for name, parameter in parameters.items()}
+
+    @torch.no_grad()
+    def _refresh(self, parameters: dict[str, nn.Parameter]) -> None:
+        for name, parameter in parameters.items():
+            copy = self._copies.get(name)
+            if copy is None or copy.shape != parameter.shape or copy.device != parameter.device:
+                self._copies[name] = parameter.detach().to(self.dtype, copy=True)
+            else:
+                copy.copy_(parameter)
+        self._current = True
+
+    def _attached(self, parameter: nn.Parameter, copy: Tensor) -> Tensor:
+        return cast(Tensor, _Attach.apply(parameter, copy)) if parameter.requires_grad else copy
+
+
+class _Attach(torch.autograd.Function):
+    """The copy, with the parameter as what it was computed from."""
+
+    @staticmethod
+    def forward(ctx: Any, parameter: Tensor, copy: Tensor) -> Tensor:
+        ctx.dtype = parameter.dtype
+        return copy.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return gradients[0].to(ctx.dtype), None
