@@ -83,7 +83,10 @@ mod tests {
             let kept = mask.iter().map(|&kept| f64::from(kept)).sum::<f64>() / mask.len() as f64;
             let expected = 1.0 - f64::from(dropped) / f64::from(LEVELS);
             // Five standard deviations of a share of 2^18 draws.
-            assert!((kept - expected).abs() <= 5.0 * (expected * (1.0 - expected) / mask.len() as f64).sqrt(), "{kept}");
+            assert!(
+                (kept - expected).abs() <= 5.0 * (expected * (1.0 - expected) / mask.len() as f64).sqrt(),
+                "{kept}"
+            );
         }
         assert!(fill(&mut mask, 7, LEVELS + 1, 1, 1).is_err());
     }

@@ -88,6 +88,10 @@ def test_text_and_tokens(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "no prepared directory" in refused(folder, capsys, tokens=folder / "teacher")
 
 
+def test_sharding_that_would_not_take_place(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--fsdp with 1 rank on cpu: Accelerate shards" in refused(folder, capsys, fsdp="full_shard", use_cpu="true")
+
+
 def test_output_directory_and_configuration(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "tokens holds something already" in refused(folder, capsys, output_dir=folder / "tokens")
     (folder / "run.yaml").write_text("temprature: 2\n")

@@ -103,7 +103,7 @@ def test_two_ranks_killed_and_resumed(tmp_path: Path, layout: str) -> None:
     # The same with one of the ranks killed at random moments, while it writes a checkpoint among others.
     for moment in range(MOMENTS // 2):
         rank, folder = moment % 2, tmp_path / f"moment{moment}"
-        call = random_call(tiny_training.result(whole, rank), f"two {layout}", moment if rank else moment + 1)
+        call = random_call(tiny_training.result(whole, rank), f"two {layout} {rank}", moment // 2 + 1)
         codes = tiny_training.run_ranks(folder, 2, layout=layout, kill_at_call={str(rank): call}, **TWO_RANKS)
         assert codes[rank] == -9
         go_on(folder, 2, layout=layout, **TWO_RANKS)

@@ -226,6 +226,12 @@ class DistillationArguments(TrainingArguments):
                 )
             self.gradient_accumulation_steps = self.batches_per_step // self.world_size
         self.batches_per_step = self.gradient_accumulation_steps * self.world_size
+        if self.fsdp and (self.device.type == "cpu" or self.world_size == 1):
+            raise InputError(
+                f"--fsdp with {self.world_size} rank{'s' * (self.world_size > 1)} on {self.device.type}: Accelerate "
+                "shards a model between several GPUs alone, and would leave it whole here without a word; leave --fsdp "
+                "out, and several ranks train data-parallel"
+            )
 
     @property
     def objective(self) -> Objective:

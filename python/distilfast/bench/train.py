@@ -242,6 +242,15 @@ def loss_seconds(device: torch.device, rows: int, vocab_size: int, dtype: torch.
     return min(times)
 
 
+def loader_seconds(batches: MaskedBatches, count: int = 32) -> float:
+    """Seconds that a batch takes to be made, one after the other, with nothing else to do."""
+    numbers = range(min(count, len(batches)))
+    start = time.perf_counter()
+    for number in numbers:
+        batches[number]
+    return (time.perf_counter() - start) / len(numbers)
+
+
 def rows_of_text(arguments: TrainBench, vocabulary: Path, vocab_size: int) -> tuple[list[list[int]], str, Path]:
     """Rows of token ids, where they are from, and the vocabulary they are of."""
     data = os.environ.get("DISTILFAST_DATA")
@@ -322,6 +331,7 @@ def bench(arguments: TrainBench) -> dict[str, Any]:
     flops = step_flops(student, [teacher], 1.0, pairs, 1.0)
     peak, peak_source = device_peak(device)
     kernel = loss_seconds(device, batch_tokens, int(config.vocab_size), torch.bfloat16)
+    loader = loader_seconds(our_batches(layout))
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "threads": torch.get_num_threads(),
@@ -338,6 +348,7 @@ def bench(arguments: TrainBench) -> dict[str, Any]:
         "peak_source": peak_source,
         "utilization": speed * flops / peak,
         "loss_share": kernel / (batch_tokens / speed),
+        "loader_share": loader / (batch_tokens / speed),
     }
 
 
@@ -379,7 +390,8 @@ def table(result: dict[str, Any]) -> str:
         f"ours is {result['ratio_to_plain']:.2f} times the plain loop, {result['ratio_to_best']:.2f} times its best "
         "settings; "
         f"{result['utilization']:.1%} of {result['peak_flops'] / 1e12:.2f} TFLOP/s ({result['peak_source']}); "
-        f"the losses on ready logits take {result['loss_share']:.1%} of a step",
+        f"of a step's time, the losses on ready logits take {result['loss_share']:.2%} and making the batch "
+        f"{result['loader_share']:.2%}",
     ]
     return "\n".join(lines)
 
