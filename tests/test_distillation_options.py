@@ -175,12 +175,12 @@ def test_batches_of_one_shape_are_compiled_once(backend: str, dtype: torch.dtype
 def test_a_compiled_run_ends_in_the_same_weights(tmp_path: Path) -> None:
     """`--torch_compile` as a user gives it; the backend traces and differentiates but generates no code."""
     ends = []
+    # A plain optimiser: Adam makes rounding as large as any other gradient where the true one is 0.
+    plain = {"optim": "sgd", "learning_rate": 0.05, "save_strategy": "no"}
     for options in ({}, {"torch_compile": True, "torch_compile_backend": "aot_eager"}):
         teacher = tiny_training.teacher(dropout=0.0)
-        run = run_of(tmp_path / str(len(ends)), create_student(teacher, 1), teacher, save_strategy="no", **options)
+        run = run_of(tmp_path / str(len(ends)), create_student(teacher, 1), teacher, **plain, **options)
         run.train()
         ends.append(tiny_training.weights(run.student))
     for name, value in ends[0].items():
-        # Softmax takes no notice of the keys' bias: its gradient is rounding, which Adam makes as large as any other.
-        if not name.endswith("k_lin.bias"):
-            torch.testing.assert_close(ends[1][name], value, rtol=1e-3, atol=1e-5, msg=name)
+        torch.testing.assert_close(ends[1][name], value, rtol=1e-4, atol=1e-6)
