@@ -298,23 +298,25 @@ class MaskedBatches:
         """The parts of a batch as views of its buffer, which is `array` too."""
         rows, width = shape
         extra, positions, labels, counts, cu_seqlens, _, capacity, sequences = self._layouts[shape]
-        # Two parts of one size at a time: each tensor that torch makes costs about a microsecond.
-        input_ids, mask_or_places = buffer.as_strided((2, rows, width), (extra, width, 1)).unbind()
-        masked, original = buffer.as_strided((2, capacity), (labels - positions, 1), positions).unbind()
+        # One call for each tensor: every call of torch costs a microsecond or two.
+        input_ids = buffer.as_strided((rows, width), (width, 1))
+        mask_or_places = buffer.as_strided((rows, width), (width, 1), extra)
+        masked = buffer.as_strided((capacity,), (1,), positions)
+        original = buffer.as_strided((capacity,), (1,), labels)
         # Copies: who keeps a count does not keep the whole batch.
-        num_tokens, attended, in_step = torch.from_numpy(array[counts : counts + 3].copy()).unbind()
+        copied = array[counts : counts + 3].copy()
         batch: dict[str, Any] = {"input_ids": input_ids}
         if self.layout == "padded":
             batch["attention_mask"] = mask_or_places
         else:
             batch["position_ids"] = mask_or_places
-            batch["cu_seqlens"] = buffer[cu_seqlens:].view(torch.int32)[:sequences]
+            batch["cu_seqlens"] = buffer.view(torch.int32).as_strided((sequences,), (1,), 2 * cu_seqlens)
             batch["max_seqlen"] = self._longest
         batch["mlm_positions"] = masked
         batch["mlm_labels"] = original
-        batch["num_tokens"] = num_tokens
-        batch["num_attended_in_step"] = attended
-        batch["num_masked_in_step"] = in_step
+        batch["num_tokens"] = torch.from_numpy(copied[0, ...])
+        batch["num_attended_in_step"] = torch.from_numpy(copied[1, ...])
+        batch["num_masked_in_step"] = torch.from_numpy(copied[2, ...])
         return batch
 
     def batches_of_rank(self, rank: int, ranks: int) -> range:

@@ -9,6 +9,7 @@ its masking. Padding, planning time against `LengthGroupedSampler` and the memor
 from __future__ import annotations
 
 import dataclasses
+import functools
 import platform
 import statistics
 import time
@@ -182,8 +183,8 @@ def measure(name: str, column: Any, arguments: Arguments) -> dict[str, Any]:
         if arguments.modernbert is not None:
             packer = load_packer(arguments.modernbert)
             for bins in (4, 16):
-                stream = packed_batches(packer, column, bins, arguments.batch_tokens, MASK)
-                contestants.append(Contestant(f"ModernBERT packer, {bins} bins", lambda stream=stream: stream))
+                batches = functools.partial(packed_batches, packer, column, bins, arguments.batch_tokens, MASK)
+                contestants.append(Contestant(f"ModernBERT packer, {bins} bins", batches))
     for size in (32, 256):
         for tensors in ("pt", "np"):
             label = f"DataCollatorForLanguageModeling ({tensors}), length-grouped, {size} rows"
@@ -191,7 +192,7 @@ def measure(name: str, column: Any, arguments: Arguments) -> dict[str, Any]:
     race(contestants, arguments)
     best = max(statistics.median(item.rates) for item in contestants if item.name.startswith("DataCollator"))
     figures = {item.name: statistics.median(item.rates) for item in contestants}
-    padding = {contestant.name: batches.padding for contestant, batches in own}
+    padding = {contestant.name: made.padding for contestant, made in own}
     print(f"\n{name}: {len(rows):,} rows, {own[0][1].num_tokens:,} tokens")
     packers = [statistics.median(item.rates) for item in contestants if item.name.startswith("ModernBERT")]
     print(f"{'M tokens/s, 1 core':58} {'':>8} {'x best collator':>16} {'padding':>9}")
