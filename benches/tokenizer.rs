@@ -8,7 +8,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use distilfast::segment::{Path, portable, segment};
+use distilfast::segment::{TextSimd, segment};
 use distilfast::tokenizer::{EncodeOptions, Tokenizer};
 use distilfast::unicode::Profile;
 
@@ -42,10 +42,10 @@ fn main() {
         block.resize((block.len() / 64 + 1) * 64, b' ');
     }
     let (mut starts, mut ends) = (Vec::new(), Vec::new());
-    for (name, path) in [("segmentation", segment as Path), ("segmentation, portable", portable)] {
-        time(name, bytes, || {
-            for block in &blocks {
-                path(block, &mut starts, &mut ends);
+    for simd in TextSimd::available() {
+        time(&format!("segmentation, {simd:?}"), bytes, || {
+            for block in &mut blocks {
+                segment(simd, block, true, &mut starts, &mut ends);
                 black_box(&starts);
             }
         });

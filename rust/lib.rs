@@ -48,6 +48,9 @@ pub mod wordpiece;
 mod wordpiece_added;
 mod wordpiece_cache;
 mod wordpiece_key;
+mod wordpiece_lookup;
+#[cfg(target_arch = "x86_64")]
+mod wordpiece_lookup_x86;
 mod wordpiece_settings;
 mod wordpiece_trie;
 mod wordpiece_words;

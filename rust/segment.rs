@@ -3,7 +3,7 @@
 //! To the tokeniser a text is bytes of three kinds: separators (space, tab, line feed, carriage return), bytes that are
 //! words of their own (the 32 ASCII punctuation marks, and 0xF8 to 0xFF, which UTF-8 never uses and which the tokeniser
 //! puts in as marks), and bytes of words (all others: letters, digits, control characters and everything of more than
-//! one byte). Every path here gives the same positions; [`segment`] takes the fastest the processor has.
+//! one byte). Every instruction set gives the same positions.
 
 /// Text is segmented in blocks of this many bytes.
 pub const BLOCK: usize = 64;
@@ -45,29 +45,82 @@ impl Carry {
     }
 }
 
-/// Sets `starts` and `ends` to the beginning and end of every word of `text`, in order.
+/// The instructions that words are found and looked up with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TextSimd {
+    /// Plain Rust, eight bytes to a register.
+    Portable,
+    /// NEON, which every 64-bit ARM processor has.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    /// AVX2 and the instructions on bits that came with it.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// AVX-512 with the instructions on bytes (BW, VL, VBMI, VBMI2).
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+impl TextSimd {
+    /// Everything that this machine can run, the best first.
+    pub fn available() -> Vec<Self> {
+        let mut available = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx2 = is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("bmi1")
+                && is_x86_feature_detected!("bmi2")
+                && is_x86_feature_detected!("lzcnt")
+                && is_x86_feature_detected!("popcnt");
+            if avx2
+                && is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512vbmi")
+                && is_x86_feature_detected!("avx512vbmi2")
+            {
+                available.push(Self::Avx512);
+            }
+            if avx2 {
+                available.push(Self::Avx2);
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
+        available.push(Self::Neon);
+        available.push(Self::Portable);
+        available
+    }
+}
+
+/// Sets `starts` and `ends` to the beginning and end of every word of `text`, in order; with `lowercase`, makes the
+/// capitals of ASCII small.
 ///
 /// The length of `text` is a multiple of [`BLOCK`] and its last byte is a separator.
-pub fn segment(text: &[u8], starts: &mut Vec<u32>, ends: &mut Vec<u32>) {
+pub fn segment(simd: TextSimd, text: &mut [u8], lowercase: bool, starts: &mut Vec<u32>, ends: &mut Vec<u32>) {
     assert!(text.len().is_multiple_of(BLOCK) && text.last().is_none_or(|&byte| is_separator(byte)));
     starts.clear();
     ends.clear();
     #[cfg(target_arch = "x86_64")]
-    if crate::segment_x86::segment(text, starts, ends) {
+    if simd == TextSimd::Avx512 {
+        // SAFETY: `TextSimd::available` names a set only where the processor has it.
+        unsafe { crate::segment_x86::avx512(text, lowercase, starts, ends) };
         return;
     }
-    #[cfg(target_arch = "aarch64")]
-    if crate::segment_neon::segment(text, starts, ends) {
-        return;
+    if lowercase {
+        text.make_ascii_lowercase();
     }
-    portable(text, starts, ends);
+    match simd {
+        #[cfg(target_arch = "aarch64")]
+        TextSimd::Neon => crate::segment_neon::segment(text, starts, ends),
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        TextSimd::Avx2 => unsafe { crate::segment_x86::avx2(text, starts, ends) },
+        _ => portable(text, starts, ends),
+    }
 }
 
-/// A way to do what [`segment`] does.
-pub type Path = fn(&[u8], &mut Vec<u32>, &mut Vec<u32>);
-
 /// [`segment`] in plain Rust, eight bytes to a register.
-pub fn portable(text: &[u8], starts: &mut Vec<u32>, ends: &mut Vec<u32>) {
+fn portable(text: &[u8], starts: &mut Vec<u32>, ends: &mut Vec<u32>) {
     let mut carry = Carry::default();
     for (number, block) in text.as_chunks::<BLOCK>().0.iter().enumerate() {
         let (begin, end) = carry.bounds(portable_masks(block));
@@ -151,17 +204,14 @@ mod tests {
 
     fn check(text: &[u8]) {
         let expected = plain(text);
-        let paths: [Path; 2] = [segment, portable];
-        for path in paths {
-            let (mut starts, mut ends) = (Vec::new(), Vec::new());
-            path(text, &mut starts, &mut ends);
-            assert_eq!((starts, ends), expected);
-        }
-        #[cfg(target_arch = "x86_64")]
-        for path in crate::segment_x86::paths() {
-            let (mut starts, mut ends) = (Vec::new(), Vec::new());
-            path(text, &mut starts, &mut ends);
-            assert_eq!((starts, ends), expected);
+        for simd in TextSimd::available() {
+            for lowercase in [false, true] {
+                let (mut text, mut starts, mut ends) = (text.to_vec(), Vec::new(), Vec::new());
+                let kept = if lowercase { text.to_ascii_lowercase() } else { text.clone() };
+                segment(simd, &mut text, lowercase, &mut starts, &mut ends);
+                assert_eq!((&starts, &ends), (&expected.0, &expected.1), "{simd:?}");
+                assert_eq!(text, kept, "{simd:?}");
+            }
         }
     }
 

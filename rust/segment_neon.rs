@@ -13,7 +13,7 @@ const HIGH_HALF: [u8; 16] = [0x20, 0, 0x41, 2, 4, 8, 4, 0x10, 0, 0, 0, 0, 0, 0, 
 const BIT_OF_LANE: [u8; 16] = [1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128];
 
 /// See [`crate::segment::segment`].
-pub fn segment(text: &[u8], starts: &mut Vec<u32>, ends: &mut Vec<u32>) -> bool {
+pub fn segment(text: &[u8], starts: &mut Vec<u32>, ends: &mut Vec<u32>) {
     let mut carry = Carry::default();
     for (number, block) in text.as_chunks::<BLOCK>().0.iter().enumerate() {
         let mut masks = Masks { word: 0, alone: 0 };
@@ -27,7 +27,6 @@ pub fn segment(text: &[u8], starts: &mut Vec<u32>, ends: &mut Vec<u32>) -> bool 
         push_bits(starts, begin, (number * BLOCK) as u32);
         push_bits(ends, end, (number * BLOCK) as u32);
     }
-    true
 }
 
 /// The masks of 16 bytes: of words, and of words of their own.

@@ -3,49 +3,13 @@
 use std::arch::x86_64::{
     __m256i, __m512i, _mm_loadu_si128, _mm256_and_si256, _mm256_broadcastsi128_si256, _mm256_cmpeq_epi8,
     _mm256_loadu_si256, _mm256_max_epu8, _mm256_movemask_epi8, _mm256_set1_epi8, _mm256_setzero_si256,
-    _mm256_shuffle_epi8, _mm256_srli_epi16, _mm512_add_epi32, _mm512_castsi512_si128, _mm512_cmpge_epu8_mask,
-    _mm512_cvtepu8_epi32, _mm512_extracti32x4_epi32, _mm512_loadu_si512, _mm512_maskz_compress_epi8,
-    _mm512_movepi8_mask, _mm512_permutex2var_epi8, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_storeu_si512,
+    _mm256_shuffle_epi8, _mm256_srli_epi16, _mm512_add_epi32, _mm512_castsi512_si128, _mm512_cmpge_epu8_mask, _mm512_cmplt_epu8_mask,
+    _mm512_cvtepu8_epi32, _mm512_extracti32x4_epi32, _mm512_loadu_si512, _mm512_mask_add_epi8, _mm512_maskz_compress_epi8,
+    _mm512_movepi8_mask, _mm512_permutex2var_epi8, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_storeu_si512, _mm512_sub_epi8,
     _mm512_test_epi8_mask,
 };
 
 use crate::segment::{BLOCK, Carry, FIRST_MARK, Masks, is_separator, push_bits};
-
-/// Segments if the processor has AVX-512 or AVX2; see [`crate::segment::segment`].
-pub fn segment(text: &[u8], starts: &mut Vec<u32>, ends: &mut Vec<u32>) -> bool {
-    if has_avx512() {
-        // SAFETY: the processor has the features.
-        unsafe { avx512(text, starts, ends) };
-        return true;
-    }
-    if is_x86_feature_detected!("avx2") {
-        // SAFETY: the processor has the feature.
-        unsafe { avx2(text, starts, ends) };
-        return true;
-    }
-    false
-}
-
-fn has_avx512() -> bool {
-    is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512vbmi")
-        && is_x86_feature_detected!("avx512vbmi2")
-}
-
-/// Every path that this processor can take.
-#[cfg(test)]
-pub fn paths() -> Vec<crate::segment::Path> {
-    let mut paths: Vec<crate::segment::Path> = Vec::new();
-    if has_avx512() {
-        // SAFETY: the processor has the features.
-        paths.push(|text, starts, ends| unsafe { avx512(text, starts, ends) });
-    }
-    if is_x86_feature_detected!("avx2") {
-        // SAFETY: the processor has the feature.
-        paths.push(|text, starts, ends| unsafe { avx2(text, starts, ends) });
-    }
-    paths
-}
 
 const WORD: u8 = 1;
 const ALONE: u8 = 2;
@@ -78,7 +42,7 @@ const POSITIONS: [u8; BLOCK] = {
 
 /// Classes by a look-up of seven bits in two registers; positions by compressing the numbers 0 to 63.
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vbmi2,popcnt")]
-fn avx512(text: &[u8], starts: &mut Vec<u32>, ends: &mut Vec<u32>) {
+pub fn avx512(text: &mut [u8], lowercase: bool, starts: &mut Vec<u32>, ends: &mut Vec<u32>) {
     let load = |bytes: &[u8; BLOCK]| {
         // SAFETY: 64 bytes are read from an array of 64 bytes.
         unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
@@ -88,9 +52,15 @@ fn avx512(text: &[u8], starts: &mut Vec<u32>, ends: &mut Vec<u32>) {
     let (word_bit, alone_bit) = (_mm512_set1_epi8(WORD as i8), _mm512_set1_epi8(ALONE as i8));
     let first_mark = _mm512_set1_epi8(FIRST_MARK as i8);
     let positions = load(&POSITIONS);
+    let (first_capital, capitals) = (_mm512_set1_epi8(b'A' as i8), _mm512_set1_epi8(if lowercase { 26 } else { 0 }));
+    let lower_bit = _mm512_set1_epi8(0x20);
     let mut carry = Carry::default();
-    for (number, block) in text.as_chunks::<BLOCK>().0.iter().enumerate() {
+    for (number, block) in text.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
         let bytes = load(block);
+        let capital = _mm512_cmplt_epu8_mask(_mm512_sub_epi8(bytes, first_capital), capitals);
+        let bytes = _mm512_mask_add_epi8(bytes, capital, bytes, lower_bit);
+        // SAFETY: 64 bytes are written to an array of 64 bytes.
+        unsafe { _mm512_storeu_si512(block.as_mut_ptr().cast(), bytes) };
         let classes = _mm512_permutex2var_epi8(lower, bytes, upper);
         let high = _mm512_movepi8_mask(bytes);
         let mark = _mm512_cmpge_epu8_mask(bytes, first_mark);
@@ -113,15 +83,16 @@ fn compress(positions: &mut Vec<u32>, bits: u64, numbers: __m512i, base: __m512i
     let packed = _mm512_maskz_compress_epi8(bits, numbers);
     positions.reserve(BLOCK);
     let out = positions.spare_capacity_mut().as_mut_ptr();
-    // SAFETY: room for 64 values is reserved, and 16 to 64 are written; the first `count` are those of bits.
+    // SAFETY: room for 64 values is reserved, and 32 or 64 are written; the first `count` are those of bits.
     unsafe {
         let store = |part: usize, sixteen| {
             let wide = _mm512_add_epi32(_mm512_cvtepu8_epi32(sixteen), base);
             _mm512_storeu_si512(out.add(16 * part).cast(), wide);
         };
         store(0, _mm512_castsi512_si128(packed));
-        if count > 16 {
-            store(1, _mm512_extracti32x4_epi32::<1>(packed));
+        // More than 16 words in a block are too many to be sure of, more than 32 are rare.
+        store(1, _mm512_extracti32x4_epi32::<1>(packed));
+        if count > 32 {
             store(2, _mm512_extracti32x4_epi32::<2>(packed));
             store(3, _mm512_extracti32x4_epi32::<3>(packed));
         }
@@ -136,7 +107,7 @@ const HIGH_HALF: [u8; 16] = [0x20, 0, 0x41, 2, 4, 8, 4, 0x10, 0, 0, 0, 0, 0, 0, 
 
 /// Classes by two look-ups of four bits each; positions bit by bit.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
-fn avx2(text: &[u8], starts: &mut Vec<u32>, ends: &mut Vec<u32>) {
+pub fn avx2(text: &[u8], starts: &mut Vec<u32>, ends: &mut Vec<u32>) {
     let mut carry = Carry::default();
     for (number, block) in text.as_chunks::<BLOCK>().0.iter().enumerate() {
         let (first, second) = (avx2_masks(&block.as_chunks::<32>().0[0]), avx2_masks(&block.as_chunks::<32>().0[1]));

@@ -1,8 +1,8 @@
 //! Rows of text to ids, for `BertNormalizer` + `BertPreTokenizer` + `WordPiece`, exact to Hugging Face.
 //!
 //! Rows are gathered, one after the other, into a block of text that stays in the first-level cache, each closed by a
-//! byte that UTF-8 never uses. [`segment`] finds the words of the block; their text, lower-cased in a register, is the
-//! key to [`WordCache`], which holds the ids of nearly all. The mark that closes a row is a word like any other, whose
+//! byte that UTF-8 never uses. [`segment`] finds the words of the block; their text is the key to
+//! [`WordCache`], which holds the ids of nearly all. The mark that closes a row is a word like any other, whose
 //! ids are `[SEP] [CLS]`, so short rows cost no more than long ones. What the cache does not know, [`Words`] works out.
 //!
 //! ASCII separators and punctuation are neither deleted nor composed with what is beside them, so a stretch between two
@@ -12,13 +12,14 @@ use std::ops::Range;
 use std::sync::Mutex;
 
 use crate::error::Result;
-use crate::segment::{BLOCK, FIRST_MARK, is_separator, segment};
+use crate::segment::{BLOCK, FIRST_MARK, TextSimd, is_separator, segment};
 use crate::tokenizer::{EncodeOptions, EncodedRows, Rows, TokenId};
 use crate::tokenizer_library::Library;
 use crate::unicode::Profile;
 use crate::wordpiece_added::AddedTokens;
 use crate::wordpiece_cache::WordCache;
-use crate::wordpiece_key::{KEY_BYTES, LOWER_BIT, key_of, load_key};
+use crate::wordpiece_key::{KEY_BYTES, Key};
+use crate::wordpiece_lookup::{AHEAD, Batch};
 use crate::wordpiece_settings::Settings;
 use crate::wordpiece_words::{Word, Words};
 
@@ -34,13 +35,10 @@ const ENDS_ROW: u32 = 1;
 
 /// How much text is gathered at a time.
 const TEXT_BYTES: usize = 16 << 10;
-/// How many words are looked up together: while the first is looked at, the lines of the others are on their way.
-const AHEAD: usize = 64;
-/// Sets of the cache of a thread, as a power of two: 4 MiB.
-const CACHE_BITS: u32 = 16;
 
 /// A tokenizer of BERT's kind; `I` holds its ids.
 pub struct WordPiece<I: TokenId> {
+    simd: TextSimd,
     words: Words,
     lowercase: bool,
     prefix: Vec<I>,
@@ -58,6 +56,7 @@ struct Worker<I: TokenId> {
     text: Vec<u8>,
     starts: Vec<u32>,
     ends: Vec<u32>,
+    batch: Batch,
     added_ids: Vec<u32>,
     word: Word,
     ids: Vec<u32>,
@@ -70,10 +69,11 @@ impl<I: TokenId> WordPiece<I> {
         let added = AddedTokens::new(library.tokenizer())?;
         let template: Vec<u32> = settings.suffix.iter().chain(&settings.prefix).copied().collect();
         I::pack(&template, ENDS_ROW)?;
-        let mut warm = WordCache::new(CACHE_BITS);
-        warm.insert(u128::from(ROW_END), &template, ENDS_ROW);
-        warm.insert(u128::from(BARE_END), &[], ENDS_ROW);
+        let mut warm = WordCache::new();
+        warm.insert(Key::of(&[ROW_END]), &template, ENDS_ROW);
+        warm.insert(Key::of(&[BARE_END]), &[], ENDS_ROW);
         let mut engine = Self {
+            simd: TextSimd::available()[0],
             lowercase: settings.lowercase,
             prefix: settings.prefix.iter().map(|&id| I::from_u32(id)).collect(),
             suffix: settings.suffix.iter().map(|&id| I::from_u32(id)).collect(),
@@ -106,8 +106,8 @@ impl<I: TokenId> WordPiece<I> {
             if bytes.is_empty() || bytes.len() > KEY_BYTES || !one_unit || !reachable {
                 continue;
             }
-            let key = key_of(bytes);
-            if key != 0 && self.warm.has_room(key) {
+            let key = Key::of(bytes);
+            if key.is_word() && self.warm.has_room(key) {
                 ids.clear();
                 self.words.encode(token, &mut word, &mut ids);
                 self.warm.insert(key, &ids, 0);
@@ -123,6 +123,7 @@ impl<I: TokenId> WordPiece<I> {
             text: Vec::with_capacity(2 * TEXT_BYTES),
             starts: Vec::new(),
             ends: Vec::new(),
+            batch: Batch::new(),
             added_ids: Vec::new(),
             word: Word::default(),
             ids: Vec::new(),
@@ -189,53 +190,55 @@ impl<I: TokenId> WordPiece<I> {
 
     /// Encodes the gathered text; a row ends after the ids of its mark.
     fn encode_text(&self, worker: &mut Worker<I>, out: &mut EncodedRows<I>) {
-        let Worker { cache, text, starts, ends, added_ids, word, ids } = worker;
-        segment(text, starts, ends);
-        // Room for a key to be read past the end of the text.
+        let Worker { text, starts, ends, .. } = worker;
+        // No other step of the normaliser tells a capital of ASCII from its small letter, so it can be made small first.
+        segment(self.simd, text, self.lowercase, starts, ends);
+        let words = starts.len();
+        // Room for a key to be read past the end of the text; empty words that fill the last batch up.
         text.extend_from_slice(&[b' '; KEY_BYTES]);
-        let lower_bit = if self.lowercase { LOWER_BIT } else { 0 };
-        let mut added_ids = added_ids.iter();
-        let mut staged = [I::default(); AHEAD * 8];
-        let mut keys = [0_u128; AHEAD];
-        let mut places = [0_usize; AHEAD];
-        let mut row_ends = [0_usize; AHEAD + 1];
-        for (starts, ends) in starts.chunks(AHEAD).zip(ends.chunks(AHEAD)) {
-            for (((&start, &end), key), place) in starts.iter().zip(ends).zip(&mut keys).zip(&mut places) {
-                *key = load_key(text, start as usize, (end - start) as usize, lower_bit);
-                *place = cache.place(*key);
-                cache.prefetch(*place);
-            }
-            let (mut base, mut filled, mut closed) = (out.ids.len(), 0, 0);
-            for (((&start, &end), &key), &place) in starts.iter().zip(ends).zip(&keys).zip(&places) {
-                if let Some(lanes) = cache.get(place, key) {
-                    let values = lanes.as_ref();
-                    staged[filled..filled + I::LANES].copy_from_slice(values);
-                    let (count, flag) = I::unpack(lanes);
-                    filled += count;
-                    row_ends[closed] = base + filled;
-                    closed += flag;
-                    continue;
+        starts.resize(words.next_multiple_of(AHEAD), 0);
+        ends.resize(words.next_multiple_of(AHEAD), 0);
+        let mut marks = 0;
+        for number in 0..words.div_ceil(AHEAD) {
+            let first = number * AHEAD;
+            let count = AHEAD.min(words - first);
+            let bounds = (worker.starts[first..].first_chunk(), worker.ends[first..].first_chunk());
+            let (Some(starts), Some(ends)) = bounds else { return };
+            // SAFETY: `segment` gives positions in the text, which 16 more bytes come after.
+            unsafe { worker.batch.prepare(self.simd, &worker.text, starts, ends, &worker.cache) };
+            let mut word = 0;
+            loop {
+                word = worker.batch.resolve(self.simd, &worker.cache, word, count, out);
+                if word == count {
+                    break;
                 }
-                out.ids.extend_from_slice(&staged[..filled]);
-                filled = 0;
-                let bytes = &text[start as usize..end as usize];
-                ids.clear();
-                if bytes == [ADDED] {
-                    ids.extend(added_ids.next());
-                } else {
-                    // The rows are UTF-8 and words end at ASCII or at marks.
-                    let unit = std::str::from_utf8(bytes).unwrap_or_default();
-                    self.words.encode(unit, word, ids);
-                    if bytes.len() <= KEY_BYTES {
-                        cache.insert(key, ids, 0);
-                    }
-                }
-                out.ids.extend(ids.iter().map(|&id| I::from_u32(id)));
-                base = out.ids.len();
+                self.encode_word(worker, first + word, &mut marks, out);
+                word += 1;
             }
-            out.ids.extend_from_slice(&staged[..filled]);
-            out.ends.extend_from_slice(&row_ends[..closed]);
         }
+    }
+
+    /// Encodes a word that is not in its set of the cache.
+    #[cold]
+    fn encode_word(&self, worker: &mut Worker<I>, number: usize, marks: &mut usize, out: &mut EncodedRows<I>) {
+        let Worker { cache, text, starts, ends, batch, added_ids, word, ids } = worker;
+        let key = batch.keys[number % AHEAD];
+        if let Some(lanes) = cache.find(key) {
+            out.ids.extend_from_slice(&lanes.as_ref()[..I::unpack(lanes).0]);
+            return;
+        }
+        let bytes = &text[starts[number] as usize..ends[number] as usize];
+        ids.clear();
+        if bytes == [ADDED] {
+            ids.extend(added_ids.get(*marks));
+            *marks += 1;
+        } else {
+            // The rows are UTF-8 and words end at ASCII or at marks.
+            let unit = std::str::from_utf8(bytes).unwrap_or_default();
+            self.words.encode(unit, word, ids);
+            cache.insert(key, ids, 0);
+        }
+        out.ids.extend(ids.iter().map(|&id| I::from_u32(id)));
     }
 }
 

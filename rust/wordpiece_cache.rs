@@ -1,78 +1,167 @@
 //! Words already encoded, in a table of fixed size: a look-up touches one cache line and has nothing to predict but
 //! whether it hits.
 //!
-//! A set is one line of 64 bytes: two keys of 16 bytes, the text of a word as it stands (ASCII-lower-cased where the
-//! tokenizer lower-cases), and their values, up to seven `u16` or three `u32` ids and their count. A word that finds its
-//! set full replaces the second one, so the table never grows and words of the vocabulary, which come first, stay.
+//! A set is one line of 64 bytes: two keys of 16 bytes, the text of a word as it stands, and their values, up to seven
+//! `u16` or three `u32` ids and their count. A word that finds its set full goes to a neighbour of the set, where it is
+//! found more slowly, and if those are full too it replaces the second word of its own set: so the table never grows,
+//! and words of the vocabulary, which come first, stay.
+
+use std::hint::select_unpredictable;
+use std::mem::MaybeUninit;
 
 use crate::tokenizer::TokenId;
+use crate::wordpiece_key::{KEY_BYTES, Key, NO_KEY};
 
 /// Two words and their ids.
 #[repr(C, align(64))]
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub struct Set<I: TokenId> {
-    keys: [u128; 2],
+    keys: [Key; 2],
     values: [I::Lanes; 2],
 }
 
+/// The size of a [`Set`], as a power of two.
+pub const SET_BITS: u32 = 6;
+/// Sets of the table of a thread, as a power of two: 8 MiB.
+pub const SETS_BITS: u32 = 17;
+const SETS: usize = 1 << SETS_BITS;
+/// How many sets a word may be in, its own first.
+const NEIGHBOURS: usize = 4;
+const PAGE_BYTES: usize = 2 << 20;
+
+/// As many sets as make a large page of memory: tables that lie in a few of those take few look-ups of addresses.
+#[repr(C, align(2_097_152))]
+struct Page<I: TokenId>([Set<I>; PAGE_BYTES >> SET_BITS]);
+
 /// The table of a thread.
-#[derive(Clone)]
 pub struct WordCache<I: TokenId> {
-    sets: Vec<Set<I>>,
-    shift: u32,
+    pages: Vec<Page<I>>,
 }
 
 impl<I: TokenId> WordCache<I> {
-    /// An empty table of `1 << bits` sets.
-    pub fn new(bits: u32) -> Self {
-        Self { sets: vec![Set::default(); 1 << bits], shift: 64 - bits }
+    /// An empty table.
+    pub fn new() -> Self {
+        let empty = Set { keys: [NO_KEY; 2], values: [I::Lanes::default(); 2] };
+        Self::filled(|sets| sets.iter_mut().for_each(|set| _ = set.write(empty)))
     }
 
-    /// The number of the set that a key belongs to.
-    #[inline]
-    pub fn place(&self, key: u128) -> usize {
-        // Two multiplications; the upper bits of each depend on all bits of its half.
-        let mixed =
-            (key as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ ((key >> 64) as u64).wrapping_mul(0xC2B2_AE3D_27D4_EB4F);
-        ((mixed ^ (mixed << 32)) >> self.shift) as usize
-    }
-
-    /// Asks for the line of a set, to be there when it is looked into.
-    #[inline]
-    pub fn prefetch(&self, place: usize) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            // SAFETY: a prefetch is a hint and reads nothing; any address may be given.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(self.sets.as_ptr().wrapping_add(place).cast()) };
+    /// A table whose sets are all written by `fill`.
+    fn filled(fill: impl FnOnce(&mut [MaybeUninit<Set<I>>])) -> Self {
+        const { assert!(size_of::<Set<u16>>() == 1 << SET_BITS && size_of::<Set<u32>>() == 1 << SET_BITS) };
+        let count = (SETS << SET_BITS) / PAGE_BYTES;
+        let mut pages: Vec<Page<I>> = Vec::with_capacity(count);
+        let start: *mut Page<I> = pages.as_mut_ptr();
+        // SAFETY: the advice is about whole pages that the vector has room for, and only about how they are kept.
+        #[cfg(target_os = "linux")]
+        unsafe {
+            libc::madvise(start.cast(), count * PAGE_BYTES, libc::MADV_HUGEPAGE);
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = place;
+        // SAFETY: the vector has room for `count` pages, which are `SETS` sets without anything between them; all are
+        // written before they count as there.
+        unsafe {
+            fill(std::slice::from_raw_parts_mut(start.cast(), SETS));
+            pages.set_len(count);
+        }
+        Self { pages }
     }
 
-    /// The ids of a word whose key belongs to the set `place`, if they are known.
+    /// All sets, in order.
     #[inline]
-    pub fn get(&self, place: usize, key: u128) -> Option<&I::Lanes> {
-        let set = &self.sets[place];
-        // Which of the two it is cannot be predicted, that it is one of them can: so the half of the second key chooses
-        // without a branch, and one branch tells whether the whole of the chosen key is right. A word that shares its
-        // first half and its set with another may be missed, which costs time, not truth.
-        let way = usize::from(set.keys[1] as u64 == key as u64);
-        if set.keys[way] == key { Some(&set.values[way]) } else { None }
+    pub fn sets(&self) -> &[Set<I>] {
+        // SAFETY: pages are sets without anything between them.
+        unsafe { std::slice::from_raw_parts(self.pages.as_ptr().cast(), SETS) }
     }
 
-    /// Notes the ids of a word; more than fit are not noted.
-    pub fn insert(&mut self, key: u128, ids: &[u32], flags: u32) {
-        let Some(lanes) = I::pack(ids, flags) else { return };
-        let place = self.place(key);
-        let set = &mut self.sets[place];
-        let way = usize::from(set.keys[0] != 0);
+    fn sets_mut(&mut self) -> &mut [Set<I>] {
+        // SAFETY: as above, and borrowed for as long as the table is.
+        unsafe { std::slice::from_raw_parts_mut(self.pages.as_mut_ptr().cast(), SETS) }
+    }
+
+    /// The ids of a word, looked for in its set and, where that is full, in the neighbours of that.
+    pub fn find(&self, key: Key) -> Option<&I::Lanes> {
+        let (place, way) = self.way(key, key.place())?;
+        let set = &self.sets()[place];
+        (set.keys[way] == key).then(|| &set.values[way])
+    }
+
+    /// Notes the ids of a word; more than fit, and words without a key, are not noted.
+    pub fn insert(&mut self, key: Key, ids: &[u32], flag: u32) {
+        let Some(lanes) = I::pack(ids, flag).filter(|_| key.is_word()) else { return };
+        let own = key.place();
+        let (place, way) = self.way(key, own).unwrap_or((own, 1));
+        let set = &mut self.sets_mut()[place];
         set.keys[way] = key;
         set.values[way] = lanes;
     }
 
+    /// Where a word is, or, if it is nowhere, the first free place that it may take; `None` if there is none.
+    fn way(&self, key: Key, own: usize) -> Option<(usize, usize)> {
+        (0..NEIGHBOURS).map(|step| own ^ step).find_map(|place| {
+            let way = self.sets()[place].keys.iter().position(|&other| other == key || other == NO_KEY)?;
+            Some((place, way))
+        })
+    }
+
     /// Whether the set of this key has room for another word.
-    pub fn has_room(&self, key: u128) -> bool {
-        self.sets[self.place(key)].keys[1] == 0
+    pub fn has_room(&self, key: Key) -> bool {
+        self.sets()[key.place()].keys[1] == NO_KEY
+    }
+}
+
+impl<I: TokenId> Set<I> {
+    /// The ids of a word that belongs to this set, if they are known.
+    #[inline(always)]
+    pub fn get(&self, key: Key) -> Option<&I::Lanes> {
+        // Which of the two it is cannot be predicted, that it is one of them can: so the half of the second key chooses
+        // without a branch, and one branch tells whether the whole of the chosen key is right. A word that shares its
+        // first half and its set with another may be missed, which costs time, not truth.
+        let bytes: *const Self = self;
+        let chosen = select_unpredictable(self.keys[1].half() == key.half(), bytes.wrapping_byte_add(KEY_BYTES), bytes);
+        // SAFETY: a set is two keys and two values of 16 bytes each, so 16 bytes after the first of each is the second.
+        unsafe { ((*chosen).keys[0] == key).then(|| &(*chosen).values[0]) }
+    }
+}
+
+impl<I: TokenId> Clone for WordCache<I> {
+    fn clone(&self) -> Self {
+        Self::filled(|sets| {
+            for (set, &own) in sets.iter_mut().zip(self.sets()) {
+                set.write(own);
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// What is found is what was last put in, and what was just put in is found.
+        #[test]
+        fn finds_what_was_put_in(words in prop::collection::vec(("[ab]{1,3}|[a-z]{1,16}", 0_u32..9), 1..300)) {
+            let mut cache = WordCache::<u16>::new();
+            let mut known: HashMap<String, u32> = HashMap::new();
+            for (word, count) in words {
+                let key = Key::of(word.as_bytes());
+                let ids: Vec<u32> = (0..count).collect();
+                cache.insert(key, &ids, 0);
+                if count <= 7 {
+                    known.insert(word.clone(), count);
+                }
+                let found = cache.find(key).map(|lanes| u16::unpack(lanes).0 as u32);
+                prop_assert_eq!(found, known.get(&word).copied());
+                let direct = cache.sets()[key.place()].get(key).map(|lanes| u16::unpack(lanes).0 as u32);
+                prop_assert!(direct.is_none() || direct == found);
+            }
+            let copy = cache.clone();
+            for (word, count) in known {
+                prop_assert_eq!(copy.find(Key::of(word.as_bytes())).map(|lanes| u16::unpack(lanes).0 as u32), Some(count));
+            }
+        }
     }
 }

@@ -1,14 +1,21 @@
-//! The key of a word in the cache: its text in 16 bytes, ASCII capitals made small.
+//! The key of a word in the cache: its text in 16 bytes.
+
+use crate::wordpiece_cache::{SET_BITS, SETS_BITS};
 
 /// The most bytes of a word that a key holds.
 pub const KEY_BYTES: usize = 16;
 
-/// The bit that tells a small letter from a capital.
-pub const LOWER_BIT: u8 = 0x20;
+/// The text of a word of at most 16 bytes, filled up with zeros: NUL is deleted from every text, so it tells nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Key(pub u128);
 
-/// The bytes of a key that belong to a word of so many bytes.
-const KEY_MASKS: [u128; KEY_BYTES + 1] = {
-    let mut masks = [0; KEY_BYTES + 1];
+/// Where there is no word: no text is like this, since every 0xFF in it is a word of its own.
+pub const NO_KEY: Key = Key(u128::MAX);
+
+/// The bytes of a key that belong to a word of so many bytes; none for a word that is too long for a key.
+pub const KEY_MASKS: [u128; KEY_BYTES + 2] = {
+    let mut masks = [0; KEY_BYTES + 2];
     let mut length = 1;
     while length <= KEY_BYTES {
         masks[length] = masks[length - 1] << 8 | 0xFF;
@@ -17,63 +24,45 @@ const KEY_MASKS: [u128; KEY_BYTES + 1] = {
     masks
 };
 
-/// The key of a word of at most 16 bytes, as it stands.
-pub fn key_of(word: &[u8]) -> u128 {
-    let mut bytes = [0; KEY_BYTES];
-    bytes[..word.len()].copy_from_slice(word);
-    u128::from_le_bytes(bytes)
-}
+/// What is added to the four parts of a key before they are multiplied.
+pub const HASH_KEYS: [u32; 4] = [0x9E37_79B9, 0x85EB_CA6B, 0xC2B2_AE35, 0x27D4_EB2F];
 
-/// The key of the `length` bytes of `text` from `start` on, where at least 16 bytes are; lower-cased where `lower_bit` is
-/// [`LOWER_BIT`], as they stand where it is 0. A key that no word has where `length` is more than 16.
-#[inline]
-pub fn load_key(text: &[u8], start: usize, length: usize, lower_bit: u8) -> u128 {
-    let Some(mask) = KEY_MASKS.get(length) else { return u128::MAX };
-    let Some(bytes) = text[start..].first_chunk::<KEY_BYTES>() else { return u128::MAX };
-    lower(u128::from_le_bytes(*bytes) & mask, lower_bit)
-}
+/// How far the hash of a key is shifted to the right, and what is then kept of it, to give where its set begins.
+pub const OFFSET_SHIFT: u32 = 32 - SETS_BITS - SET_BITS;
+/// See [`OFFSET_SHIFT`].
+pub const OFFSET_MASK: u32 = ((1 << SETS_BITS) - 1) << SET_BITS;
 
-/// 16 bytes with `lower_bit` set in every ASCII capital.
-#[cfg(target_arch = "x86_64")]
-#[inline]
-fn lower(bytes: u128, lower_bit: u8) -> u128 {
-    use std::arch::x86_64::{__m128i, _mm_add_epi8, _mm_and_si128, _mm_cmplt_epi8, _mm_or_si128, _mm_set1_epi8};
-    use std::mem::transmute;
-    // SAFETY: both types are 16 bytes of which every value is valid, and SSE2 is part of the architecture.
-    unsafe {
-        let bytes = transmute::<u128, __m128i>(bytes);
-        // A to Z become the 26 least numbers.
-        let moved = _mm_add_epi8(bytes, _mm_set1_epi8((i8::MIN as u8 - b'A') as i8));
-        let capital = _mm_cmplt_epi8(moved, _mm_set1_epi8(i8::MIN + 26));
-        transmute::<__m128i, u128>(_mm_or_si128(bytes, _mm_and_si128(capital, _mm_set1_epi8(lower_bit as i8))))
+impl Key {
+    /// The key of a word of at most 16 bytes, as it stands.
+    pub fn of(word: &[u8]) -> Self {
+        let mut bytes = [0; KEY_BYTES];
+        bytes[..word.len()].copy_from_slice(word);
+        Self(u128::from_le_bytes(bytes))
     }
-}
 
-/// 16 bytes with `lower_bit` set in every ASCII capital.
-#[cfg(not(target_arch = "x86_64"))]
-#[inline]
-fn lower(bytes: u128, lower_bit: u8) -> u128 {
-    u128::from_le_bytes(bytes.to_le_bytes().map(|byte| if byte.is_ascii_uppercase() { byte | lower_bit } else { byte }))
-}
+    /// Whether this is the key of a word: 0 is that of none, and of those that are too long.
+    pub fn is_word(self) -> bool {
+        self.0 != 0
+    }
 
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
+    /// The text of the first eight bytes.
+    #[inline]
+    pub fn half(self) -> u64 {
+        self.0 as u64
+    }
 
-    use super::*;
+    /// The bytes from the beginning of the table to the set that this key belongs to.
+    ///
+    /// The sum of products is NH, of UMAC (Black et al., 1999): two multiplications, and four keys at once with AVX-512.
+    #[inline]
+    pub fn offset(self) -> u32 {
+        let part = |number: usize| u64::from(((self.0 >> (32 * number)) as u32).wrapping_add(HASH_KEYS[number]));
+        let sum = (part(0) * part(1)).wrapping_add(part(2) * part(3));
+        (((sum >> 32) ^ sum) as u32 >> OFFSET_SHIFT) & OFFSET_MASK
+    }
 
-    proptest! {
-        #[test]
-        fn key_is_the_lowered_word(text in "\\PC{0,40}", start in 0_usize..40, length in 0_usize..40) {
-            let mut text = text.into_bytes();
-            let start = start.min(text.len());
-            let length = length.min(text.len() - start);
-            let word = text[start..start + length].to_vec();
-            text.extend([b'X'; KEY_BYTES]);
-            for (bit, word) in [(LOWER_BIT, word.to_ascii_lowercase()), (0, word)] {
-                let expected = if word.len() > KEY_BYTES { u128::MAX } else { key_of(&word) };
-                prop_assert_eq!(load_key(&text, start, length, bit), expected);
-            }
-        }
+    /// The number of the set that this key belongs to.
+    pub fn place(self) -> usize {
+        (self.offset() >> SET_BITS) as usize
     }
 }

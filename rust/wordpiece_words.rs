@@ -12,6 +12,8 @@ pub struct Words {
     continuation: Option<u32>,
     unk_id: u32,
     max_chars: usize,
+    /// Of each byte, whether it is a character that stays as it is and is part of a word.
+    plain: [bool; 256],
 }
 
 /// A word that is being put together.
@@ -35,11 +37,19 @@ impl Words {
     pub fn new(normalizer: Normalizer, tokens: &[(String, u32)], prefix: &str, unk_id: u32, max_chars: usize) -> Self {
         let trie = Trie::new(tokens.iter().map(|(token, id)| (token.as_bytes(), *id)).collect());
         let continuation = trie.walk(prefix.as_bytes());
-        Self { normalizer, trie, continuation, unk_id, max_chars }
+        let plain = std::array::from_fn(|byte| {
+            let char = char::from(byte as u8);
+            char.is_ascii() && normalizer.class(char) == Class::Word(char)
+        });
+        Self { normalizer, trie, continuation, unk_id, max_chars, plain }
     }
 
     /// Appends the ids of `text`, a stretch without ASCII separators and punctuation (or one mark of punctuation).
     pub fn encode(&self, text: &str, word: &mut Word, ids: &mut Vec<u32>) {
+        if text.bytes().all(|byte| self.plain[usize::from(byte)]) {
+            self.pieces(text.as_bytes(), text.len(), ids);
+            return;
+        }
         let before = ids.len();
         for char in text.chars() {
             match self.normalizer.class(char) {
