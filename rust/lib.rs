@@ -17,6 +17,7 @@ pub mod batch_simd;
 mod batch_tests;
 pub mod dropout;
 pub mod error;
+mod large_pages;
 pub mod lines;
 pub mod losses;
 pub mod mask;

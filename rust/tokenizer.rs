@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::error::{Error, Result};
+use crate::large_pages::advise;
 use crate::tokenizer_library::Library;
 use crate::unicode::Profile;
 use crate::wordpiece::WordPiece;
@@ -120,6 +121,15 @@ pub struct EncodedRows<I> {
     pub ids: Vec<I>,
     /// Where each row ends in `ids`.
     pub ends: Vec<usize>,
+}
+
+impl<I> EncodedRows<I> {
+    /// No rows, and room for so many ids and rows.
+    fn with_room(ids: usize, rows: usize) -> Self {
+        let ids: Vec<I> = Vec::with_capacity(ids);
+        advise(ids.as_ptr(), size_of::<I>() * ids.capacity());
+        Self { ids, ends: Vec::with_capacity(rows) }
+    }
 }
 
 /// Encoded rows of either width.
@@ -251,9 +261,7 @@ fn parallel<I: TokenId, R: Rows + ?Sized>(
     let bytes: usize = chunks.iter().map(|(_, bytes)| bytes).sum();
     let threads = threads.min(chunks.len()).min(1 + bytes / MIN_BYTES_PER_THREAD).max(1);
     if threads == 1 {
-        let mut out = EncodedRows::default();
-        out.ids.reserve(bytes / 3 + rows.len());
-        out.ends.reserve(rows.len());
+        let mut out = EncodedRows::with_room(bytes / 3 + rows.len(), rows.len());
         for (range, _) in chunks {
             encode_range(range, &mut out)?;
         }
@@ -265,8 +273,7 @@ fn parallel<I: TokenId, R: Rows + ?Sized>(
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
             let Some((range, bytes)) = chunks.get(number) else { return Ok(done) };
-            let mut out = EncodedRows::default();
-            out.ids.reserve(bytes / 3 + range.len());
+            let mut out = EncodedRows::with_room(bytes / 3 + range.len(), range.len());
             encode_range(range.clone(), &mut out)?;
             done.push((number, out));
         }
@@ -304,10 +311,8 @@ fn cut<R: Rows + ?Sized>(rows: &R) -> Vec<(Range<usize>, usize)> {
 }
 
 fn join<I: TokenId>(parts: &[(usize, EncodedRows<I>)]) -> EncodedRows<I> {
-    let mut out = EncodedRows {
-        ids: Vec::with_capacity(parts.iter().map(|(_, part)| part.ids.len()).sum()),
-        ends: Vec::with_capacity(parts.iter().map(|(_, part)| part.ends.len()).sum()),
-    };
+    let (ids, rows) = parts.iter().fold((0, 0), |(ids, rows), (_, part)| (ids + part.ids.len(), rows + part.ends.len()));
+    let mut out = EncodedRows::with_room(ids, rows);
     for (_, part) in parts {
         let base = out.ids.len();
         out.ids.extend_from_slice(&part.ids);

@@ -19,7 +19,7 @@ use crate::unicode::Profile;
 use crate::wordpiece_added::AddedTokens;
 use crate::wordpiece_cache::WordCache;
 use crate::wordpiece_key::{KEY_BYTES, Key};
-use crate::wordpiece_lookup::{AHEAD, Batch};
+use crate::wordpiece_lookup::{AHEAD, Batch, prefetch};
 use crate::wordpiece_settings::Settings;
 use crate::wordpiece_words::{Word, Words};
 
@@ -35,6 +35,9 @@ const ENDS_ROW: u32 = 1;
 
 /// How much text is gathered at a time.
 const TEXT_BYTES: usize = 16 << 10;
+
+/// About as many lines of text as a batch of words takes.
+const LINES_PER_BATCH: usize = 6;
 
 /// A tokenizer of BERT's kind; `I` holds its ids.
 pub struct WordPiece<I: TokenId> {
@@ -168,7 +171,8 @@ impl<I: TokenId> WordPiece<I> {
             self.added.mark(&mut worker.text, &mut worker.added_ids, options.split_special_tokens);
             let padded = (worker.text.len() / BLOCK + 1) * BLOCK;
             worker.text.resize(padded, b' ');
-            self.encode_text(&mut worker, out);
+            let ahead = if row < range.end { rows.row(row).as_ptr().wrapping_add(position) } else { std::ptr::null() };
+            self.encode_text(&mut worker, ahead, out);
         }
         if options.add_special_tokens {
             // The last mark has begun a row that does not come.
@@ -188,8 +192,9 @@ impl<I: TokenId> WordPiece<I> {
         Ok(())
     }
 
-    /// Encodes the gathered text; a row ends after the ids of its mark.
-    fn encode_text(&self, worker: &mut Worker<I>, out: &mut EncodedRows<I>) {
+    /// Encodes the gathered text; a row ends after the ids of its mark. `ahead`: where the text goes on, to be fetched
+    /// meanwhile; rows often lie one after the other.
+    fn encode_text(&self, worker: &mut Worker<I>, ahead: *const u8, out: &mut EncodedRows<I>) {
         let Worker { text, starts, ends, .. } = worker;
         // No other step of the normaliser tells a capital of ASCII from its small letter, so it can be made small first.
         segment(self.simd, text, self.lowercase, starts, ends);
@@ -206,6 +211,9 @@ impl<I: TokenId> WordPiece<I> {
             let (Some(starts), Some(ends)) = bounds else { return };
             // SAFETY: `segment` gives positions in the text, which 16 more bytes come after.
             unsafe { worker.batch.prepare(self.simd, &worker.text, starts, ends, &worker.cache) };
+            for line in 0..LINES_PER_BATCH {
+                prefetch(ahead.wrapping_add((number * LINES_PER_BATCH + line) * BLOCK));
+            }
             let mut word = 0;
             loop {
                 word = worker.batch.resolve(self.simd, &worker.cache, word, count, out);

@@ -9,6 +9,7 @@
 use std::hint::select_unpredictable;
 use std::mem::MaybeUninit;
 
+use crate::large_pages::{PAGE_BYTES, advise};
 use crate::tokenizer::TokenId;
 use crate::wordpiece_key::{KEY_BYTES, Key, NO_KEY};
 
@@ -27,7 +28,6 @@ pub const SETS_BITS: u32 = 17;
 const SETS: usize = 1 << SETS_BITS;
 /// How many sets a word may be in, its own first.
 const NEIGHBOURS: usize = 4;
-const PAGE_BYTES: usize = 2 << 20;
 
 /// As many sets as make a large page of memory: tables that lie in a few of those take few look-ups of addresses.
 #[repr(C, align(2_097_152))]
@@ -50,12 +50,8 @@ impl<I: TokenId> WordCache<I> {
         const { assert!(size_of::<Set<u16>>() == 1 << SET_BITS && size_of::<Set<u32>>() == 1 << SET_BITS) };
         let count = (SETS << SET_BITS) / PAGE_BYTES;
         let mut pages: Vec<Page<I>> = Vec::with_capacity(count);
-        let start: *mut Page<I> = pages.as_mut_ptr();
-        // SAFETY: the advice is about whole pages that the vector has room for, and only about how they are kept.
-        #[cfg(target_os = "linux")]
-        unsafe {
-            libc::madvise(start.cast(), count * PAGE_BYTES, libc::MADV_HUGEPAGE);
-        }
+        let start = pages.as_mut_ptr();
+        advise(start, count * PAGE_BYTES);
         // SAFETY: the vector has room for `count` pages, which are `SETS` sets without anything between them; all are
         // written before they count as there.
         unsafe {

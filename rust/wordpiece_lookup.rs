@@ -85,7 +85,7 @@ pub fn prepare<I: TokenId>(
     for (((&start, &end), key), offset) in starts.iter().zip(ends).zip(&mut batch.keys).zip(&mut batch.offsets) {
         *key = load_key(text, start, end);
         *offset = key.offset();
-        prefetch(cache, *offset);
+        prefetch(cache.sets().as_ptr().wrapping_byte_add(*offset as usize));
     }
 }
 
@@ -101,17 +101,17 @@ pub fn load_key(text: &[u8], start: u32, end: u32) -> Key {
     Key(u128::from_le(bytes) & mask)
 }
 
-/// Asks for the line of a set, to be there when it is looked into.
+/// Asks for the line at an address, to be there when it is looked into.
 #[inline(always)]
-pub fn prefetch<I: TokenId>(cache: &WordCache<I>, offset: u32) {
+pub fn prefetch<T>(address: *const T) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         // SAFETY: a prefetch is a hint and reads nothing; any address may be given.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(cache.sets().as_ptr().wrapping_byte_add(offset as usize).cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (cache, offset);
+    let _ = address;
 }
 
 /// [`Batch::resolve`], to be compiled for an instruction set.

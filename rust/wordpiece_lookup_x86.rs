@@ -116,7 +116,7 @@ pub fn prepare_avx512<I: TokenId>(
         // SAFETY: 16 offsets are 64 bytes.
         unsafe { _mm512_storeu_si512(offsets.as_mut_ptr().cast(), places) };
         for &offset in offsets.iter() {
-            prefetch(cache, offset);
+            prefetch(cache.sets().as_ptr().wrapping_byte_add(offset as usize));
         }
     }
 }

@@ -42,7 +42,7 @@ impl Settings {
             &model.continuing_subword_prefix,
             unk_id,
             model.max_input_chars_per_word,
-        );
+        )?;
         let (prefix, suffix) = template(tokenizer)?;
         Some(Self { words, tokens, lowercase: normalizer.lowercase, prefix, suffix })
     }

@@ -1,122 +1,147 @@
 //! A double-array trie over bytes: for the longest token that a word begins with, one load and one compare a byte.
 
-const FREE: u32 = u32::MAX;
-const NO_VALUE: u32 = u32::MAX;
+/// What a unit holds, from its low bits up: the byte that leads to it, whether a key ends there, whether no key goes on
+/// from there, and a number: where a key goes on, that under which its children are found (the one for byte `b` at
+/// `number ^ b`, the value at `number ^ 0`, which no text can ask for), else the value.
+const LABEL: u32 = 0xFF;
+const ENDS: u32 = 1 << 8;
+const LEAF: u32 = 1 << 9;
+const NUMBER: u32 = 10;
+
 const BLOCK: usize = 256;
 /// How many places are tried for a node with several children before a fresh block is taken.
 const TRIES: usize = 64;
 
-#[derive(Clone, Copy, Debug)]
-struct Node {
-    /// The child for byte `b` is at `base ^ b`, if its `parent` is this node.
-    base: u32,
-    parent: u32,
-    value: u32,
-}
-
-const EMPTY: Node = Node { base: 0, parent: FREE, value: NO_VALUE };
-
-/// A map from byte strings to `u32`, walked byte by byte.
+/// A map from byte strings without NUL to numbers, walked byte by byte, in four bytes a node, so that it stays in a
+/// cache beside much else.
 #[derive(Debug)]
 pub struct Trie {
-    nodes: Vec<Node>,
+    units: Vec<u32>,
 }
 
 impl Trie {
     /// The node of the empty string.
     pub const ROOT: u32 = 0;
 
-    /// The trie of distinct keys with their values, all of them below `u32::MAX`.
-    pub fn new(mut entries: Vec<(&[u8], u32)>) -> Self {
+    /// The trie of distinct keys with their values; keys that hold NUL are left out. `None` if it would have more than
+    /// four million nodes or a value that large.
+    pub fn new(mut entries: Vec<(&[u8], u32)>) -> Option<Self> {
+        entries.retain(|(key, _)| !key.is_empty() && !key.contains(&0));
         entries.sort_unstable();
-        let mut nodes = vec![EMPTY; BLOCK];
-        nodes[Self::ROOT as usize].parent = Self::ROOT;
-        let mut first_free = 1;
+        let mut places = Places { used: vec![true], bases: vec![false; BLOCK], first_free: 1 };
+        places.used.resize(BLOCK, false);
+        let mut units = vec![0; BLOCK];
         let mut children: Vec<(u8, usize, usize)> = Vec::new();
         let mut pending = vec![(Self::ROOT, 0, entries.len(), 0)];
         while let Some((node, mut first, last, depth)) = pending.pop() {
-            if first < last && entries[first].0.len() == depth {
-                nodes[node as usize].value = entries[first].1;
-                first += 1;
+            let label = units[node as usize] & LABEL;
+            let value = entries[first..last].first().filter(|(key, _)| key.len() == depth).map(|&(_, value)| value);
+            first += usize::from(value.is_some());
+            if let Some(value) = value.filter(|_| first == last) {
+                units[node as usize] = label | ENDS | LEAF | number(value)?;
+                continue;
             }
             children.clear();
-            for (number, (key, _)) in entries[first..last].iter().enumerate() {
+            if value.is_some() {
+                children.push((0, first, first));
+            }
+            for (place, (key, _)) in entries[first..last].iter().enumerate() {
                 match children.last_mut() {
-                    Some((byte, _, end)) if *byte == key[depth] => *end = first + number + 1,
-                    _ => children.push((key[depth], first + number, first + number + 1)),
+                    Some((byte, _, end)) if *byte == key[depth] => *end = first + place + 1,
+                    _ => children.push((key[depth], first + place, first + place + 1)),
                 }
             }
             if children.is_empty() {
                 continue;
             }
-            let base = find_base(&mut nodes, &mut first_free, &children);
-            nodes[node as usize].base = base;
+            let base = places.take(&children);
+            units.resize(places.used.len(), 0);
+            units[node as usize] = label | if value.is_some() { ENDS } else { 0 } | number(base)?;
             for &(byte, start, end) in &children {
                 let child = base ^ u32::from(byte);
-                nodes[child as usize].parent = node;
-                pending.push((child, start, end, depth + 1));
+                if byte == 0 {
+                    units[child as usize] = number(value.unwrap_or_default())?;
+                } else {
+                    units[child as usize] = u32::from(byte);
+                    pending.push((child, start, end, depth + 1));
+                }
             }
         }
-        Self { nodes }
+        Some(Self { units })
+    }
+
+    /// The value of the key that ends at a unit, if one does.
+    #[inline]
+    fn value_of(&self, unit: u32) -> Option<u32> {
+        match (unit & ENDS, unit & LEAF) {
+            (0, _) => None,
+            (_, 0) => Some(self.units[(unit >> NUMBER) as usize] >> NUMBER),
+            _ => Some(unit >> NUMBER),
+        }
     }
 
     /// The node one byte further down, if some key goes on that way.
     #[inline]
-    pub fn step(&self, node: u32, byte: u8) -> Option<u32> {
-        let child = self.nodes[node as usize].base ^ u32::from(byte);
-        // The root is its own parent, which must not make it a child.
-        (self.nodes[child as usize].parent == node && child != Self::ROOT).then_some(child)
-    }
-
-    /// The value of the key that ends at a node.
-    #[inline]
-    pub fn value(&self, node: u32) -> Option<u32> {
-        Some(self.nodes[node as usize].value).filter(|&value| value != NO_VALUE)
+    fn step(&self, unit: u32, byte: u8) -> Option<u32> {
+        let child = (unit >> NUMBER) ^ u32::from(byte);
+        (unit & LEAF == 0 && byte != 0 && self.units[child as usize] & LABEL == u32::from(byte)).then_some(child)
     }
 
     /// The node that a whole string leads to.
     pub fn walk(&self, key: &[u8]) -> Option<u32> {
-        key.iter().try_fold(Self::ROOT, |node, &byte| self.step(node, byte))
+        key.iter().try_fold(Self::ROOT, |node, &byte| self.step(self.units[node as usize], byte))
     }
 
     /// The longest key that `text` begins with, from `root` on: its length and value.
     #[inline]
     pub fn longest(&self, root: u32, text: &[u8]) -> Option<(usize, u32)> {
-        let mut best = None;
-        let mut node = root;
+        let mut best = (0, 0);
+        let mut unit = self.units[root as usize];
         for (position, &byte) in text.iter().enumerate() {
-            let Some(child) = self.step(node, byte) else { break };
-            node = child;
-            if let Some(value) = self.value(node) {
-                best = Some((position + 1, value));
+            let Some(child) = self.step(unit, byte) else { break };
+            unit = self.units[child as usize];
+            if unit & ENDS != 0 {
+                best = (position + 1, unit);
             }
         }
-        best
+        Some((best.0, self.value_of(best.1)?))
     }
 }
 
-/// A base under which all children find a free place.
-fn find_base(nodes: &mut Vec<Node>, first_free: &mut usize, children: &[(u8, usize, usize)]) -> u32 {
-    while *first_free < nodes.len() && nodes[*first_free].parent != FREE {
-        *first_free += 1;
+/// A number as a unit holds it, if it fits.
+fn number(number: u32) -> Option<u32> {
+    (number < 1 << (u32::BITS - NUMBER)).then_some(number << NUMBER)
+}
+
+/// Which places are taken, and which numbers have been given out: two nodes with one number would share their children.
+struct Places {
+    used: Vec<bool>,
+    bases: Vec<bool>,
+    first_free: usize,
+}
+
+impl Places {
+    /// Takes a number under which all children find a free place.
+    fn take(&mut self, children: &[(u8, usize, usize)]) -> u32 {
+        while self.first_free < self.used.len() && self.used[self.first_free] {
+            self.first_free += 1;
+        }
+        let free = (self.first_free..self.used.len()).filter(|&place| !self.used[place]).take(TRIES);
+        let fitting = free.map(|place| place ^ usize::from(children[0].0)).find(|&base| {
+            !self.bases[base] && children.iter().all(|&(byte, ..)| !self.used[base ^ usize::from(byte)])
+        });
+        let base = fitting.unwrap_or_else(|| {
+            let base = self.used.len();
+            self.used.resize(base + BLOCK, false);
+            self.bases.resize(base + BLOCK, false);
+            base
+        });
+        self.bases[base] = true;
+        for &(byte, ..) in children {
+            self.used[base ^ usize::from(byte)] = true;
+        }
+        base as u32
     }
-    let mut tries = 0;
-    for place in *first_free..nodes.len() {
-        if nodes[place].parent != FREE {
-            continue;
-        }
-        let base = place ^ usize::from(children[0].0);
-        if children.iter().all(|&(byte, ..)| nodes[base ^ usize::from(byte)].parent == FREE) {
-            return base as u32;
-        }
-        tries += 1;
-        if tries == TRIES {
-            break;
-        }
-    }
-    let base = nodes.len();
-    nodes.resize(base + BLOCK, EMPTY);
-    base as u32
 }
 
 #[cfg(test)]
@@ -134,12 +159,12 @@ mod tests {
             texts in prop::collection::vec("[a-d#é]{0,9}|\\PC{0,5}", 1..50),
         ) {
             let keys: HashMap<String, u32> = keys;
-            let trie = Trie::new(keys.iter().map(|(key, &value)| (key.as_bytes(), value)).collect());
+            let trie = Trie::new(keys.iter().map(|(key, &value)| (key.as_bytes(), value)).collect()).unwrap();
             for text in texts.iter().chain(keys.keys()) {
                 let longest = keys.iter().filter(|(key, _)| text.starts_with(key.as_str())).max_by_key(|(key, _)| key.len());
                 let expected = longest.map(|(key, &value)| (key.len(), value));
                 prop_assert_eq!(trie.longest(Trie::ROOT, text.as_bytes()), expected);
-                let exact = trie.walk(text.as_bytes()).and_then(|node| trie.value(node));
+                let exact = trie.walk(text.as_bytes()).and_then(|node| trie.value_of(trie.units[node as usize]));
                 prop_assert_eq!(exact, keys.get(text).copied());
             }
         }
@@ -147,10 +172,25 @@ mod tests {
 
     #[test]
     fn full_blocks_are_left_for_new_ones() {
-        let keys: Vec<[u8; 2]> = (0..=u16::MAX).map(u16::to_be_bytes).collect();
-        let trie = Trie::new(keys.iter().zip(0..).map(|(key, value)| (key.as_slice(), value)).collect());
+        let keys: Vec<[u8; 2]> = (0..=u16::MAX).map(u16::to_be_bytes).filter(|key| !key.contains(&0)).collect();
+        let trie = Trie::new(keys.iter().zip(0..).map(|(key, value)| (key.as_slice(), value)).collect()).unwrap();
         for (key, value) in keys.iter().zip(0..) {
             assert_eq!(trie.longest(Trie::ROOT, key), Some((2, value)));
         }
+    }
+
+    #[test]
+    fn nul_is_no_byte_of_a_key() {
+        let trie = Trie::new(vec![(b"a", 1), (b"ab", 2), (b"a\0", 3)]).unwrap();
+        assert_eq!(trie.longest(Trie::ROOT, b"a\0"), Some((1, 1)));
+        assert_eq!(trie.longest(Trie::ROOT, b"abc"), Some((2, 2)));
+        assert_eq!(trie.longest(Trie::ROOT, b"\0"), None);
+    }
+
+    #[test]
+    fn numbers_that_do_not_fit_are_refused() {
+        assert!(Trie::new(vec![(b"a", 1 << 22)]).is_none());
+        assert!(Trie::new(vec![(b"a", (1 << 22) - 1)]).is_some());
+        assert!(Trie::new(Vec::new()).unwrap().longest(Trie::ROOT, b"a").is_none());
     }
 }

@@ -34,14 +34,22 @@ impl Word {
 impl Words {
     /// `tokens`: the vocabulary with its ids; `prefix`: what marks a piece that continues a word; `max_chars`: the
     /// length above which a word is unknown.
-    pub fn new(normalizer: Normalizer, tokens: &[(String, u32)], prefix: &str, unk_id: u32, max_chars: usize) -> Self {
-        let trie = Trie::new(tokens.iter().map(|(token, id)| (token.as_bytes(), *id)).collect());
+    ///
+    /// `None` for a vocabulary that is too large.
+    pub fn new(
+        normalizer: Normalizer,
+        tokens: &[(String, u32)],
+        prefix: &str,
+        unk_id: u32,
+        max_chars: usize,
+    ) -> Option<Self> {
+        let trie = Trie::new(tokens.iter().map(|(token, id)| (token.as_bytes(), *id)).collect())?;
         let continuation = trie.walk(prefix.as_bytes());
         let plain = std::array::from_fn(|byte| {
             let char = char::from(byte as u8);
             char.is_ascii() && normalizer.class(char) == Class::Word(char)
         });
-        Self { normalizer, trie, continuation, unk_id, max_chars, plain }
+        Some(Self { normalizer, trie, continuation, unk_id, max_chars, plain })
     }
 
     /// Appends the ids of `text`, a stretch without ASCII separators and punctuation (or one mark of punctuation).

@@ -3,6 +3,7 @@
 
 #![allow(clippy::needless_pass_by_value, reason = "Python hands the arguments of a function over by value")]
 
+mod arrow;
 mod batch_columns;
 mod batch_prefetch;
 mod batches;

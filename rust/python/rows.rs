@@ -15,6 +15,7 @@ use pyo3_arrow::PyArray;
 
 use crate::error::{Error, Result};
 use crate::lines;
+use crate::python::arrow::to_pyarrow;
 use crate::rows::{self, Mode, Rows, Rules, TokenId, Totals};
 
 /// Lines of a block of a file: a pyarrow string array, which of them begin a document, and whether the next one would.
@@ -158,9 +159,4 @@ where
     let offsets = OffsetBuffer::new(ScalarBuffer::from(rows.offsets));
     let field: Field = Field::new("item", DataType::clone(ids.data_type()), true);
     Arc::new(ListArray::new(Arc::new(field), offsets, Arc::new(ids), None))
-}
-
-/// The array as one of pyarrow's, without a copy.
-fn to_pyarrow(py: Python<'_>, array: ArrayRef) -> PyResult<Bound<'_, PyAny>> {
-    py.import("pyarrow")?.call_method1("array", (PyArray::from_array_ref(array),))
 }

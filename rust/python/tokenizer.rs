@@ -9,12 +9,13 @@ use arrow_array::{
 use arrow_buffer::{OffsetBuffer, ScalarBuffer};
 use arrow_schema::{DataType, Field};
 use pyo3::exceptions::PyTypeError;
-use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedStr;
 use pyo3::types::{PyList, PyString, PyTuple};
-use pyo3_arrow::{PyArray, input::AnyArray};
+use pyo3_arrow::input::AnyArray;
 
 use crate::error::{Error, Result};
+use crate::python::arrow::to_pyarrow;
 use crate::tokenizer::{EncodeOptions, Encoded, EncodedRows, Rows, Tokenizer, default_threads};
 use crate::unicode::Profile;
 
@@ -90,9 +91,9 @@ impl PyTokenizer {
             None => default_threads(),
         };
         let array = if let Ok(list) = texts.cast::<PyList>() {
-            self.encode_strings(py, &list.to_tuple(), options, threads)?
+            self.encode_strings(py, list.iter(), options, threads)?
         } else if let Ok(tuple) = texts.cast::<PyTuple>() {
-            self.encode_strings(py, tuple, options, threads)?
+            self.encode_strings(py, tuple.iter(), options, threads)?
         } else {
             let (chunks, _) = texts.extract::<AnyArray>()?.into_chunked_array()?.into_inner();
             py.detach(|| {
@@ -100,30 +101,26 @@ impl PyTokenizer {
                 self.encode_rows(&rows, options, threads)
             })?
         };
-        let array = PyArray::from_array_ref(array).into_pyobject(py)?;
-        py.import(intern!(py, "pyarrow"))?.getattr(intern!(py, "array"))?.call1((array,))
+        to_pyarrow(py, array)
     }
 }
 
 impl PyTokenizer {
-    /// Encodes the strings of a tuple, which nobody can change while the interpreter is released.
-    fn encode_strings(
+    /// Encodes strings, which are held on to, so that nobody can take them away while the interpreter is released.
+    fn encode_strings<'py>(
         &self,
-        py: Python<'_>,
-        texts: &Bound<'_, PyTuple>,
+        py: Python<'py>,
+        texts: impl ExactSizeIterator<Item = Bound<'py, PyAny>>,
         options: EncodeOptions,
         threads: usize,
     ) -> PyResult<ArrayRef> {
-        let mut strings = Vec::with_capacity(texts.len());
-        for (index, item) in texts.iter_borrowed().enumerate() {
-            strings.push(item.cast::<PyString>().map_err(|_| {
-                let found = item.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string());
+        let mut rows: Vec<PyBackedStr> = Vec::with_capacity(texts.len());
+        for (index, item) in texts.enumerate() {
+            let string = item.cast_into::<PyString>().map_err(|error| {
+                let found = error.into_inner().get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string());
                 PyTypeError::new_err(format!("row {index} is of type {found}, not str"))
-            })?);
-        }
-        let mut rows: Vec<&str> = Vec::with_capacity(texts.len());
-        for (index, string) in strings.iter().enumerate() {
-            rows.push(string.to_str().map_err(|_| lone_surrogate(index))?);
+            })?;
+            rows.push(string.try_into().map_err(|_| lone_surrogate(index))?);
         }
         Ok(py.detach(|| self.encode_rows(rows.as_slice(), options, threads))?)
     }
@@ -154,6 +151,16 @@ fn lone_surrogate(row: usize) -> PyErr {
         "row {row} holds a lone surrogate, which is not text; encode it with errors=\"replace\" first"
     ))
     .into()
+}
+
+impl Rows for [PyBackedStr] {
+    fn len(&self) -> usize {
+        <[PyBackedStr]>::len(self)
+    }
+
+    fn row(&self, index: usize) -> &str {
+        &self[index]
+    }
 }
 
 /// One chunk of an Arrow column of strings, of any of the three layouts.
