@@ -100,22 +100,28 @@ pub fn segment(simd: TextSimd, text: &mut [u8], lowercase: bool, starts: &mut Ve
     assert!(text.len().is_multiple_of(BLOCK) && text.last().is_none_or(|&byte| is_separator(byte)));
     starts.clear();
     ends.clear();
-    #[cfg(target_arch = "x86_64")]
-    if simd == TextSimd::Avx512 {
-        // SAFETY: `TextSimd::available` names a set only where the processor has it.
-        unsafe { crate::segment_x86::avx512(text, lowercase, starts, ends) };
-        return;
-    }
-    if lowercase {
-        text.make_ascii_lowercase();
-    }
     match simd {
-        #[cfg(target_arch = "aarch64")]
-        TextSimd::Neon => crate::segment_neon::segment(text, starts, ends),
+        // SAFETY: `TextSimd::available` names a set only where the processor has it.
+        #[cfg(target_arch = "x86_64")]
+        TextSimd::Avx512 => unsafe { crate::segment_x86::avx512(text, lowercase, starts, ends) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        TextSimd::Avx2 => unsafe { crate::segment_x86::avx2(text, starts, ends) },
-        _ => portable(text, starts, ends),
+        TextSimd::Avx2 => unsafe { crate::segment_x86::avx2(text, lowercase, starts, ends) },
+        #[cfg(target_arch = "aarch64")]
+        TextSimd::Neon => {
+            lower(text, lowercase);
+            crate::segment_neon::segment(text, starts, ends);
+        }
+        TextSimd::Portable => {
+            lower(text, lowercase);
+            portable(text, starts, ends);
+        }
+    }
+}
+
+fn lower(text: &mut [u8], lowercase: bool) {
+    if lowercase {
+        text.make_ascii_lowercase();
     }
 }
 
@@ -130,19 +136,23 @@ fn portable(text: &[u8], starts: &mut Vec<u32>, ends: &mut Vec<u32>) {
 }
 
 /// Appends `base` plus the position of each bit.
-#[inline]
+#[inline(always)]
 pub fn push_bits(positions: &mut Vec<u32>, mut bits: u64, base: u32) {
     let count = bits.count_ones() as usize;
-    // Four at a time without a look at the count, so that there is little to predict.
-    while bits != 0 {
-        let mut four = [0; 4];
-        for position in &mut four {
-            *position = base.wrapping_add(bits.trailing_zeros());
+    positions.reserve(BLOCK);
+    let out = positions.spare_capacity_mut().as_mut_ptr();
+    // Eight at a time without a look at the count, and 16 in any case, so that there is little to predict.
+    let mut written = 0;
+    while written < count.max(16) {
+        for place in 0..8 {
+            // SAFETY: there is room for `BLOCK` values, and eights of them are written until all of at most `BLOCK` are.
+            unsafe { (*out.add(written + place)).write(base.wrapping_add(bits.trailing_zeros())) };
             bits &= bits.wrapping_sub(1);
         }
-        positions.extend_from_slice(&four);
+        written += 8;
     }
-    positions.truncate(positions.len() - (count.wrapping_neg() & 3));
+    // SAFETY: at least as many as there are bits have been written.
+    unsafe { positions.set_len(positions.len() + count) };
 }
 
 /// The masks of a block, eight bytes at a time.

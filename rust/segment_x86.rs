@@ -1,12 +1,13 @@
 //! [`crate::segment`] with AVX-512 (VBMI2) and with AVX2.
 
 use std::arch::x86_64::{
-    __m256i, __m512i, _mm_loadu_si128, _mm256_and_si256, _mm256_broadcastsi128_si256, _mm256_cmpeq_epi8,
-    _mm256_loadu_si256, _mm256_max_epu8, _mm256_movemask_epi8, _mm256_set1_epi8, _mm256_setzero_si256,
-    _mm256_shuffle_epi8, _mm256_srli_epi16, _mm512_add_epi32, _mm512_castsi512_si128, _mm512_cmpge_epu8_mask, _mm512_cmplt_epu8_mask,
-    _mm512_cvtepu8_epi32, _mm512_extracti32x4_epi32, _mm512_loadu_si512, _mm512_mask_add_epi8, _mm512_maskz_compress_epi8,
-    _mm512_movepi8_mask, _mm512_permutex2var_epi8, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_storeu_si512, _mm512_sub_epi8,
-    _mm512_test_epi8_mask,
+    __m256i, __m512i, _mm_loadu_si128, _mm256_add_epi8, _mm256_and_si256, _mm256_broadcastsi128_si256,
+    _mm256_cmpeq_epi8, _mm256_cmpgt_epi8, _mm256_loadu_si256, _mm256_max_epu8, _mm256_movemask_epi8, _mm256_set1_epi8,
+    _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_srli_epi16, _mm256_storeu_si256, _mm512_add_epi32,
+    _mm512_castsi512_si128, _mm512_cmpge_epu8_mask, _mm512_cmplt_epu8_mask, _mm512_cvtepu8_epi32,
+    _mm512_extracti32x4_epi32, _mm512_loadu_si512, _mm512_mask_add_epi8, _mm512_maskz_compress_epi8,
+    _mm512_movepi8_mask, _mm512_permutex2var_epi8, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_storeu_si512,
+    _mm512_sub_epi8, _mm512_test_epi8_mask,
 };
 
 use crate::segment::{BLOCK, Carry, FIRST_MARK, Masks, is_separator, push_bits};
@@ -106,11 +107,14 @@ const LOW_HALF: [u8; 16] = [0x44, 1, 1, 1, 1, 1, 1, 1, 1, 0x21, 0x23, 0x1B, 0x1B
 const HIGH_HALF: [u8; 16] = [0x20, 0, 0x41, 2, 4, 8, 4, 0x10, 0, 0, 0, 0, 0, 0, 0, 0];
 
 /// Classes by two look-ups of four bits each; positions bit by bit.
-#[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
-pub fn avx2(text: &[u8], starts: &mut Vec<u32>, ends: &mut Vec<u32>) {
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+pub fn avx2(text: &mut [u8], lowercase: bool, starts: &mut Vec<u32>, ends: &mut Vec<u32>) {
+    // The bytes from A on, as many as are made small, become the least numbers.
+    let least = _mm256_set1_epi8(i8::MIN + if lowercase { 26 } else { 0 });
     let mut carry = Carry::default();
-    for (number, block) in text.as_chunks::<BLOCK>().0.iter().enumerate() {
-        let (first, second) = (avx2_masks(&block.as_chunks::<32>().0[0]), avx2_masks(&block.as_chunks::<32>().0[1]));
+    for (number, block) in text.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
+        let (first, second) = block.split_at_mut(BLOCK / 2);
+        let (first, second) = (avx2_masks(first, least), avx2_masks(second, least));
         let masks = Masks {
             word: u64::from(first.0) | u64::from(second.0) << 32,
             alone: u64::from(first.1) | u64::from(second.1) << 32,
@@ -121,16 +125,22 @@ pub fn avx2(text: &[u8], starts: &mut Vec<u32>, ends: &mut Vec<u32>) {
     }
 }
 
-/// The masks of 32 bytes: of words, and of words of their own.
+/// The masks of 32 bytes: of words, and of words of their own. Capitals are made small on the way.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn avx2_masks(bytes: &[u8; 32]) -> (u32, u32) {
+fn avx2_masks(text: &mut [u8], least: __m256i) -> (u32, u32) {
+    assert!(text.len() == BLOCK / 2);
     let table = |table: &[u8; 16]| {
         // SAFETY: 16 bytes are read from an array of 16 bytes.
         _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(table.as_ptr().cast()) })
     };
-    // SAFETY: 32 bytes are read from an array of 32 bytes.
-    let bytes: __m256i = unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) };
+    // SAFETY: 32 bytes are read from a slice of 32 bytes.
+    let bytes: __m256i = unsafe { _mm256_loadu_si256(text.as_ptr().cast()) };
+    let from_least = _mm256_add_epi8(bytes, _mm256_set1_epi8((i8::MIN as u8 - b'A') as i8));
+    let capital = _mm256_cmpgt_epi8(least, from_least);
+    let bytes = _mm256_add_epi8(bytes, _mm256_and_si256(capital, _mm256_set1_epi8(0x20)));
+    // SAFETY: 32 bytes are written to a slice of 32 bytes.
+    unsafe { _mm256_storeu_si256(text.as_mut_ptr().cast(), bytes) };
     let high = _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), _mm256_set1_epi8(0x0F));
     let classes =
         _mm256_and_si256(_mm256_shuffle_epi8(table(&LOW_HALF), bytes), _mm256_shuffle_epi8(table(&HIGH_HALF), high));

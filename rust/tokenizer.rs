@@ -311,7 +311,8 @@ fn cut<R: Rows + ?Sized>(rows: &R) -> Vec<(Range<usize>, usize)> {
 }
 
 fn join<I: TokenId>(parts: &[(usize, EncodedRows<I>)]) -> EncodedRows<I> {
-    let (ids, rows) = parts.iter().fold((0, 0), |(ids, rows), (_, part)| (ids + part.ids.len(), rows + part.ends.len()));
+    let (ids, rows) =
+        parts.iter().fold((0, 0), |(ids, rows), (_, part)| (ids + part.ids.len(), rows + part.ends.len()));
     let mut out = EncodedRows::with_room(ids, rows);
     for (_, part) in parts {
         let base = out.ids.len();

@@ -1,22 +1,26 @@
 //! [`crate::wordpiece_lookup`] with AVX-512 and with AVX2.
 
 use std::arch::x86_64::{
-    __m512i, _mm_loadu_si128, _mm512_add_epi32, _mm512_add_epi64, _mm512_and_si512, _mm512_broadcast_i32x4,
-    _mm512_castsi128_si512, _mm512_cmple_epu32_mask, _mm512_cmplt_epu8_mask, _mm512_inserti32x4, _mm512_loadu_si512, _mm512_maskz_mov_epi8,
-    _mm512_maskz_mov_epi32, _mm512_mul_epu32, _mm512_permutex2var_epi32, _mm512_permutexvar_epi8, _mm512_set1_epi32,
-    _mm512_srli_epi32, _mm512_srli_epi64, _mm512_storeu_si512, _mm512_sub_epi32, _mm512_unpackhi_epi64,
-    _mm512_unpacklo_epi64, _mm512_xor_si512,
+    __m512i, _mm_and_si128, _mm_load_si128, _mm_loadu_si128, _mm_set1_epi32, _mm_storeu_si128, _mm256_add_epi32,
+    _mm256_add_epi64, _mm256_broadcastsi128_si256, _mm256_castsi256_si128, _mm256_mul_epu32,
+    _mm256_permutevar8x32_epi32, _mm256_set_m128i, _mm256_setr_epi32, _mm256_srli_epi32, _mm256_srli_epi64,
+    _mm256_storeu_si256, _mm256_unpackhi_epi64, _mm256_unpacklo_epi64, _mm256_xor_si256, _mm512_add_epi32,
+    _mm512_add_epi64, _mm512_and_si512, _mm512_broadcast_i32x4, _mm512_castsi128_si512, _mm512_cmple_epu32_mask,
+    _mm512_cmplt_epu8_mask, _mm512_inserti32x4, _mm512_loadu_si512, _mm512_maskz_mov_epi8, _mm512_maskz_mov_epi32,
+    _mm512_mul_epu32, _mm512_permutex2var_epi32, _mm512_permutexvar_epi8, _mm512_set1_epi32, _mm512_srli_epi32,
+    _mm512_srli_epi64, _mm512_storeu_si512, _mm512_sub_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi64,
+    _mm512_xor_si512,
 };
 
 use crate::tokenizer::{EncodedRows, TokenId};
 use crate::wordpiece_cache::WordCache;
-use crate::wordpiece_key::{HASH_KEYS, KEY_BYTES, OFFSET_MASK, OFFSET_SHIFT};
-use crate::wordpiece_lookup::{AHEAD, Batch, prefetch, prepare, resolve};
+use crate::wordpiece_key::{HASH_KEYS, KEY_BYTES, KEY_MASKS, OFFSET_MASK, OFFSET_SHIFT};
+use crate::wordpiece_lookup::{AHEAD, Batch, prefetch, resolve};
 
 /// How many words are done at a time with AVX-512, four to a register.
 const GROUP: usize = 16;
 
-/// See [`Batch::prepare`].
+/// See [`Batch::prepare`]; two keys to a register.
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 pub fn prepare_avx2<I: TokenId>(
     batch: &mut Batch,
@@ -25,7 +29,43 @@ pub fn prepare_avx2<I: TokenId>(
     ends: &[u32; AHEAD],
     cache: &WordCache<I>,
 ) {
-    prepare(batch, text, starts, ends, cache);
+    // SAFETY: four numbers of four bytes are 16 bytes.
+    let hash_keys = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(HASH_KEYS.as_ptr().cast()) });
+    // Which lanes hold the hashes of four words, see below.
+    let hash_of_word = _mm256_setr_epi32(0, 4, 2, 6, 0, 0, 0, 0);
+    let lengths: [u32; AHEAD] = std::array::from_fn(|word| (ends[word] - starts[word]).min(KEY_BYTES as u32 + 1));
+    let key = |word: usize| {
+        // SAFETY: a word begins at least 16 bytes before the end of the text, see `Batch::prepare`, and there is a mask
+        // for every length up to 17.
+        unsafe {
+            let bytes = _mm_loadu_si128(text.as_ptr().add(starts[word] as usize).cast());
+            let mask: *const u128 = KEY_MASKS.as_ptr().add(lengths[word] as usize);
+            _mm_and_si128(bytes, _mm_load_si128(mask.cast()))
+        }
+    };
+    let products = |keys| {
+        let parts = _mm256_add_epi32(keys, hash_keys);
+        _mm256_mul_epu32(parts, _mm256_srli_epi64::<32>(parts))
+    };
+    let results = batch.keys.as_chunks_mut::<4>().0.iter_mut().zip(batch.offsets.as_chunks_mut::<4>().0);
+    for (number, (keys, offsets)) in results.enumerate() {
+        let first = _mm256_set_m128i(key(4 * number + 1), key(4 * number));
+        let second = _mm256_set_m128i(key(4 * number + 3), key(4 * number + 2));
+        let (one, two) = (products(first), products(second));
+        let sums = _mm256_add_epi64(_mm256_unpacklo_epi64(one, two), _mm256_unpackhi_epi64(one, two));
+        let hashes = _mm256_xor_si256(sums, _mm256_srli_epi64::<32>(sums));
+        let places = _mm256_permutevar8x32_epi32(_mm256_srli_epi32::<{ OFFSET_SHIFT as i32 }>(hashes), hash_of_word);
+        let places = _mm_and_si128(_mm256_castsi256_si128(places), _mm_set1_epi32(OFFSET_MASK as i32));
+        // SAFETY: four keys are 64 bytes, and four offsets are 16.
+        unsafe {
+            _mm256_storeu_si256(keys.as_mut_ptr().cast(), first);
+            _mm256_storeu_si256(keys.as_mut_ptr().add(2).cast(), second);
+            _mm_storeu_si128(offsets.as_mut_ptr().cast(), places);
+        }
+        for &offset in offsets.iter() {
+            prefetch(cache.sets().as_ptr().wrapping_byte_add(offset as usize));
+        }
+    }
 }
 
 /// See [`Batch::resolve`].

@@ -127,9 +127,9 @@ impl Places {
             self.first_free += 1;
         }
         let free = (self.first_free..self.used.len()).filter(|&place| !self.used[place]).take(TRIES);
-        let fitting = free.map(|place| place ^ usize::from(children[0].0)).find(|&base| {
-            !self.bases[base] && children.iter().all(|&(byte, ..)| !self.used[base ^ usize::from(byte)])
-        });
+        let fitting = free
+            .map(|place| place ^ usize::from(children[0].0))
+            .find(|&base| !self.bases[base] && children.iter().all(|&(byte, ..)| !self.used[base ^ usize::from(byte)]));
         let base = fitting.unwrap_or_else(|| {
             let base = self.used.len();
             self.used.resize(base + BLOCK, false);

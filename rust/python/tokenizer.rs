@@ -117,7 +117,8 @@ impl PyTokenizer {
         let mut rows: Vec<PyBackedStr> = Vec::with_capacity(texts.len());
         for (index, item) in texts.enumerate() {
             let string = item.cast_into::<PyString>().map_err(|error| {
-                let found = error.into_inner().get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string());
+                let found =
+                    error.into_inner().get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string());
                 PyTypeError::new_err(format!("row {index} is of type {found}, not str"))
             })?;
             rows.push(string.try_into().map_err(|_| lone_surrogate(index))?);
