@@ -136,7 +136,7 @@ fn portable(text: &[u8], starts: &mut Vec<u32>, ends: &mut Vec<u32>) {
 }
 
 /// Appends `base` plus the position of each bit.
-#[inline(always)]
+#[inline]
 pub fn push_bits(positions: &mut Vec<u32>, mut bits: u64, base: u32) {
     let count = bits.count_ones() as usize;
     positions.reserve(BLOCK);

@@ -106,7 +106,7 @@ impl<I: TokenId> WordCache<I> {
 
 impl<I: TokenId> Set<I> {
     /// The ids of a word that belongs to this set, if they are known.
-    #[inline(always)]
+    #[inline]
     pub fn get(&self, key: Key) -> Option<&I::Lanes> {
         // Which of the two it is cannot be predicted, that it is one of them can: so the half of the second key chooses
         // without a branch, and one branch tells whether the whole of the chosen key is right. A word that shares its

@@ -3,6 +3,8 @@
 //!
 //! Both steps are compiled for each instruction set; all give the same ids.
 
+#![expect(clippy::inline_always, reason = "what is to be compiled for an instruction set has to be part of its caller")]
+
 use crate::segment::TextSimd;
 use crate::tokenizer::{EncodedRows, TokenId};
 use crate::wordpiece_cache::WordCache;

@@ -184,16 +184,15 @@ class Tokenizer:
         Raises `InputError` naming the row for a null, for bytes that are not UTF-8 and for lone surrogates, and for a
         `max_length` without room for the special tokens; `TypeError` for rows that are not strings.
         """
-        if isinstance(texts, (str, bytes)):
-            raise TypeError(f"texts is one {type(texts).__name__}, not many texts; use encode, or pass a list")
-        if isinstance(texts, (Mapping, Set)):
-            raise TypeError(f"texts: a {type(texts).__name__} has no rows in an order; pass a list or an Arrow column")
-        if not (
-            isinstance(texts, (list, tuple))
-            or hasattr(texts, "__arrow_c_array__")
-            or hasattr(texts, "__arrow_c_stream__")
-        ):
-            texts = list(texts)
+        if not isinstance(texts, (list, tuple)):
+            if isinstance(texts, (str, bytes)):
+                raise TypeError(f"texts is one {type(texts).__name__}, not many texts; use encode, or pass a list")
+            if isinstance(texts, (Mapping, Set)):
+                raise TypeError(
+                    f"texts: a {type(texts).__name__} has no rows in an order; pass a list or an Arrow column"
+                )
+            if not (hasattr(texts, "__arrow_c_array__") or hasattr(texts, "__arrow_c_stream__")):
+                texts = list(texts)
         try:
             return self._core.encode_batch(texts, add_special_tokens, max_length, threads, split_special_tokens)
         except OverflowError:
