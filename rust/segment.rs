@@ -136,7 +136,8 @@ fn portable(text: &[u8], starts: &mut Vec<u32>, ends: &mut Vec<u32>) {
 }
 
 /// Appends `base` plus the position of each bit.
-#[inline]
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "to be compiled for the instructions of its caller")]
 pub fn push_bits(positions: &mut Vec<u32>, mut bits: u64, base: u32) {
     let count = bits.count_ones() as usize;
     positions.reserve(BLOCK);
