@@ -65,7 +65,7 @@ def attend(
     # Drawn outside the function: autograd must find the same in the backward pass.
     shape = (*query.shape[:3], key.shape[2])
     factors = dropout_mask(shape, dropout, query.dtype) if dropout else None
-    return cast(Tensor, _Attention.apply(query * scaling, key, value, mask, factors))
+    return cast(Tensor, cast(Any, _Attention).apply(query * scaling, key, value, mask, factors))
 
 
 class _Attention(torch.autograd.Function):
@@ -86,7 +86,7 @@ class _Attention(torch.autograd.Function):
         return torch.bmm(used, value).view(*shape[:3], -1)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, probabilities, factors = ctx.saved_tensors
         shape = gradients[0].shape
         gradient = gradients[0].reshape(-1, *shape[2:])

@@ -45,7 +45,7 @@ class WeightCopies:
         self._current = True
 
     def _attached(self, parameter: nn.Parameter, copy: Tensor) -> Tensor:
-        return cast(Tensor, _Attach.apply(parameter, copy)) if parameter.requires_grad else copy
+        return cast(Tensor, cast(Any, _Attach).apply(parameter, copy)) if parameter.requires_grad else copy
 
 
 class _Attach(torch.autograd.Function):
@@ -57,5 +57,5 @@ class _Attach(torch.autograd.Function):
         return copy.detach()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         return gradients[0].to(ctx.dtype), None
