@@ -26,6 +26,7 @@ test-interpreter: $(VENV)/.built
 
 lint: $(VENV)/.built
 	cargo fmt --check
+	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo clippy --all-targets -- -D warnings
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
