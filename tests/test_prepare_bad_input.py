@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import json
 import lzma
 import subprocess
 import sys
@@ -117,6 +118,19 @@ def test_tokenizers(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "binary.txt" in tokenizer("binary.txt")
     (folder / "no_mask.txt").write_text(VOCAB.replace("[MASK]\n", ""))
     assert "[MASK]" in tokenizer("no_mask.txt")
+    # A tokenizer.json may do without; training may not.
+    content = json.loads(df.Tokenizer.from_file(folder / "vocab.txt").to_json())
+    content["post_processor"] = None
+    for gone in ("[CLS]", "[SEP]", "[PAD]", "[MASK]"):
+        vocab = {
+            f"[renamed {token}]" if token == gone else token: index
+            for token, index in content["model"]["vocab"].items()
+        }
+        kept = [token for token in content["added_tokens"] if token["content"] != gone]
+        without = {**content, "model": {**content["model"], "vocab": vocab}, "added_tokens": kept}
+        (folder / "tokenizer.json").write_text(json.dumps(without))
+        message = tokenizer("tokenizer.json")
+        assert f"the vocabulary has no {gone}" in message
 
 
 def test_values_that_no_row_could_follow(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -222,6 +236,17 @@ def test_output_directories(
     capsys.readouterr()
     flags = ["--dataset", str(folder / "saved"), "--output_dir", str(folder / "saved"), "--overwrite"]
     assert "would be lost" in refused(folder, capsys, *flags)
+
+
+def test_an_interrupted_run_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare.TokenWriter, "write", interrupted)
+    before = sorted(folder.iterdir())
+    with pytest.raises(KeyboardInterrupt):
+        prepare.prepare(folder / "out", folder / "vocab.txt", [folder / "text.txt"])
+    assert sorted(folder.iterdir()) == before
 
 
 def test_the_command_itself(folder: Path) -> None:
