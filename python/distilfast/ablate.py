@@ -85,6 +85,8 @@ class AblateOptions:
     task_learning_rate: float | None = field(default=None, metadata={"help": "Of fine-tuning; else the published."})
     task_epochs: float | None = field(default=None, metadata={"help": "Of fine-tuning; else 3."})
     max_train_rows: int | None = field(default=None, metadata={"help": "Fine-tune on this many rows at most."})
+    max_dev_rows: int | None = field(default=None, metadata={"help": "Score tasks on this many rows at most."})
+    task_bf16: bool = field(default=False, metadata={"help": "Fine-tune in bfloat16."})
     device: str = field(default="auto", metadata={"help": "Where quality is evaluated: auto, cpu, cuda, cuda:1."})
     pictures: bool = field(default=True, metadata={"help": "Draw ablation.png."})
 
@@ -290,6 +292,8 @@ def judge(paths: Mapping[str, str], options: AblateOptions, folder: Path) -> dic
             "learning_rate": options.task_learning_rate,
             "epochs": options.task_epochs,
             "max_train_rows": options.max_train_rows,
+            "max_dev_rows": options.max_dev_rows,
+            "bf16": options.task_bf16,
         }
         tasks = parse_tasks(options.tasks)
         plan = TaskPlan(tasks, options.task_seeds, settings, data_dir=options.data_dir)
