@@ -49,9 +49,10 @@ def ablation_markdown(report: Mapping[str, Any]) -> str:
     tasks = report.get("tasks")
     judged = f" Tasks: mean of {', '.join(task['title'] for task in tasks.values())}." if tasks else ""
     flags = f" Training flags: `{' '.join(report['train_flags'])}`." if report["train_flags"] else ""
+    seeds = "one seed" if report["seeds"] == 1 else f"{report['seeds']} seeds: median (lowest to highest)"
     sections = [
         "# Ablation",
-        f"{report['steps']:,} steps a student, {report['seeds']} seeds: median (lowest to highest). The same batches "
+        f"{report['steps']:,} steps a student, {seeds}. The same batches "
         f"in one order for every row of a seed.{judged} Held-out text of {report['held_out']['rows']:,} rows.{flags}",
         table(["student", *titles], absolute),
         "## Against the full loss, same seed",
