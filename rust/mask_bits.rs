@@ -54,7 +54,9 @@ mod tests {
         fn positions_are_listed_in_order(positions in prop::collection::btree_set(0_u32..500, 0..200)) {
             let mut bits = Bits::default();
             bits.clear(500);
-            positions.iter().for_each(|&position| bits.add(position as usize));
+            for &position in &positions {
+                bits.add(position as usize);
+            }
             let mut listed = vec![7; 3];
             bits.list(&mut listed);
             prop_assert!(listed.into_iter().eq(positions.iter().copied()));

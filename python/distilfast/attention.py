@@ -74,7 +74,7 @@ def _attend_by_sequence(
     lengths = [end - start for start, end in pairwise(bounds) if end > start]  # without the unused tail
     outputs = []
     # Split at once: backward then joins the gradients, instead of adding one of full length for each sequence.
-    for q, k, v in zip(*(states.split(lengths, dim=2) for states in (query, key, value)), strict=True):
+    for q, k, v in zip(*(torch.split(states, lengths, dim=2) for states in (query, key, value)), strict=True):
         mask = None
         if 0 <= side < q.shape[2] - 1:
             position = torch.arange(q.shape[2], device=query.device)

@@ -38,10 +38,9 @@ def cpu_attention(
     Returns [rows, queries, heads, head_dim].
     """
     if not serves(query, key) or getattr(module, "is_causal", False):
-        result = sdpa_attention_forward(
+        return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-        return cast("tuple[Tensor, None]", result)
     return attend(query, key, value, attention_mask, dropout, scaling).transpose(1, 2), None
 
 
