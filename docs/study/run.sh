@@ -60,4 +60,8 @@ python "$here/sentence_similarity.py" --data_dir "$data/glue" --output ablation_
     full-seed0=$of/full-seed0 no_kl-seed0=$of/no_kl-seed0 no_cosine-seed0=$of/no_cosine-seed0 \
     no_mlm-seed0=$of/no_mlm-seed0 random_init-seed0=$of/random_init-seed0 mlm_only-seed0=$of/mlm_only-seed0 cut=$of/cut
 
+# 4. The student of the full loss, exported, loaded again and compared on held-out text.
+head -c 60000 held_out.txt >export_text.txt
+python -m distilfast.export --student $of/full-seed0 --output_dir exported --onnx --int8 --text export_text.txt
+
 # The tables and pictures of docs/study.md come from docs/study/*.json: python docs/study/tables.py
