@@ -2,8 +2,6 @@
 //!
 //! torch's own generator of such masks costs a CPU a tenth of a training step.
 
-use rayon::prelude::*;
-
 use crate::error::{Error, Result};
 use crate::losses::threads;
 
@@ -45,14 +43,8 @@ pub fn fill<T: Copy + Default + Send + Sync>(
             }
         }
     };
-    if threads <= 1 || mask.len() <= CHUNK {
-        mask.chunks_mut(CHUNK).enumerate().for_each(|(number, chunk)| fill_chunk(number, chunk));
-    } else {
-        threads::pool(threads)?.install(|| {
-            mask.par_chunks_mut(CHUNK).enumerate().for_each(|(number, chunk)| fill_chunk(number, chunk));
-        });
-    }
-    Ok(())
+    let mut chunks: Vec<_> = mask.chunks_mut(CHUNK).enumerate().collect();
+    threads::for_each(&mut chunks, threads, |(number, chunk)| fill_chunk(*number, chunk))
 }
 
 /// Output number `group` of `SplitMix64` seeded with `seed`.

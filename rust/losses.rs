@@ -18,12 +18,12 @@ mod neon;
 mod rows;
 mod scalar;
 mod simd;
+#[cfg(target_os = "linux")]
+mod team;
 pub(crate) mod threads;
 mod write;
 #[cfg(target_arch = "x86_64")]
 mod x86;
-
-use rayon::prelude::*;
 
 pub use formats::{Row, RowMut};
 pub use hidden::{HiddenInputs, HiddenKind, hidden_loss};
@@ -184,14 +184,7 @@ pub fn distillation_loss(inputs: Inputs<'_>, settings: Settings) -> Result<RowLo
         mse_grad: settings.mse_grad,
     };
     let mut chunks = chunks(&mut losses, grad, settings.threads);
-    if settings.threads == 1 || chunks.len() == 1 {
-        for chunk in &mut chunks {
-            run(settings.level, &job, chunk);
-        }
-    } else {
-        let pool = threads::pool(settings.threads)?;
-        pool.install(|| chunks.par_iter_mut().with_max_len(1).for_each(|chunk| run(settings.level, &job, chunk)));
-    }
+    threads::for_each(&mut chunks, settings.threads, |chunk| run(settings.level, &job, chunk))?;
     Ok(losses)
 }
 

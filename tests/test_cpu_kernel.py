@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
+import numpy as np
 import pytest
 import torch
 from distilfast import _core, cpu_kernels, definitions, losses
@@ -220,6 +225,56 @@ def test_any_number_of_threads_gives_the_same_bits() -> None:
     for other in results[1:]:
         for one, two in zip(results[0], other, strict=True):
             assert torch.equal(one, two)
+
+
+def test_own_threads_give_the_same_bits_as_torchs() -> None:
+    student, teacher = torch.randn(67, 2100), torch.randn(67, 2100)
+    labels, weights = torch.randint(0, 2100, (67,)), torch.rand(67)
+    results = []
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for allowed in (True, False):
+            used = _core.use_openmp_team(allowed)
+            assert used == (allowed and has_openmp_team())
+            tensors = [*kernel(student, teacher, labels, weights, 2.0, (1.0, 1.0, 0.1))]
+            for kind in ("cosine", "mse"):
+                tensors += [
+                    tensor
+                    for tensor in cpu_kernels.hidden_loss_forward(student, teacher, weights, torch.ones(()), kind=kind)
+                    if tensor is not None
+                ]
+            mask = np.zeros(100_000, dtype=np.uint32)
+            _core.fill_dropout_mask(mask, 7, 6554, 1, 2)
+            results.append([*tensors, torch.from_numpy(mask.view(np.int32))])
+    finally:
+        _core.use_openmp_team(True)
+        torch.set_num_threads(before)
+    assert len(results[0]) == 9
+    for one, two in zip(*results, strict=True):
+        assert torch.equal(one, two)
+
+
+def has_openmp_team() -> bool:
+    """Whether this torch computes with GNU OpenMP, or another that has its interface, on Linux."""
+    return sys.platform == "linux" and "ATen parallel backend: OpenMP" in torch.__config__.parallel_info()
+
+
+def test_a_forked_child_does_not_wait_for_torchs_threads() -> None:
+    """Forked after torch's threads have worked for the kernel, with their number unchanged."""
+    program = """
+import os, sys, torch
+from distilfast import _core, cpu_kernels
+torch.set_num_threads(2)
+student, teacher = torch.randn(64, 500), torch.randn(64, 500)
+row = lambda: cpu_kernels.hidden_loss_forward(student, teacher, None, torch.ones(()), kind="mse")[0].sum().item()
+expected = row()
+child = os.fork()
+if child == 0:
+    os._exit(0 if row() == expected and not _core.use_openmp_team(True) else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True, timeout=120)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -22,6 +22,7 @@ __all__ = [
     "instruction_sets",
     "plan_lengths",
     "split_lines",
+    "use_openmp_team",
 ]
 
 __version__: str
@@ -263,3 +264,6 @@ def instruction_sets() -> list[str]:
 
 def plan_lengths(offsets: Any, batch_tokens: int, max_length: int, packed: bool) -> tuple[int, float]:
     """Plans rows with these offsets (an int64 Arrow array, one more than rows); returns the number of batches and the share of their elements that holds a token. What `MaskedBatches` does before it reads an id; for measuring it."""
+
+def use_openmp_team(allowed: bool) -> bool:
+    """Whether the kernels of losses and dropout share torch's OpenMP threads, from now on only if `allowed`; otherwise they keep threads of their own, with the same results. False outside Linux, in a forked process, and where torch has no such threads."""

@@ -1,7 +1,5 @@
 //! Cosine loss and squared distance of hidden states, row after row.
 
-use rayon::prelude::*;
-
 use super::formats::{Row, RowMut};
 use super::simd::{Level, Simd};
 use super::threads;
@@ -73,11 +71,7 @@ pub fn hidden_loss(
         })
         .collect();
     let work = |chunk: &mut Chunk<'_>| run(level, kind, scale, &student, &teacher, row_weights, chunk);
-    if threads == 1 || chunks.len() <= 1 {
-        chunks.iter_mut().for_each(work);
-    } else {
-        threads::pool(threads)?.install(|| chunks.par_iter_mut().with_max_len(1).for_each(work));
-    }
+    threads::for_each(&mut chunks, threads, work)?;
     Ok(values)
 }
 

@@ -5,7 +5,7 @@ use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, P
 use pyo3::prelude::*;
 
 use crate::error::{Error, Result};
-use crate::losses::{self, GradientMemory, HiddenInputs, HiddenKind, Inputs, Level, Row, RowMut, Settings};
+use crate::losses::{self, GradientMemory, HiddenInputs, HiddenKind, Inputs, Level, Row, RowMut, Settings, threads};
 
 /// A matrix of numbers: `float32`, or `uint16` bits of a 16-bit format.
 #[derive(FromPyObject)]
@@ -208,6 +208,12 @@ pub fn gradient_memory(py: Python<'_>, length: usize) -> PyResult<Bound<'_, PyAr
 #[pyfunction]
 pub fn instruction_sets() -> Vec<&'static str> {
     Level::ALL.into_iter().filter(|level| level.is_available()).map(Level::name).collect()
+}
+
+/// Whether the kernels of losses and dropout run on torch's OpenMP team, from now on only if `allowed`.
+#[pyfunction]
+pub fn use_openmp_team(allowed: bool) -> bool {
+    threads::use_team(allowed)
 }
 
 fn parse_level(name: Option<&str>) -> Result<Level> {

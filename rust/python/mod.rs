@@ -39,7 +39,15 @@ mod _core {
     use super::dropout::fill_dropout_mask;
 
     #[pymodule_export]
-    use super::losses::{distillation_loss_rows, gradient_memory, hidden_loss_rows, instruction_sets};
+    use super::losses::{distillation_loss_rows, gradient_memory, hidden_loss_rows, instruction_sets, use_openmp_team};
+
+    #[pymodule_init]
+    #[allow(clippy::unnecessary_wraps, reason = "the form that a module's initialisation has")]
+    fn init(_module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
+        // The first call notes this process, so that forked ones are told from it.
+        crate::losses::threads::is_forked();
+        Ok(())
+    }
 
     #[pymodule_export]
     #[allow(non_upper_case_globals)]
