@@ -41,6 +41,7 @@ pub fn for_each<T: Send>(items: &mut [T], threads: usize, work: impl Fn(&mut T) 
 }
 
 /// Whether torch's team does the work, from now on only if `allowed`.
+#[cfg(feature = "python")]
 pub fn use_team(allowed: bool) -> bool {
     TEAM_ALLOWED.store(allowed, Ordering::Relaxed);
     #[cfg(target_os = "linux")]
