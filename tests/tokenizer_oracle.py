@@ -9,6 +9,8 @@ from pathlib import Path
 import distilfast as df
 import numpy as np
 import tokenizers
+from distilfast import _core
+from tokenizer_texts import scalar_rows
 
 
 def library_of(json_text: str) -> tokenizers.Tokenizer:
@@ -23,6 +25,14 @@ def library_ids(library: tokenizers.Tokenizer, texts: list[str]) -> list[list[in
     """The ids of each text, a thousand at a time; `encode_batch_fast` is what 1.x calls `encode_batch`."""
     encode = getattr(library, "encode_batch_fast", library.encode_batch)
     return [row.ids for start in range(0, len(texts), 1000) for row in encode(texts[start : start + 1000])]
+
+
+def assert_every_scalar_value(ours: _core.Tokenizer, library: tokenizers.Tokenizer) -> None:
+    """The ids of all 1,112,064 scalar values, alone and between letters, are those of `library`."""
+    for rows in scalar_rows():
+        ids = ours.encode_batch(rows).to_pylist()
+        for row, wanted, found in zip(rows, library_ids(library, rows), ids, strict=True):
+            assert wanted == found, [f"U+{ord(char):04X}" for char in row]
 
 
 def differing(tok: df.Tokenizer, library: tokenizers.Tokenizer, texts: list[str]) -> list[str]:
