@@ -9,12 +9,56 @@ use crate::error::Result;
 use crate::plan::{Member, Shape, too_narrow};
 use crate::random::Permutation;
 
-/// Bins that are open at a time; more fill no better.
-const OPEN: usize = 16;
-
 /// Places of the length order that are walked through side by side, so that every bin gets a like mixture of lengths
 /// whatever the order of the rows.
 const STREAMS: usize = 64;
+
+/// The longest rows are this fraction (one in ...) of all turns ahead of the shortest.
+const AHEAD: usize = 4;
+
+/// The rows of each length that are in no bin yet.
+struct Waiting {
+    /// The first place of each length that waits, and where the length ends.
+    places: Vec<(u32, u32)>,
+    /// A bit for each length of which rows wait.
+    some: Vec<u64>,
+}
+
+impl Waiting {
+    fn new(starts: &[u32]) -> Self {
+        let places: Vec<(u32, u32)> = starts.windows(2).map(|pair| (pair[0], pair[1])).collect();
+        let mut some = vec![0; places.len().div_ceil(64)];
+        for (length, place) in places.iter().enumerate() {
+            some[length / 64] |= u64::from(place.0 < place.1) << (length % 64);
+        }
+        Self { places, some }
+    }
+
+    /// The place of a row of `length`, which waits no longer.
+    fn take(&mut self, length: usize) -> Option<u32> {
+        let (next, end) = &mut self.places[length];
+        let place = *next;
+        if place == *end {
+            return None;
+        }
+        *next += 1;
+        if *next == *end {
+            self.some[length / 64] &= !(1 << (length % 64));
+        }
+        Some(place)
+    }
+
+    /// The longest length up to `free` of which a row waits.
+    fn longest_within(&self, free: usize) -> Option<usize> {
+        let free = free.min(self.places.len() - 1);
+        let below = self.some[free / 64] & (u64::MAX >> (63 - free % 64));
+        let words = std::iter::once(below).chain(self.some[..free / 64].iter().rev().copied());
+        words.enumerate().find(|&(_, word)| word != 0).map(|(back, word)| {
+            let word_number = free / 64 - back;
+            word_number * 64 + 63 - word.leading_zeros() as usize
+        })
+    }
+}
 
 /// Bins of fixed size.
 pub struct Packed {
@@ -53,46 +97,47 @@ impl Packed {
         Ok(packed)
     }
 
-    /// Best fit over open bins: a row goes into the fullest bin that holds it; where none does, the fullest is closed.
+    /// One bin after the other: rows of all lengths in turn until the next is too long, then, for the gap, the longest
+    /// that fit. Long rows come a little before their turn, so that short ones are left for the last gaps.
     fn pack(&mut self) {
         let count = self.order.len();
         self.places.reserve_exact(count);
-        let mut free = [self.size as u32; OPEN];
-        let mut open: [Vec<u32>; OPEN] = std::array::from_fn(|_| Vec::new());
+        let mut waiting = Waiting::new(&self.starts);
+        let mut free = self.size;
         let stride = count.div_ceil(STREAMS);
+        let delay = stride.div_ceil(AHEAD);
         let mut lengths: Vec<usize> = (0..STREAMS).map(|stream| self.length_at(stream * stride, 0)).collect();
-        for step in 0..stride {
+        for turn in 0..stride + delay {
             for stream in 0..STREAMS {
                 // Neighbouring streams have lengths far apart.
                 let stream = stream * 29 % STREAMS;
+                let Some(step) = turn.checked_sub(delay * (STREAMS - 1 - stream) / (STREAMS - 1)) else { continue };
                 let place = stream * stride + step;
-                if place >= count {
+                if step >= stride || place >= count {
                     continue;
                 }
                 lengths[stream] = self.length_at(place, lengths[stream]);
-                let length = lengths[stream] as u32;
-                let fitting = (0..OPEN).filter(|&bin| free[bin] >= length).min_by_key(|&bin| free[bin]);
-                let bin = fitting.unwrap_or_else(|| {
-                    let fullest = (0..OPEN).min_by_key(|&bin| free[bin]).unwrap_or(0);
-                    self.close(&mut open[fullest], &mut free[fullest]);
-                    fullest
-                });
-                open[bin].push(place as u32);
-                free[bin] -= length;
+                let length = lengths[stream];
+                // A gap may have taken the row whose turn it is.
+                let Some(place) = waiting.take(length) else { continue };
+                if length > free {
+                    while let Some(fitting) = waiting.longest_within(free) {
+                        self.places.extend(waiting.take(fitting));
+                        free -= fitting;
+                    }
+                    self.close(&mut free);
+                }
+                self.places.push(place);
+                free -= length;
             }
         }
-        for (places, free) in open.iter_mut().zip(&mut free) {
-            self.close(places, free);
-        }
+        self.close(&mut free);
     }
 
-    fn close(&mut self, places: &mut Vec<u32>, free: &mut u32) {
-        if !places.is_empty() {
-            self.places.append(places);
-            self.bins.push(self.places.len() as u32);
-            self.tokens.push(self.size as u32 - *free);
-            *free = self.size as u32;
-        }
+    fn close(&mut self, free: &mut usize) {
+        self.bins.push(self.places.len() as u32);
+        self.tokens.push((self.size - *free) as u32);
+        *free = self.size;
     }
 
     /// The length of the row at `place`, which is not below `from`.
@@ -161,5 +206,44 @@ impl Packed {
             start += length as u32;
         }
         self.shape()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch_rows::{Chunk, Ids, Offsets};
+    use crate::plan::length_histogram;
+    use proptest::prelude::*;
+
+    fn packed(lengths: &[usize], size: usize) -> Packed {
+        let mut offsets = vec![0_i64];
+        offsets.extend(lengths.iter().scan(0, |sum, &length| {
+            *sum += length as i64;
+            Some(*sum)
+        }));
+        let ids = Ids::U16(Box::new(Vec::new()));
+        let rows = Rows::new(vec![Chunk { offsets: Offsets::Wide(Box::new(offsets)), ids }], None).unwrap();
+        Packed::new(&rows, &length_histogram(&rows, 100).unwrap(), size).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn every_row_lies_in_one_bin_and_a_gap_is_shorter_than_what_comes_after(
+            lengths in prop::collection::vec(1_usize..=100, 1..400), size in 100_usize..600,
+        ) {
+            let packed = packed(&lengths, size);
+            let mut places = packed.places.clone();
+            places.sort_unstable();
+            prop_assert!(places.iter().copied().eq(0..lengths.len() as u32));
+            let length = |place: u32| packed.starts.partition_point(|&first| first <= place) - 1;
+            for bin in 0..packed.len() {
+                let (from, to) = (packed.bins[bin] as usize, packed.bins[bin + 1] as usize);
+                let tokens: usize = packed.places[from..to].iter().map(|&place| length(place)).sum();
+                prop_assert_eq!(tokens, packed.tokens(bin));
+                prop_assert!(tokens <= size && from < to);
+                prop_assert!(packed.places[to..].iter().all(|&place| length(place) > size - tokens));
+            }
+        }
     }
 }

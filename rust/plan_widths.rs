@@ -1,18 +1,18 @@
-//! The widths of the padded layout: the fewest that keep padding under a share of the batch, then moved a little so that
-//! few rows are left over in each bucket.
+//! The widths of the padded layout: as few as keep padding under a share of the batch, placed so that rows fill their
+//! batches.
 
 /// The share of padding that is worth no further width.
-pub const PADDING: f64 = 0.0125;
+const PADDING: f64 = 0.0125;
 
-/// How far a width is moved to leave fewer rows over, in multiples.
-const NEAR: usize = 8;
+/// How many prices of a width are tried.
+const PRICES: usize = 12;
 
-/// How often all widths are tried in turn.
-const ROUNDS: usize = 6;
-
-/// Widths in ascending order for batches of up to `batch_tokens` elements: those of [`best_widths`] or, for few rows, the
-/// widths of the batches that the rows in order of their length are cut into, whichever gives fewer elements once each is
-/// moved to where it gives the fewest.
+/// Widths in ascending order for batches of up to `batch_tokens` elements, at most `most` of them; the last is at least
+/// the longest row. `histogram[length]` counts the rows. Each width is a multiple of `multiple`, except that none is
+/// above `max_length`.
+///
+/// More widths pad less and make more shapes. So each width has a price, in elements: the fewest widths with padding
+/// under [`PADDING`] are searched for by bisecting the price, or else the least padding with `most` widths.
 #[must_use]
 pub fn choose_widths(
     histogram: &[u64],
@@ -21,171 +21,100 @@ pub fn choose_widths(
     most: usize,
     batch_tokens: usize,
 ) -> Vec<usize> {
-    let mut rows_up_to = vec![0; histogram.len() + multiple];
-    let mut sum = 0;
-    for (length, total) in rows_up_to.iter_mut().enumerate() {
-        sum += histogram.get(length).unwrap_or(&0);
-        *total = sum;
+    let grid = Grid::new(histogram, multiple, max_length, batch_tokens);
+    let tokens: u64 = histogram.iter().zip(0..).map(|(count, length)| count * length).sum();
+    let enough = (tokens as f64 / (1.0 - PADDING)) as u64;
+    let (mut low, mut high) = (0.0, (tokens as f64).ln());
+    // One width, should every price tried give more than `most`.
+    let mut best = grid.choose(u64::MAX >> 16);
+    for _ in 0..PRICES {
+        let price: f64 = f64::midpoint(low, high);
+        let choice = grid.choose(price.exp() as u64);
+        let many = choice.widths.len() > most;
+        let better = match (choice.elements <= enough, best.elements <= enough) {
+            (true, true) => choice.widths.len() < best.widths.len(),
+            _ => choice.elements < best.elements,
+        };
+        if many || choice.elements <= enough {
+            low = price;
+        } else {
+            high = price;
+        }
+        if !many && better {
+            best = choice;
+        }
     }
-    let grid = Grid { rows_up_to, multiple, batch_tokens };
-    let best = best_widths(histogram, multiple, max_length, most);
-    let cut = grid.cut(best[best.len() - 1]).filter(|widths| widths.len() <= most);
-    let choices = [Some(best), cut].into_iter().flatten().map(|widths| grid.refine(widths));
-    choices.min_by_key(|widths| grid.elements(widths)).unwrap_or_default()
+    best.widths
+}
+
+/// Widths, and the elements of all batches that they give.
+struct Choice {
+    widths: Vec<usize>,
+    elements: u64,
 }
 
 /// Where widths may lie, and what they cost.
 struct Grid {
-    /// How many rows are no longer than each length.
+    /// Widths in ascending order; the last is that of the longest row.
+    candidates: Vec<usize>,
+    /// How many rows are no longer than each.
     rows_up_to: Vec<u64>,
-    multiple: usize,
     batch_tokens: usize,
 }
 
 impl Grid {
-    fn rows(&self, width: usize) -> u64 {
-        ((self.batch_tokens / width) as u64).max(1)
-    }
-
-    /// The elements of all batches: rows that do not fill the last batch of a width go up to the next.
-    fn elements(&self, widths: &[usize]) -> u64 {
-        let (mut carried, mut before, mut elements) = (0, 0, 0);
-        for &width in widths {
-            let waiting = carried + self.rows_up_to[width] - before;
-            carried = waiting % self.rows(width);
-            elements += (waiting - carried) * width as u64;
-            before = self.rows_up_to[width];
+    fn new(histogram: &[u64], multiple: usize, max_length: usize, batch_tokens: usize) -> Self {
+        let longest = histogram.len() - 1;
+        let (mut candidates, mut rows_up_to) = (Vec::new(), Vec::new());
+        let (mut from, mut rows, mut width) = (0, 0, 0);
+        while width < longest {
+            width = (width + multiple).min(max_length);
+            let own: u64 = histogram[from..=width.min(longest)].iter().sum();
+            rows += own;
+            // A width that no row needs is no better than the one before it.
+            if own > 0 {
+                candidates.push(width);
+                rows_up_to.push(rows);
+            }
+            from = width + 1;
         }
-        elements + carried * widths[widths.len() - 1] as u64
+        Self { candidates, rows_up_to, batch_tokens }
     }
 
-    /// The widths of batches that take the rows in order of their length; the last is `widest`.
-    fn cut(&self, widest: usize) -> Option<Vec<usize>> {
-        let total = self.rows_up_to[widest];
-        let (mut widths, mut taken, mut width) = (Vec::new(), 0, self.multiple.min(widest));
-        while width < widest {
-            if self.rows_up_to[width] >= taken + self.rows(width) {
-                taken += self.rows(width);
-                if widths.last() != Some(&width) {
-                    widths.push(width);
-                }
-            } else {
-                width = (width + self.multiple).min(widest);
+    /// The widths with the fewest elements at a price for each, found width by width: rows that do not fill the last
+    /// batch of a width go up to the next, and what a width costs depends on the one before it alone, by its elements and
+    /// by the rows that it has put into batches.
+    ///
+    /// Of several ways to a width the cheapest alone is followed; one that leaves fewer rows over might be cheaper in the
+    /// end.
+    fn choose(&self, price: u64) -> Choice {
+        // For each width that can be the last so far: its full batches' elements and prices, the rows in them, its
+        // candidate and the width before it.
+        let (mut costs, mut batched, mut chosen) = (vec![0], vec![0], vec![(0, 0, 0)]);
+        let last = self.candidates.len() - 1;
+        for (number, (&width, &rows)) in self.candidates.iter().zip(&self.rows_up_to).enumerate() {
+            let wide = width as u64;
+            let ways = costs.iter().zip(&batched).map(|(cost, batched)| cost + (rows - batched) * wide);
+            let (before, cost) =
+                ways.enumerate().fold((0, u64::MAX), |least, way| if way.1 < least.1 { way } else { least });
+            let waiting = rows - batched[before];
+            let over = waiting % ((self.batch_tokens / width) as u64).max(1);
+            // A width without a full batch only adds padding, but the last takes what is left.
+            if over < waiting || number == last {
+                costs.push(cost - over * wide + price);
+                batched.push(rows - over);
+                chosen.push((width, before, over * wide));
             }
         }
-        widths.push(widest);
-        (taken <= total).then_some(widths)
-    }
-
-    /// Moves each width but the last, or leaves it out, where that gives fewer elements.
-    fn refine(&self, mut widths: Vec<usize>) -> Vec<usize> {
-        let mut least = self.elements(&widths);
-        for _ in 0..ROUNDS {
-            let before = least;
-            let mut number = 0;
-            while number + 1 < widths.len() {
-                let width = widths[number];
-                let low = if number == 0 { 0 } else { widths[number - 1] };
-                let near = (1..=NEAR).map(|steps| steps * self.multiple);
-                let moved = near.flat_map(|by| [width.saturating_sub(by), width + by]);
-                let mut kept = width;
-                for place in moved.filter(|&place| low < place && place < widths[number + 1]).collect::<Vec<_>>() {
-                    widths[number] = place;
-                    let elements = self.elements(&widths);
-                    if elements < least {
-                        (least, kept) = (elements, place);
-                    }
-                }
-                widths[number] = kept;
-                let without: Vec<usize> = widths.iter().copied().filter(|&width| width != kept).collect();
-                if self.elements(&without) <= least {
-                    least = self.elements(&without);
-                    widths = without;
-                } else {
-                    number += 1;
-                }
-            }
-            if least == before {
-                break;
-            }
+        let (mut widths, mut at) = (Vec::new(), chosen.len() - 1);
+        let short = chosen[at].2;
+        while at > 0 {
+            widths.push(chosen[at].0);
+            at = chosen[at].1;
         }
-        widths
+        widths.reverse();
+        Choice { elements: costs[costs.len() - 1] + short - price * widths.len() as u64, widths }
     }
-}
-
-/// Widths in ascending order, the last of them at least the longest row. `histogram[length]` counts the rows; each width
-/// is a multiple of `multiple`, except that none is above `max_length`. Dynamic programming over the lengths: the best
-/// `k` widths follow from the best `k - 1`, and `k` grows until padding is under [`PADDING`] or `most` is reached. The
-/// cost has the quadrangle inequality, so the best split moves to the right with the length and each round takes
-/// O(lengths * log(lengths)).
-#[must_use]
-fn best_widths(histogram: &[u64], multiple: usize, max_length: usize, most: usize) -> Vec<usize> {
-    // Candidate 0 stands for "no row": a bucket lies between two candidates.
-    let longest = histogram.len() - 1;
-    let mut candidates = vec![0];
-    while candidates[candidates.len() - 1] < longest {
-        candidates.push((candidates[candidates.len() - 1] + multiple).min(max_length));
-    }
-    let (mut rows, mut tokens) = (vec![0.0], vec![0.0]);
-    for pair in candidates.windows(2) {
-        let (mut row_sum, mut token_sum) = (rows[rows.len() - 1], tokens[tokens.len() - 1]);
-        for (&count, length) in histogram[pair[0] + 1..=pair[1].min(longest)].iter().zip(pair[0] + 1..) {
-            row_sum += count as f64;
-            token_sum += count as f64 * length as f64;
-        }
-        rows.push(row_sum);
-        tokens.push(token_sum);
-    }
-    let last = candidates.len() - 1;
-    let padded = |from: usize, to: usize| candidates[to] as f64 * (rows[to] - rows[from]);
-    let mut best: Vec<f64> = (0..=last).map(|to| padded(0, to)).collect();
-    let mut splits: Vec<Vec<u32>> = Vec::new();
-    while splits.len() + 1 < most.min(last) && 1.0 - tokens[last] / best[last] > PADDING {
-        let mut next = vec![f64::INFINITY; last + 1];
-        let mut split = vec![0_u32; last + 1];
-        improve(&best, &padded, &mut next, &mut split, (1, last), (0, last));
-        best = next;
-        splits.push(split);
-    }
-    let mut widths = vec![candidates[last]];
-    let mut to = last;
-    for split in splits.iter().rev() {
-        to = split[to] as usize;
-        if to == 0 {
-            break;
-        }
-        widths.push(candidates[to]);
-    }
-    widths.reverse();
-    widths
-}
-
-/// `next[to] = min over from of best[from] + padded(from, to)` for `to` in `range`, knowing that the best `from` lies in
-/// `window`.
-fn improve(
-    best: &[f64],
-    padded: &impl Fn(usize, usize) -> f64,
-    next: &mut [f64],
-    split: &mut [u32],
-    range: (usize, usize),
-    window: (usize, usize),
-) {
-    if range.0 > range.1 {
-        return;
-    }
-    let middle = usize::midpoint(range.0, range.1);
-    for (before, from) in best[window.0..=window.1.min(middle)].iter().zip(window.0..) {
-        let cost = before + padded(from, middle);
-        if cost < next[middle] {
-            next[middle] = cost;
-            split[middle] = from as u32;
-        }
-    }
-    let chosen = split[middle] as usize;
-    if middle > range.0 {
-        improve(best, padded, next, split, (range.0, middle - 1), (window.0, chosen));
-    }
-    improve(best, padded, next, split, (middle + 1, range.1), (chosen, window.1));
 }
 
 #[cfg(test)]
@@ -193,49 +122,70 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn padded_tokens(histogram: &[u64], widths: &[usize]) -> u64 {
-        let width_of = |length: usize| *widths.iter().find(|&&width| width >= length).unwrap() as u64;
-        histogram.iter().enumerate().skip(1).map(|(length, &count)| count * width_of(length)).sum()
+    fn counted(lengths: &[usize]) -> Vec<u64> {
+        let mut histogram = vec![0; lengths.iter().max().unwrap() + 1];
+        for &length in lengths {
+            histogram[length] += 1;
+        }
+        histogram
     }
 
-    /// The least padded tokens over all choices of `count` widths, one of them the longest length.
-    fn least(histogram: &[u64], count: usize) -> u64 {
-        let longest = histogram.len() - 1;
-        let mut best = u64::MAX;
-        for subset in 0_u32..1 << (longest - 1) {
-            if subset.count_ones() as usize == count - 1 {
-                let mut widths: Vec<usize> = (1..longest).filter(|width| subset >> (width - 1) & 1 == 1).collect();
-                widths.push(longest);
-                best = best.min(padded_tokens(histogram, &widths));
-            }
+    /// The elements of all batches, from the definition: rows in order of their length, what is over goes up.
+    fn elements(histogram: &[u64], widths: &[usize], batch_tokens: usize) -> u64 {
+        let (mut waiting, mut elements) = (0, 0);
+        for (number, &width) in widths.iter().enumerate() {
+            let low = if number == 0 { 0 } else { widths[number - 1] + 1 };
+            waiting += histogram[low..=width.min(histogram.len() - 1)].iter().sum::<u64>();
+            let rows = (batch_tokens / width).max(1) as u64;
+            elements += waiting / rows * rows * width as u64;
+            waiting %= rows;
         }
-        best
+        elements + waiting * widths[widths.len() - 1] as u64
+    }
+
+    /// The least elements and prices over all choices of widths.
+    fn least(histogram: &[u64], price: u64, batch_tokens: usize) -> u64 {
+        let longest = histogram.len() - 1;
+        let choices = (0_u32..1 << (longest - 1)).map(|subset| {
+            let mut widths: Vec<usize> = (1..longest).filter(|width| subset >> (width - 1) & 1 == 1).collect();
+            widths.push(longest);
+            elements(histogram, &widths, batch_tokens) + price * widths.len() as u64
+        });
+        choices.min().unwrap()
     }
 
     proptest! {
+        /// With one row a batch no row is ever over, so the cheapest way to each width is the best.
         #[test]
-        fn widths_are_the_best_of_their_number(mut histogram in prop::collection::vec(0_u64..50, 2..10), most in 1_usize..6) {
-            histogram[0] = 0;
-            let last = histogram.len() - 1;
-            histogram[last] += 1;
-            let widths = best_widths(&histogram, 1, last, most);
-            prop_assert!(widths.len() <= most && widths.is_sorted());
-            prop_assert_eq!(*widths.last().unwrap(), last);
-            prop_assert_eq!(padded_tokens(&histogram, &widths), least(&histogram, widths.len()));
+        fn widths_are_the_best_at_their_price(lengths in prop::collection::vec(1_usize..10, 1..60), price in 0_u64..40) {
+            let histogram = counted(&lengths);
+            let choice = Grid::new(&histogram, 1, 10, 1).choose(price);
+            prop_assert_eq!(choice.elements, elements(&histogram, &choice.widths, 1));
+            prop_assert_eq!(choice.elements + price * choice.widths.len() as u64, least(&histogram, price, 1));
+        }
+
+        /// With rows left over it says what it costs, and one width alone costs no less.
+        #[test]
+        fn the_choice_costs_what_it_says(
+            lengths in prop::collection::vec(1_usize..10, 1..60), price in 0_u64..40, batch_tokens in 10_usize..40,
+        ) {
+            let histogram = counted(&lengths);
+            let choice = Grid::new(&histogram, 1, 10, batch_tokens).choose(price);
+            prop_assert_eq!(choice.elements, elements(&histogram, &choice.widths, batch_tokens));
+            let paid = choice.elements + price * choice.widths.len() as u64;
+            prop_assert!(paid <= elements(&histogram, &[histogram.len() - 1], batch_tokens) + price);
         }
 
         #[test]
-        fn widths_keep_to_their_multiple(
-            lengths in prop::collection::vec(1_usize..100, 1..300), multiple in 1_usize..16, batch_tokens in 100_usize..2000,
+        fn widths_keep_to_their_multiple_and_number(
+            lengths in prop::collection::vec(1_usize..100, 1..300), multiple in 1_usize..16, most in 1_usize..9,
+            batch_tokens in 100_usize..2000,
         ) {
-            let mut histogram = vec![0; lengths.iter().max().unwrap() + 1];
-            for length in lengths {
-                histogram[length] += 1;
-            }
-            let widths = choose_widths(&histogram, multiple, 100, 8, batch_tokens);
+            let histogram = counted(&lengths);
+            let widths = choose_widths(&histogram, multiple, 100, most, batch_tokens);
             prop_assert!(widths.iter().all(|width| width % multiple == 0 || *width == 100));
             prop_assert!(*widths.last().unwrap() >= histogram.len() - 1);
-            prop_assert!(widths.is_sorted_by(|one, next| one < next) && widths.len() <= 8);
+            prop_assert!(widths.is_sorted_by(|one, next| one < next) && widths.len() <= most);
         }
     }
 }

@@ -262,7 +262,7 @@ def instruction_sets() -> list[str]:
     """Instruction sets of this processor that the losses are compiled for ("avx512", "avx2", "neon", "scalar"), the
     fastest first."""
 
-def plan_lengths(offsets: Any, batch_tokens: int, max_length: int, packed: bool) -> tuple[int, float]:
+def plan_lengths(offsets: Any, batch_tokens: int, max_length: int, packed: bool, max_widths: int) -> tuple[int, float]:
     """Plans rows with these offsets (an int64 Arrow array, one more than rows); returns the number of batches and the share of their elements that holds a token. What `MaskedBatches` does before it reads an id; for measuring it."""
 
 def use_openmp_team(allowed: bool) -> bool:

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-DRAWS = 2
+DRAWS = 3
 """How batches are drawn, a part of `MaskedBatches.state_fingerprint`: raised where the same seed gives others."""
 
-MAX_SHAPES = 64
+MAX_SHAPES = 80
 """The most widths that the padded layout takes: each is a shape for a compiler to specialise on."""
 
 

@@ -255,6 +255,7 @@ pub fn plan_lengths(
     batch_tokens: usize,
     max_length: usize,
     packed: bool,
+    max_widths: usize,
 ) -> PyResult<(usize, f64)> {
     let Some(offsets) = offsets.array().as_primitive_opt::<Int64Type>() else {
         return Err(Error::Type(format!("offsets have the type {}, not int64", offsets.array().data_type())).into());
@@ -263,7 +264,7 @@ pub fn plan_lengths(
     Ok(py.detach(|| {
         let ids = Ids::U16(Box::new(Vec::new()));
         let rows = Rows::new(vec![Chunk { offsets: Offsets::Wide(Box::new(offsets)), ids }], None)?;
-        let plan = plan_rows(&rows, packed, (batch_tokens, max_length), (1, 64))?.0;
+        let plan = plan_rows(&rows, packed, (batch_tokens, max_length), (1, max_widths))?.0;
         let elements: usize = plan.shapes().iter().map(|(shape, count)| shape.rows * shape.width * count).sum();
         let mut tokens = 0;
         rows.for_each_length(|_, length| tokens += length);

@@ -13,6 +13,7 @@ import pyarrow as pa
 import transformers
 
 from .._core import plan_lengths
+from ..data import MAX_SHAPES
 
 TILE = 1_000_000
 
@@ -53,7 +54,7 @@ def measure_plan(number: int) -> dict[str, float]:
         before = restart_peak() if number >= 10 * TILE else None
         for _ in range(3 if number <= 10 * TILE else 1):
             start = time.process_time()
-            batches, filled = plan_lengths(offsets, 16384, 512, layout == "packed")
+            batches, filled = plan_lengths(offsets, 16384, 512, layout == "packed", MAX_SHAPES)
             seconds.append(time.process_time() - start)
         figures[f"{layout}, seconds"] = statistics.median(seconds)
         if before is not None:
