@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import distilfast as df
@@ -56,3 +57,16 @@ def test_paths_that_cannot_be_a_folder(tmp_path: Path, monkeypatch: pytest.Monke
         with pytest.raises(df.InputError, match="is the current directory"), whole_directory(here):
             pass
     assert names(tmp_path) == ["empty", "file"]
+
+
+def test_who_may_read_is_up_to_the_umask(tmp_path: Path) -> None:
+    """safetensors makes files that their owner alone may read; a student is for everybody who may read the folder."""
+    kept = os.umask(0o027)
+    try:
+        with whole_directory(tmp_path / "out") as beside:
+            (beside / "folder").mkdir(mode=0o700)
+            (beside / "folder" / "file").touch(mode=0o600)
+    finally:
+        os.umask(kept)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "out", *(tmp_path / "out").rglob("*"))}
+    assert modes == {"out": 0o750, "folder": 0o750, "file": 0o640}

@@ -80,6 +80,7 @@ def test_text_becomes_a_student(folder: Path, tmp_path: Path, capsys: pytest.Cap
     student = transformers.AutoModelForMaskedLM.from_pretrained(out)
     assert type(student) is transformers.DistilBertForMaskedLM
     assert student.config.n_layers == 1
+    assert (out / "model.safetensors").stat().st_mode == (out / "config.json").stat().st_mode
     tokenizer = transformers.AutoTokenizer.from_pretrained(out)
     assert tokenizer("ab").input_ids == df.Tokenizer.from_file(folder / "vocab.txt").encode("ab")
     summary = json.loads((out / "train_summary.json").read_text())

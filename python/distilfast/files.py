@@ -36,7 +36,8 @@ def whole_directory(path: str | Path, overwrite: bool = False) -> Iterator[Path]
 
     What `path` held before is kept until that moment and lost then; after an exception `path` is as it was. What a
     killed process left beside `path` is removed; the folder of one that still runs is not. Where `path` is a link, the
-    folder that it names is written, and the link stays.
+    folder that it names is written, and the link stays. Folder and files may be read by whom the umask lets read,
+    whatever wrote them (safetensors leaves its files to their owner alone).
     Raises `InputError` as `refuse_occupied` does, at the end as well, where something came meanwhile; where `path` lies
     in a file; and where it is the current directory, which cannot be replaced.
     """
@@ -55,8 +56,8 @@ def whole_directory(path: str | Path, overwrite: bool = False) -> Iterator[Path]
             os.close(lock)
     beside, lock = _new_locked_directory(path)
     try:
-        beside.chmod(0o755)
         yield beside
+        open_to_umask(beside)
         replaced = None
         refuse_occupied(path, overwrite)
         if path.exists():
@@ -69,6 +70,15 @@ def whole_directory(path: str | Path, overwrite: bool = False) -> Iterator[Path]
         shutil.rmtree(beside, ignore_errors=True)
         if lock is not None:
             os.close(lock)
+
+
+def open_to_umask(directory: Path) -> None:
+    """Gives `directory` and what is in it the modes that new folders and files have."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    for path in (directory, *directory.rglob("*")):
+        if not path.is_symlink():
+            path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
 
 
 def _lock(directory: Path) -> int | None:

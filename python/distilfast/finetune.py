@@ -18,6 +18,8 @@ from transformers import Trainer, TrainingArguments
 
 from . import squad
 from ._core import InputError
+from .cpu_attention import use_cpu_attention
+from .dropout import use_cpu_dropout
 from .loading import load_model, load_tokenizer
 from .task_data import Split, TaskData
 from .tasks import Task, score, scores
@@ -238,6 +240,9 @@ def fine_tune(
     tokenizer = load_tokenizer(path)
     if teacher is not None:
         tokenizer = _shared_tokenizer(tokenizer, path, teacher)
+    if device.type == "cpu":
+        use_cpu_attention(model)
+        use_cpu_dropout(model)
     longest = min(settings.max_length, int(getattr(model.config, "max_position_embeddings", settings.max_length)))
     columns = encode_split(tokenizer, task, data.train, longest)
     train = {key: column for key, column in columns.items() if key not in ("example", "offsets")}

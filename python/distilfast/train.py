@@ -259,6 +259,7 @@ def save_student(trainer: DistillationTrainer, summary: dict[str, Any]) -> None:
     trainer.save_model(str(beside))
     if trainer.args.process_index != 0:
         return
+    files.open_to_umask(beside)
     for path in sorted(beside.iterdir()):
         path.replace(folder / path.name)
     beside.rmdir()
