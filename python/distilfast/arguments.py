@@ -13,6 +13,7 @@ import torch
 from transformers import TrainingArguments
 
 from ._core import InputError
+from .fp8 import refuse_without_float8
 from .hidden import parse_layer_map
 from .objective import Objective
 
@@ -189,6 +190,13 @@ class DistillationArguments(TrainingArguments):
     precision: Precision = _choice(
         "auto", "bf16 computes in bfloat16 and keeps float32 weights; auto takes it where the hardware is fast at it."
     )
+    teacher_fp8: bool = _choice(
+        False, "The teacher's encoder in float8, on GPUs that have it, if --teacher_fp8_kl allows."
+    )
+    teacher_fp8_kl: float = _choice(
+        5e-3, "Most that float8 may change the teacher: KL in nats, mean over the masked tokens of a batch."
+    )
+    teacher_stream: bool = _choice(False, "The teacher beside the student, on a CUDA stream of its own.")
     batches_per_step: int | None = _choice(
         None,
         "Micro-batches of an optimiser step over all ranks together; sets gradient_accumulation_steps for whatever "
@@ -209,7 +217,7 @@ class DistillationArguments(TrainingArguments):
                 raise InputError(f"--{name} is not supported: {reason}")
         if self.restrict_ce_to_mask:
             self.kl_positions = "masked"
-        for name, least in (("temperature", 0.0), ("learning_rate", 0.0)):
+        for name, least in (("temperature", 0.0), ("learning_rate", 0.0), ("teacher_fp8_kl", 0.0)):
             if not getattr(self, name) > least:
                 raise InputError(f"--{name} {getattr(self, name)}: must be greater than {least:g}")
         if self.relation_layers is not None and len(self.relation_layers) != 2:
@@ -218,6 +226,11 @@ class DistillationArguments(TrainingArguments):
                 f"{len(self.relation_layers)}"
             )
         super().__post_init__()  # type: ignore[no-untyped-call]
+        if self.teacher_fp8:
+            refuse_without_float8(self.device)
+        if self.teacher_stream and (self.device.type != "cuda" or self.torch_compile):
+            reason = f"here is {self.device.type}" if self.device.type != "cuda" else "a compiled step has one stream"
+            raise InputError(f"--teacher_stream needs a GPU and no --torch_compile; {reason}: leave it out")
         if self.batches_per_step is not None:
             if self.batches_per_step < 1 or self.batches_per_step % self.world_size:
                 raise InputError(

@@ -70,6 +70,7 @@ MAY_DIFFER = frozenset(
         "save_strategy",
         "save_total_limit",
         "skip_memory_metrics",
+        "teacher_stream",
         "trackio_bucket_id",
         "trackio_space_id",
         "trackio_static_space_id",

@@ -15,6 +15,7 @@ from typing import Any, cast
 import safetensors.torch
 import torch
 import torch.distributed as dist
+from accelerate.utils import send_to_device  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, ProgressCallback, Trainer, TrainerCallback, TrainerControl, TrainerState
@@ -27,6 +28,7 @@ from .arguments import DistillationArguments
 from .attention import use_packed
 from .families import encoder_of
 from .flops import known_peak, measured_peak, step_flops
+from .fp8 import use_float8
 from .interruption import Interruption, NonFiniteLossError
 from .meter import Meter, add_states
 from .profile import StepProfile, timed
@@ -101,6 +103,7 @@ class DistillationTrainer(Trainer):
             args.objective,
             compute_dtype=dtype if dtype != student.dtype and not args.fsdp else None,
             teacher_weights=teacher_weights,
+            teacher_stream=args.teacher_stream,
         )
         if step.copies is not None:
             step.copies.kept = True
@@ -111,6 +114,10 @@ class DistillationTrainer(Trainer):
         if getattr(train_dataset, "layout", "padded") == "packed":
             for model in (student, *teachers):
                 use_packed(model)
+        if args.teacher_fp8:
+            for each in teachers:
+                change = use_float8(each, send_to_device(train_dataset[0], args.device), args.teacher_fp8_kl)
+                logger.warning("the teacher is in float8, %.2g nats from its own distributions", change)
         if not step.objective.student_logits:
             _freeze_head(student)
         self.interruption = Interruption()
