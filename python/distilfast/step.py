@@ -25,7 +25,9 @@ from .hidden import HiddenLayerLoss
 from .models import freeze
 from .objective import Objective, check_models
 from .positions import attended, select_positions
+from .products import use_cpu_products
 from .profile import StepProfile, timed
+from .projections import Projection
 from .pruned import SELECTED, can_prune, prune_last_layer
 from .relations import RelationLoss
 from .weight_copies import WeightCopies
@@ -91,9 +93,12 @@ class DistillationStep(nn.Module):
         self.profile: StepProfile | None = None
         self._outside = _teachers(teacher)  # a tuple, so that torch does not see submodules
         self.teacher_weights = _normalised(teacher_weights, len(self.teachers))
+        self.projections = [Projection() for _ in self.teachers]
         check_models(student, self.teachers, self.objective)
         use_cpu_attention(student)
         use_cpu_dropout(student)
+        for model in (student, *self.teachers):
+            use_cpu_products(model)
         self.hidden_losses, self.relation_losses = nn.ModuleList(), nn.ModuleList()
         for each in self.teachers:
             if self.objective.alpha_hidden != 0:
@@ -209,8 +214,10 @@ class DistillationStep(nn.Module):
             return objective.alpha_mlm * mlm, {"loss_mlm": mlm.detach()}
         heads = []
         with torch.no_grad():
-            for teacher, target in zip(self.teachers, targets, strict=True):
-                heads.append((mlm_transform(teacher, rows.of(target.last, self.stops_early)), mlm_decoder(teacher)))
+            for teacher, target, projection in zip(self.teachers, targets, self.projections, strict=True):
+                target_features = mlm_transform(teacher, rows.of(target.last, self.stops_early))
+                each = mlm_decoder(teacher)
+                heads.append(projection.of(target_features, each.weight, each.bias))
         options: dict[str, Any] = {
             "temperature": objective.temperature,
             "alpha_ce": objective.alpha_ce,
@@ -221,14 +228,17 @@ class DistillationStep(nn.Module):
             "num_mlm_rows": num_masked,
             "impl": objective.impl,
         }
-        target_features, target_decoders = zip(*heads, strict=True)
+        weight: Tensor = decoder.weight
+        bias: Tensor | None = decoder.bias
+        if self.copies is not None and self.copies.kept:
+            features, weight, bias = self.copies.projection.of(features, weight, bias)
         result = losses.linear_distillation_loss(
             features,
-            decoder.weight,
-            decoder.bias,
-            target_features,
-            [each.weight for each in target_decoders],
-            [each.bias for each in target_decoders],
+            weight,
+            bias,
+            [each[0] for each in heads],
+            [each[1] for each in heads],
+            [each[2] for each in heads],
             rows.labels,
             teacher_weights=self.teacher_weights,
             **options,
