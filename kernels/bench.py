@@ -20,7 +20,7 @@ def markdown(path: str) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for case in report["cases"]:
-        for loss in ("logits", "linear", "cosine"):
+        for loss in ("logits", "linear", "cosine", "mse"):
             results = case.get(loss, {})
             for name, figures in results.items():
                 shape = f"{case['rows']} | {case['vocabulary']}"

@@ -272,9 +272,12 @@ def main() -> None:
     print("|---|---|---|---|---|")
     for name, arguments in cases:
         compiled, each = compile_distillation(package, **arguments, capability=capability)
-        counts = [loop.instructions / each for loop in compiled.loops if loop.streams]
-        labelled, plain = (" + ".join(f"{count:.1f}" for count in part) for part in (counts[:2], counts[2:]))
-        show(name, compiled, f"{plain} (labelled rows {labelled})", compiled.accesses)
+        counts = [f"{loop.instructions / each:.1f}" for loop in compiled.loops if loop.streams]
+        # Row sums and, unless it waits at barriers, the gradient: first of labelled rows, then of the others.
+        half = len(counts) // 2
+        labelled, plain = (" + ".join(part) for part in (counts[:half], counts[half:]))
+        waits = "" if half == 2 else "; the gradient waits, see below"
+        show(name, compiled, f"{plain} (labelled rows {labelled}){waits}", compiled.accesses)
     several: list[tuple[str, dict[str, Any]]] = [
         ("two teachers", {"count": 2}),
         ("two teachers, float32", {"count": 2, "dtype": fp32}),
@@ -290,7 +293,7 @@ def main() -> None:
         show(f"30,522, {name}", compiled, f"{sum(plain[:-1]):.1f} + {plain[-1]:.1f}", compiled.accesses)
     for width, layers in ((768, 1), (768, 6), (1024, 6), (312, 1)):
         compiled = compile_hidden(package, width, layers=layers, capability=capability)
-        show(f"cosine, width {width}, {layers} layers", compiled, "", compiled.memory)
+        show(f"cosine, width {width}, {layers} layer{'s' if layers > 1 else ''}", compiled, "", compiled.memory)
 
 
 def show(name: str, compiled: Compiled, instructions: str, memory: Counter[str]) -> None:

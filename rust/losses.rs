@@ -7,12 +7,14 @@
 )]
 
 mod blocks;
+mod careful;
 mod formats;
-mod gradient;
 mod hidden;
 #[cfg(test)]
 mod laws;
 mod memory;
+mod near;
+mod near_rows;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod rows;
@@ -30,7 +32,7 @@ pub use hidden::{HiddenInputs, HiddenKind, hidden_loss};
 pub use memory::GradientMemory;
 pub use simd::Level;
 
-use blocks::Ahead;
+use blocks::Unscaled;
 
 use crate::error::{Error, Result};
 
@@ -51,7 +53,7 @@ pub struct Job<'a> {
     labels: Option<&'a [i64]>,
     row_weights: Option<&'a [f32]>,
     /// How exp(s) follows from exp(s / T).
-    ce_form: u8,
+    unscaled: Unscaled,
     /// log2(e) / T.
     factor: f32,
     /// log2(e).
@@ -109,7 +111,7 @@ pub struct RowLosses {
     pub kl: Vec<f32>,
     /// Cross-entropy at T = 1; 0 where there is no label.
     pub ce: Vec<f32>,
-    /// Sum over the columns of (s - t)^2; 0 where the row's weight is 0.
+    /// Sum over the columns of (s - t)^2; 0 where the row's weight is 0, and where it is 0 in the gradient.
     pub mse: Vec<f32>,
 }
 
@@ -123,13 +125,10 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// Where the row after `index` begins; at the end, and where the rows are written over, the row itself.
+    /// The row's weight in KL and squared difference: none without a teacher.
     #[inline(always)]
-    fn ahead(&self, rows: &[Row<'a>], index: usize) -> Ahead {
-        match rows.get(index + 1).or(rows.get(index)) {
-            Some(row) => Ahead { address: row.address(), element_size: row.element_size() },
-            None => Ahead { address: std::ptr::from_ref(self).cast(), element_size: 0 },
-        }
+    fn weight(&self, index: usize) -> f32 {
+        if self.teacher.is_empty() { 0.0 } else { self.row_weights.map_or(1.0, |weights| weights[index]) }
     }
 }
 
@@ -176,7 +175,7 @@ pub fn distillation_loss(inputs: Inputs<'_>, settings: Settings) -> Result<RowLo
         teacher,
         labels,
         row_weights,
-        ce_form: blocks::ce_form(settings.temperature),
+        unscaled: Unscaled::of(settings.temperature),
         factor: (log2_e / f64::from(settings.temperature)) as f32,
         unscaled_factor: log2_e as f32,
         kl_grad: settings.kl_grad,

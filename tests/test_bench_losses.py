@@ -24,15 +24,16 @@ def test_figures_of_every_contender(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     report = json.loads(target.read_text(encoding="utf-8"))
     assert [case["rows"] for case in report["cases"]] == [4, 6]
     for case in report["cases"]:
-        for loss in ("logits", "linear", "cosine"):
+        for loss in ("logits", "linear", "cosine", "mse"):
             assert {"distilfast", "eager"} <= set(case[loss])
+            assert (losses.FLOOR in case[loss]) == (loss != "linear")
             assert all(figures["median_ms"] > 0 for figures in case[loss].values())
     spec = importlib.util.spec_from_file_location("kernels_bench", KERNELS / "bench.py")
     assert spec is not None
     assert spec.loader is not None
     bench = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(bench)
-    assert bench.markdown(str(target)).count("| distilfast |") == 6
+    assert bench.markdown(str(target)).count("| distilfast |") == 8
 
 
 def test_a_contender_that_fails_is_reported_and_the_others_are_timed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -179,6 +179,80 @@ def test_infinite_and_not_a_number(level: str) -> None:
     assert torch.stack([kl[4], ce[4], mse[4]]).isfinite().all()
 
 
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("temperature", [1.0, 1.7, 2.0])
+def test_rows_without_a_finite_logit_are_not_a_number_and_alone(level: str, temperature: float) -> None:
+    generator = torch.Generator().manual_seed(6)
+    student, teacher = (torch.randn(5, 129, generator=generator) for _ in range(2))
+    labels, weights = torch.tensor([1, -100, 2, 128, -100]), torch.ones(5)
+    expected = kernel(student, teacher, labels, weights, temperature, (1.0, 1.0, 0.0), level)
+    student[1], teacher[3] = -torch.inf, -torch.inf
+    found = kernel(student, teacher, labels, weights, temperature, (1.0, 1.0, 0.0), level)
+    assert found[0][[1, 3]].isnan().all()
+    assert found[3][[1, 3]].isnan().all(dim=1).tolist() == [True, True]
+    torch.testing.assert_close(found[1][3], expected[1][3])
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one[[0, 2, 4]], other[[0, 2, 4]])
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_any_strides_give_the_same(level: str) -> None:
+    generator = torch.Generator().manual_seed(7)
+    student, teacher = (torch.randn(6, 257, generator=generator) for _ in range(2))
+    labels, weights = torch.tensor([1, -100, 2, 256, -100, 0]), torch.tensor([1.0, 0, 1, 0.5, 1, 0])
+    scales = (1.0, 1.0, 0.3)
+    expected = kernel(student, teacher, labels, weights, 2.0, scales, level)
+    by_column = [x.t().contiguous().t() for x in (student, teacher)]
+    two_apart = [torch.stack([x, torch.full_like(x, torch.nan)], dim=2)[:, :, 0] for x in (student, teacher)]
+    y, w = (torch.stack([each, torch.full_like(each, -7)], dim=1)[:, 0] for each in (labels, weights))
+    for s, t in (by_column, two_apart, (student, by_column[1])):
+        for one, other in zip(kernel(s, t, y, w, 2.0, scales, level), expected, strict=True):
+            assert torch.equal(one, other)
+    same = teacher[:1].expand(6, -1)  # rows that lie over one another
+    for one, other in zip(
+        kernel(student, same, labels, weights, 2.0, scales, level),
+        kernel(student, same.contiguous(), labels, weights, 2.0, scales, level),
+        strict=True,
+    ):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("rows", [5, 90])
+def test_memory_that_holds_nan_is_written_whole_with_the_same_bits(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Below and above the size from which on memory is kept and written past the caches."""
+    empty = cpu_kernels._empty_gradient
+    monkeypatch.setattr(cpu_kernels, "_empty_gradient", lambda student: empty(student).fill_(torch.nan))
+    generator = torch.Generator().manual_seed(8)
+    teacher = 2.5 * torch.randn(rows, 30522, generator=generator)
+    student = teacher + torch.randn(rows, 30522, generator=generator)
+    labels, weights = torch.randint(0, 30522, (rows,), generator=generator), torch.ones(rows)
+    labels[::2], weights[::3] = -100, 0
+    first, second = (kernel(student, teacher, labels, weights, 2.0, (1.0, 1.0, 0.1)) for _ in range(2))
+    assert all(values.isfinite().all() for values in first)
+    assert (first[3][0] == 0).all()
+    for one, other in zip(first, second, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 20.0])
+def test_student_that_is_sure_of_what_the_teacher_is_not(level: str, temperature: float) -> None:
+    """Largest logits are no measure of such rows: they are summed up once more."""
+    generator = torch.Generator().manual_seed(9)
+    flat = 1e-3 * torch.randn(4, 2100, generator=generator)
+    peaked = flat.clone()
+    peaked[torch.arange(4), [0, 700, 2099, 5]] += torch.tensor([2.0, 5, 12, 14])
+    labels, weights = torch.tensor([0, 3, -100, 5]), torch.ones(4)
+    scales = (1.0, 0.5, 0.0)
+    for student, teacher in ((peaked, flat), (flat, peaked)):
+        kl, ce, _, grad = kernel(student, teacher, labels, weights, temperature, scales, level)
+        kl_exact, ce_exact, _, grad_exact = oracle(student, teacher, labels, weights, temperature, scales)
+        torch.testing.assert_close(kl.double(), kl_exact, rtol=2e-6, atol=0)
+        torch.testing.assert_close(ce.double(), ce_exact, rtol=1e-6, atol=1e-6)
+        bound = 2e-6 * grad_exact.norm(dim=1) + 4e-7 * temperature
+        assert ((grad.double() - grad_exact).norm(dim=1) <= bound).all()
+
+
 @pytest.mark.parametrize("kind", ["cosine", "mse"])
 @pytest.mark.parametrize("level", LEVELS)
 @given(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from distilfast import InputError, linear_chunks, losses, ops
 from torch import Tensor
 
 N, V, H = 7, 61, 12
+BACKENDS = ["aot_eager", "inductor"] if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else ["aot_eager"]
 
 
 def tensors() -> dict[str, Any]:
@@ -111,10 +113,11 @@ def test_opcheck() -> None:
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_no_graph_break_under_compile(name: str) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_graph_break_under_compile(name: str, backend: str) -> None:
     given = tensors()
     torch._dynamo.reset()
-    compiled = torch.compile(lambda: LOSSES[name](given, "auto") * 0.5, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(lambda: LOSSES[name](given, "auto") * 0.5, fullgraph=True, backend=backend)
     leaf = given["hidden" if name.startswith("linear") else "student"]
     (grad,) = torch.autograd.grad(compiled(), leaf)
     (expected,) = torch.autograd.grad(LOSSES[name](given, "auto") * 0.5, leaf)
@@ -128,6 +131,18 @@ def test_backward_twice_through_a_kept_graph() -> None:
     value.backward(retain_graph=True)
     (2 * value).backward()
     torch.testing.assert_close(given["student"].grad, 3 * first)
+
+
+@pytest.mark.parametrize("name", ["distillation", "cosine", "linear"])
+def test_a_torch_that_does_not_tell_whether_the_graph_is_kept(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = tensors()
+    leaf = given["hidden" if name == "linear" else "student"]
+    (expected,) = torch.autograd.grad(-0.5 * LOSSES[name](given, "fused"), leaf)
+    monkeypatch.delattr(torch._C._autograd, "_get_current_graph_task_keep_graph")
+    loss = -0.5 * LOSSES[name](given, "fused")
+    for _ in range(2):
+        (gradient,) = torch.autograd.grad(loss, leaf, retain_graph=True)
+        torch.testing.assert_close(gradient, expected)
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.0, -2.0])

@@ -15,12 +15,14 @@ from .launch import (
     Phase,
     check_matrices,
     check_rows,
+    check_temperature,
     current_device,
     device_scalar,
     empty_gradient,
     registers,
     row_biases,
     row_configuration,
+    row_values,
     temperature_power,
     with_unit_stride,
 )
@@ -78,8 +80,7 @@ def distillation_loss_forward(
     check_matrices(student_logits, teacher_logits, "logits")
     labels = check_rows("labels", labels, torch.int64, student_logits)
     row_weight = check_rows("row_weight", row_weight, torch.float32, student_logits)
-    if not (temperature > 0 and math.isfinite(temperature)):
-        raise ValueError(f"temperature is {temperature}: it has to be a positive number")
+    check_temperature(temperature)
     if reuse_teacher and reuse_student:
         raise ValueError("the gradient goes over the teacher's logits or over the student's, not both")
     student, teacher = with_unit_stride(student_logits), with_unit_stride(teacher_logits)
@@ -88,7 +89,7 @@ def distillation_loss_forward(
     if reuse_teacher and teacher.dtype != student.dtype:
         raise TypeError(f"teacher logits are {teacher.dtype}: a {student.dtype} gradient cannot overwrite them")
     rows = student.shape[0]
-    kl_rows, ce_rows, mse_rows = (torch.empty(rows, dtype=torch.float32, device=student.device) for _ in range(3))
+    kl_rows, ce_rows, mse_rows = row_values(student)
     gradient = teacher if reuse_teacher else student if reuse_student else empty_gradient(student)
     if not needs_gradient:
         gradient = student

@@ -7,6 +7,7 @@ choice must not differ between runs.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -142,6 +143,18 @@ def check_matrices(student: Tensor, teacher: Tensor, what: str) -> None:
         raise ValueError(f"student {what} are on {student.device} and the teacher's on {teacher.device}")
     if student.shape[1] == 0 and student.shape[0] > 0:
         raise ValueError(f"{what} of shape {tuple(student.shape)} have no columns")
+
+
+def check_temperature(temperature: float) -> None:
+    """Raises ValueError unless `temperature` is a positive number."""
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise ValueError(f"temperature is {temperature}: it has to be a positive number")
+
+
+def row_values(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Space for KL, cross-entropy and squared error of each row, float32 [N]."""
+    kl, ce, mse = (torch.empty(matrix.shape[0], dtype=torch.float32, device=matrix.device) for _ in range(3))
+    return kl, ce, mse
 
 
 def check_rows(name: str, values: Tensor, dtype: torch.dtype, matrix: Tensor) -> Tensor:

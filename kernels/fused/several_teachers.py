@@ -14,11 +14,13 @@ from .launch import (
     Phase,
     check_matrices,
     check_rows,
+    check_temperature,
     current_device,
     device_scalar,
     empty_gradient,
     power_of_two,
     row_biases,
+    row_values,
     with_unit_stride,
 )
 from .several_teachers_kernel import several_teachers_kernel
@@ -95,14 +97,13 @@ def multi_teacher_loss_forward(
         check_matrices(student_logits, each, "logits")
     labels = check_rows("labels", labels, torch.int64, student_logits)
     row_weight = check_rows("row_weight", row_weight, torch.float32, student_logits)
-    if not (temperature > 0 and math.isfinite(temperature)):
-        raise ValueError(f"temperature is {temperature}: it has to be a positive number")
+    check_temperature(temperature)
     student = with_unit_stride(student_logits)
     if reuse_student and student is not student_logits:
         raise ValueError("logits that are to be overwritten need unit column stride")
     teachers = tuple(with_unit_stride(each) for each in teacher_logits)
     rows, columns = student.shape
-    kl_rows, ce_rows, mse_rows = (torch.empty(rows, dtype=torch.float32, device=student.device) for _ in range(3))
+    kl_rows, ce_rows, mse_rows = row_values(student)
     gradient = student if reuse_student or not needs_gradient else empty_gradient(student)
     if rows == 0:
         return kl_rows, ce_rows, mse_rows, gradient if needs_gradient else None

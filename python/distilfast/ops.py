@@ -277,7 +277,7 @@ def _scaled_gradients(ctx: Any, grad_output: Tensor | None) -> list[Tensor | Non
 def _scaled(gradient: Tensor, factor: Tensor) -> Tensor:
     """Their product; over `gradient` where that is not needed again, and untouched where `factor` is 1 if it can be."""
     # Subclasses are tensors that are being traced.
-    if type(factor) is not Tensor or torch._C._autograd._get_current_graph_task_keep_graph():
+    if type(factor) is not Tensor or _is_graph_kept():
         return gradient * factor
     if gradient.device.type == "cpu" and factor.device.type == "cpu":
         # Reading a number from a CPU tensor makes no GPU wait.
@@ -286,6 +286,12 @@ def _scaled(gradient: Tensor, factor: Tensor) -> Tensor:
         scaled: Tensor = _fused().scale_in_place(gradient, factor)
         return scaled
     return gradient * factor
+
+
+def _is_graph_kept() -> bool:
+    """Whether the backward pass that is under way may be followed by another; so where this torch does not tell."""
+    tells = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return tells is None or bool(tells())
 
 
 def _logits_backward(ctx: Any, grad_output: Tensor | None, *_: Any) -> tuple[Any, ...]:

@@ -1,29 +1,37 @@
-//! The first sweep over a block of a row: maxima and sums of exponentials. Written once over [`Simd`]; all of it is inlined
-//! into functions compiled for an instruction set.
+//! Sweeps over a block of a row that both ways of computing it share: largest values, sums of exponentials, parts of the
+//! gradient. Written once over [`Simd`]; all of it is inlined into functions compiled for an instruction set.
 
+use super::formats::Row;
 use super::simd::{MAX_LANES, Simd};
 
-/// Columns of a block: student, teacher and gradient together stay in the first-level cache.
+/// Columns of a block: student, teacher and what is computed from them stay in the first-level cache.
 pub const BLOCK: usize = 1024;
 
-/// How `exp(s)` follows from `exp(s / T)`, for the cross-entropy.
-pub const NO_CE: u8 = 0;
-/// T = 1: they are equal.
-pub const CE_EQUAL: u8 = 1;
-/// T = 2: it is the square.
-pub const CE_SQUARE: u8 = 2;
-/// Any other T: one more exponential.
-pub const CE_GENERAL: u8 = 3;
+/// Vectors that are added up before their sum is added to the others': small numbers are not lost beside a large one.
+pub const GROUP: usize = 16;
 
-/// The cheapest form for a temperature.
-#[expect(clippy::float_cmp, reason = "the cheaper forms hold for exactly these")]
-pub fn ce_form(temperature: f32) -> u8 {
-    if temperature == 1.0 {
-        CE_EQUAL
-    } else if temperature == 2.0 {
-        CE_SQUARE
-    } else {
-        CE_GENERAL
+/// How `exp(s)`, which the cross-entropy is made of, follows from `exp(s / T)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unscaled {
+    /// T = 1: they are equal.
+    Equal,
+    /// T = 2: it is the square.
+    Square,
+    /// Any other T: one more exponential.
+    Another,
+}
+
+impl Unscaled {
+    /// The cheapest form for a temperature.
+    #[expect(clippy::float_cmp, reason = "the cheaper forms hold for exactly these")]
+    pub fn of(temperature: f32) -> Self {
+        if temperature == 1.0 {
+            Self::Equal
+        } else if temperature == 2.0 {
+            Self::Square
+        } else {
+            Self::Another
+        }
     }
 }
 
@@ -37,10 +45,24 @@ pub struct Ahead {
 }
 
 impl Ahead {
+    /// Where nothing is worth fetching.
+    pub const NOTHING: Self = Self { address: std::ptr::null(), element_size: 0 };
+
+    /// The beginning of a row.
+    pub fn of(row: Row<'_>) -> Self {
+        Self { address: row.address(), element_size: row.element_size() }
+    }
+
     /// The same, `columns` further on.
     #[inline(always)]
     pub fn skip(self, columns: usize) -> Self {
         Self { address: self.address.wrapping_add(columns * self.element_size), ..self }
+    }
+
+    /// Asks for the vector that is `columns` further on.
+    #[inline(always)]
+    pub fn fetch<S: Simd>(self, simd: S, columns: usize) {
+        simd.prefetch(self.skip(columns).address);
     }
 }
 
@@ -53,6 +75,76 @@ pub struct Exponent {
     pub offset: f32,
 }
 
+impl Exponent {
+    /// The one that is 1 at `largest`. Where that is -inf it is 0 for every logit, and not NaN.
+    pub fn with_reference(factor: f32, largest: f32) -> Self {
+        Self { factor, offset: if largest > f32::NEG_INFINITY { factor * largest } else { 0.0 } }
+    }
+
+    /// Its square.
+    pub fn squared(self) -> Self {
+        Self { factor: 2.0 * self.factor, offset: 2.0 * self.offset }
+    }
+
+    /// Logarithm of the exponential of `x`.
+    pub fn log(self, x: f32) -> f64 {
+        std::f64::consts::LN_2 * (f64::from(self.factor) * f64::from(x) - f64::from(self.offset))
+    }
+}
+
+/// Largest values of a row; NaNs may be passed over.
+#[derive(Clone, Copy)]
+pub struct Largest {
+    /// s, the student's logits.
+    pub student: f32,
+    /// t, the teacher's logits.
+    pub teacher: f32,
+    /// s - t.
+    pub above: f32,
+    /// t - s.
+    pub below: f32,
+}
+
+impl Largest {
+    /// Of no column.
+    pub const NONE: Self = Self::of([f32::NEG_INFINITY; 4]);
+
+    const fn of([student, teacher, above, below]: [f32; 4]) -> Self {
+        Self { student, teacher, above, below }
+    }
+
+    /// With the columns of a block.
+    #[inline(always)]
+    pub fn with<S: Simd>(self, simd: S, [s, t]: [&[f32]; 2]) -> Self {
+        let lowest = simd.splat(f32::NEG_INFINITY);
+        let mut largest = [lowest; 4];
+        for (s, t) in s.chunks_exact(S::LANES).zip(t.chunks_exact(S::LANES)) {
+            let (s, t) = (simd.load(s), simd.load(t));
+            // In this order x86 keeps the largest where the new value is NaN.
+            largest[0] = simd.max(s, largest[0]);
+            largest[1] = simd.max(t, largest[1]);
+            largest[2] = simd.max(simd.sub(s, t), largest[2]);
+            largest[3] = simd.max(simd.sub(t, s), largest[3]);
+        }
+        let mut all = [self.student, self.teacher, self.above, self.below];
+        for (all, largest) in all.iter_mut().zip(largest) {
+            *all = larger(simd.largest(largest), *all);
+        }
+        let whole = s.len() - s.len() % S::LANES;
+        for (&s, &t) in s[whole..].iter().zip(&t[whole..]) {
+            for (all, value) in all.iter_mut().zip([s, t, s - t, t - s]) {
+                *all = larger(value, *all);
+            }
+        }
+        Self::of(all)
+    }
+}
+
+#[inline(always)]
+fn larger(new: f32, before: f32) -> f32 {
+    if new > before { new } else { before }
+}
+
 /// The largest value of a block; -inf for none, NaNs may be passed over.
 #[inline(always)]
 pub fn block_max<S: Simd>(simd: S, x: &[f32]) -> f32 {
@@ -63,7 +155,6 @@ pub fn block_max<S: Simd>(simd: S, x: &[f32]) -> f32 {
     let tail = vectors.remainder();
     for group in groups {
         for (largest, x) in largest.iter_mut().zip(group.chunks_exact(S::LANES)) {
-            // In this order x86 keeps `largest` where the new value is NaN.
             *largest = simd.max(simd.load(x), *largest);
         }
     }
@@ -72,82 +163,63 @@ pub fn block_max<S: Simd>(simd: S, x: &[f32]) -> f32 {
     }
     let [a, b, c, d] = largest;
     let largest = simd.largest(simd.max(simd.max(a, b), simd.max(c, d)));
-    tail.iter().fold(largest, |a, &b| if b > a { b } else { a })
+    tail.iter().fold(largest, |a, &b| larger(b, a))
 }
 
-/// Sums of exponentials of a block of student and teacher, and the largest values of the blocks after them.
-pub struct PairSums {
-    /// Of the student at T.
-    pub student: f64,
-    /// Of the student at 1; 0 without cross-entropy.
-    pub unscaled: f64,
-    /// Of the teacher at T.
-    pub teacher: f64,
-    /// Largest values of the student's and the teacher's next block.
-    pub next_max: [f32; 2],
-}
-
-/// One whole [`BLOCK`] of student and teacher; `next` are the blocks after them, of the same size, which are fetched and
-/// compared meanwhile.
+/// `x` from its last whole vector on, then `padding`: a vector of any unit, or two.
 #[inline(always)]
-pub fn pair_sums<S: Simd, const CE: u8>(
-    simd: S,
-    blocks: [&[f32]; 2],
-    next: [&[f32]; 2],
-    exponents: [Exponent; 2],
-    unscaled: Exponent,
-    ahead: Ahead,
-) -> PairSums {
-    let zero = simd.splat(0.0);
-    let (mut student_sum, mut unscaled_sum, mut teacher_sum) = (zero, zero, zero);
-    let (mut student_max, mut teacher_max) = (simd.splat(f32::NEG_INFINITY), simd.splat(f32::NEG_INFINITY));
-    let [s, t] = blocks.map(|x| x[..BLOCK].chunks_exact(S::LANES));
-    let [next_s, next_t] = next.map(|x| x[..BLOCK].chunks_exact(S::LANES));
-    for (index, ((s, t), (next_s, next_t))) in s.zip(t).zip(next_s.zip(next_t)).enumerate() {
-        simd.prefetch(ahead.address.wrapping_add(index * S::LANES * ahead.element_size));
-        student_max = simd.max(simd.load(next_s), student_max);
-        teacher_max = simd.max(simd.load(next_t), teacher_max);
-        let s = simd.load(s);
-        let e = exponential(simd, s, exponents[0]);
-        student_sum = simd.add(student_sum, e);
-        if CE != NO_CE && CE != CE_EQUAL {
-            unscaled_sum = simd.add(unscaled_sum, unscale::<S, CE>(simd, s, e, unscaled));
-        }
-        teacher_sum = simd.add(teacher_sum, exponential(simd, simd.load(t), exponents[1]));
-    }
-    let student = simd.sum(student_sum);
-    PairSums {
-        student,
-        unscaled: if CE == CE_EQUAL { student } else { simd.sum(unscaled_sum) },
-        teacher: simd.sum(teacher_sum),
-        next_max: [simd.largest(student_max), simd.largest(teacher_max)],
-    }
+pub fn padded_tail<S: Simd>(x: &[f32], padding: f32) -> ([f32; MAX_LANES], usize) {
+    let tail = &x[x.len() - x.len() % S::LANES..];
+    let mut lanes = [padding; MAX_LANES];
+    lanes[..tail.len()].copy_from_slice(tail);
+    (lanes, tail.len())
 }
 
-/// Sum over a block of `2^(factor * x - offset)` and, for the cross-entropy, of `2^(unscaled)`.
+/// Sum over a block of `2^(factor * x - offset)`.
 #[inline(always)]
-pub fn exp_sums<S: Simd, const CE: u8>(simd: S, x: &[f32], scaled: Exponent, unscaled: Exponent) -> (f64, f64) {
-    let mut sum = simd.splat(0.0);
-    let mut sum_unscaled = simd.splat(0.0);
-    let chunks = x.chunks_exact(S::LANES);
-    let mut tail = [f32::NEG_INFINITY; MAX_LANES];
-    tail[..chunks.remainder().len()].copy_from_slice(chunks.remainder());
-    for chunk in chunks {
-        let x = simd.load(chunk);
-        let e = exponential(simd, x, scaled);
-        sum = simd.add(sum, e);
-        if CE != NO_CE {
-            sum_unscaled = simd.add(sum_unscaled, unscale::<S, CE>(simd, x, e, unscaled));
-        }
-    }
+pub fn exp_sum<S: Simd>(simd: S, x: &[f32], exponent: Exponent) -> f64 {
     // Padded with -inf, whose exponential is 0.
-    let x = simd.load(&tail);
-    let e = exponential(simd, x, scaled);
-    sum = simd.add(sum, e);
-    if CE != NO_CE {
-        sum_unscaled = simd.add(sum_unscaled, unscale::<S, CE>(simd, x, e, unscaled));
+    let (tail, _) = padded_tail::<S>(x, f32::NEG_INFINITY);
+    let mut total = exponential(simd, simd.load(&tail), exponent);
+    for group in x.chunks(GROUP * S::LANES) {
+        let mut sum = simd.splat(0.0);
+        for x in group.chunks_exact(S::LANES) {
+            sum = simd.add(sum, exponential(simd, simd.load(x), exponent));
+        }
+        total = simd.add(total, sum);
     }
-    (simd.sum(sum), simd.sum(sum_unscaled))
+    simd.sum(total)
+}
+
+/// The same, and the exponentials, which go to `to`: whole vectors, so that it is longer where `x` ends with part of one.
+#[inline(always)]
+pub fn exponentials<S: Simd>(simd: S, x: &[f32], to: &mut [f32], exponent: Exponent, ahead: Ahead) -> f64 {
+    let mut total = simd.splat(0.0);
+    for (group, (x, to)) in x.chunks(GROUP * S::LANES).zip(to.chunks_mut(GROUP * S::LANES)).enumerate() {
+        let mut sum = simd.splat(0.0);
+        for (index, (x, to)) in x.chunks_exact(S::LANES).zip(to.chunks_exact_mut(S::LANES)).enumerate() {
+            ahead.fetch(simd, (group * GROUP + index) * S::LANES);
+            let e = exponential(simd, simd.load(x), exponent);
+            sum = simd.add(sum, e);
+            simd.store(e, to);
+        }
+        total = simd.add(total, sum);
+    }
+    let (tail, count) = padded_tail::<S>(x, f32::NEG_INFINITY);
+    if count > 0 {
+        let e = exponential(simd, simd.load(&tail), exponent);
+        total = simd.add(total, e);
+        simd.store(e, &mut to[x.len() - count..]);
+    }
+    simd.sum(total)
+}
+
+/// `weight * from`, as many whole vectors as hold `grad`, which is as long as they.
+#[inline(always)]
+pub fn scale<S: Simd>(simd: S, from: &[f32], grad: &mut [f32], weight: f32) {
+    for (from, grad) in from.chunks_exact(S::LANES).zip(grad.chunks_exact_mut(S::LANES)) {
+        simd.store(simd.mul(simd.load(from), simd.splat(weight)), grad);
+    }
 }
 
 /// `2^(factor * x - offset)`.
@@ -156,29 +228,44 @@ pub fn exponential<S: Simd>(simd: S, x: S::V, exponent: Exponent) -> S::V {
     simd.exp2(simd.mul_add(x, simd.splat(exponent.factor), simd.splat(-exponent.offset)))
 }
 
-/// The exponential at 1 of `x`, whose exponential at T is `e` but for a factor of the row.
+/// Adds `weight * 2^(factor * x - offset)` of a block to its gradient.
 #[inline(always)]
-pub fn unscale<S: Simd, const CE: u8>(simd: S, x: S::V, e: S::V, unscaled: Exponent) -> S::V {
-    match CE {
-        CE_EQUAL => e,
-        CE_SQUARE => simd.mul(e, e),
-        _ => exponential(simd, x, unscaled),
+pub fn add_exponentials<S: Simd>(simd: S, x: &[f32], grad: &mut [f32], exponent: Exponent, weight: f32) {
+    let weight = simd.splat(weight);
+    for (x, grad) in x.chunks_exact(S::LANES).zip(grad.chunks_exact_mut(S::LANES)) {
+        simd.store(simd.mul_add(exponential(simd, simd.load(x), exponent), weight, simd.load(grad)), grad);
+    }
+    let (tail, count) = padded_tail::<S>(x, f32::NEG_INFINITY);
+    let mut lanes = [0.0; MAX_LANES];
+    simd.store(simd.mul(exponential(simd, simd.load(&tail), exponent), weight), &mut lanes);
+    for (grad, value) in grad[x.len() - count..].iter_mut().zip(&lanes[..count]) {
+        *grad += value;
     }
 }
 
-/// Writes `weight * 2^(factor * x - offset)` of a block: the gradient of the cross-entropy alone, but for the label.
+/// Sum over a block of `(s - t)^2`.
 #[inline(always)]
-pub fn softmax_grad<S: Simd>(simd: S, x: &[f32], grad: &mut [f32], exponent: Exponent, weight: f32, ahead: Ahead) {
-    let chunks = x.chunks_exact(S::LANES);
-    let mut tail = [f32::NEG_INFINITY; MAX_LANES];
-    let count = chunks.remainder().len();
-    tail[..count].copy_from_slice(chunks.remainder());
-    let (whole, tail_grad) = grad.split_at_mut(x.len() - count);
-    for (index, (x, grad)) in chunks.zip(whole.chunks_exact_mut(S::LANES)).enumerate() {
-        simd.prefetch(ahead.address.wrapping_add(index * S::LANES * ahead.element_size));
-        simd.store(simd.mul(exponential(simd, simd.load(x), exponent), simd.splat(weight)), grad);
+pub fn squares<S: Simd>(simd: S, [s, t]: [&[f32]; 2]) -> f64 {
+    let mut sum = simd.splat(0.0);
+    for (s, t) in s.chunks_exact(S::LANES).zip(t.chunks_exact(S::LANES)) {
+        let difference = simd.sub(simd.load(s), simd.load(t));
+        sum = simd.mul_add(difference, difference, sum);
     }
-    let mut lanes = [0.0; MAX_LANES];
-    simd.store(simd.mul(exponential(simd, simd.load(&tail), exponent), simd.splat(weight)), &mut lanes);
-    tail_grad[..count].copy_from_slice(&lanes[..count]);
+    let [(s, _), (t, _)] = [s, t].map(|x| padded_tail::<S>(x, 0.0));
+    let difference = simd.sub(simd.load(&s), simd.load(&t));
+    simd.sum(simd.mul_add(difference, difference, sum))
+}
+
+/// Adds `weight * (s - t)` of a block to its gradient.
+#[inline(always)]
+pub fn add_differences<S: Simd>(simd: S, [s, t]: [&[f32]; 2], grad: &mut [f32], weight: f32) {
+    let whole = s.len() - s.len() % S::LANES;
+    let vectors = s.chunks_exact(S::LANES).zip(t.chunks_exact(S::LANES));
+    for ((s, t), grad) in vectors.zip(grad.chunks_exact_mut(S::LANES)) {
+        let difference = simd.sub(simd.load(s), simd.load(t));
+        simd.store(simd.mul_add(difference, simd.splat(weight), simd.load(grad)), grad);
+    }
+    for ((s, t), grad) in s[whole..].iter().zip(&t[whole..]).zip(&mut grad[whole..]) {
+        *grad += weight * (s - t);
+    }
 }

@@ -75,43 +75,30 @@ impl<'a> Row<'a> {
     /// Copies the numbers in single precision to the beginning of `wide`.
     #[inline(always)]
     pub fn copy_widened(self, wide: &mut [f32]) {
-        let range = 0..self.len();
-        match self {
-            Self::F32(row) => wide[range].copy_from_slice(row),
-            Self::Bf16(_) | Self::F16(_) => {
-                self.widen_range(wide, range);
-            }
+        if let Self::F32(row) = self {
+            wide[..row.len()].copy_from_slice(row);
+        } else {
+            self.block(0..self.len(), wide);
         }
     }
 
-    /// The numbers of `range` in single precision: as they are, or widened into the same place of `scratch`.
+    /// The numbers of `range` in single precision: as they are, or widened into the beginning of `scratch`.
     #[inline(always)]
-    pub fn widen_range<'b>(self, scratch: &'b mut [f32], range: Range<usize>) -> &'b [f32]
+    pub fn block<'b>(self, range: Range<usize>, scratch: &'b mut [f32]) -> &'b [f32]
     where
         'a: 'b,
     {
+        let length = range.len();
         match self {
-            Self::F32(_) => {}
+            Self::F32(row) => return &row[range],
             Self::Bf16(row) => {
-                for (wide, &bits) in scratch[range.clone()].iter_mut().zip(&row[range.clone()]) {
+                for (wide, &bits) in scratch[..length].iter_mut().zip(&row[range]) {
                     *wide = widen_bf16(bits);
                 }
             }
-            Self::F16(row) => bits_as_f16(&row[range.clone()]).convert_to_f32_slice(&mut scratch[range.clone()]),
+            Self::F16(row) => bits_as_f16(&row[range]).convert_to_f32_slice(&mut scratch[..length]),
         }
-        self.wide(scratch, range)
-    }
-
-    /// The numbers of `range` where [`Self::widen_range`] has put them.
-    #[inline(always)]
-    pub fn wide<'b>(self, scratch: &'b [f32], range: Range<usize>) -> &'b [f32]
-    where
-        'a: 'b,
-    {
-        match self {
-            Self::F32(row) => &row[range],
-            Self::Bf16(_) | Self::F16(_) => &scratch[range],
-        }
+        &scratch[..length]
     }
 }
 

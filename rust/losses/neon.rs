@@ -68,12 +68,10 @@ impl Simd for Neon {
         }
     }
     #[inline(always)]
-    fn nearest_power(self, x: float32x4_t) -> (float32x4_t, float32x4_t) {
+    fn power(self, _: float32x4_t, rounded: float32x4_t) -> float32x4_t {
         unsafe {
-            let rounded = vaddq_f32(vmaxq_f32(x, vdupq_n_f32(LEAST_EXPONENT)), vdupq_n_f32(ROUND));
             let exponent = vshlq_n_s32::<23>(vreinterpretq_s32_f32(rounded));
-            let power = vaddq_s32(exponent, vreinterpretq_s32_f32(vdupq_n_f32(1.0)));
-            (vsubq_f32(rounded, vdupq_n_f32(ROUND)), vreinterpretq_f32_s32(power))
+            vreinterpretq_f32_s32(vaddq_s32(exponent, vreinterpretq_s32_f32(vdupq_n_f32(1.0))))
         }
     }
     #[inline(always)]

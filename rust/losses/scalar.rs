@@ -72,9 +72,8 @@ impl Simd for Scalar {
         x.map(exp2)
     }
     #[inline(always)]
-    fn nearest_power(self, x: [f32; 8]) -> ([f32; 8], [f32; 8]) {
-        let rounded = x.map(|x| if x < LEAST_EXPONENT { LEAST_EXPONENT } else { x } + ROUND);
-        (rounded.map(|rounded| rounded - ROUND), rounded.map(power_of))
+    fn power(self, _: [f32; 8], rounded: [f32; 8]) -> [f32; 8] {
+        rounded.map(power_of)
     }
     #[inline(always)]
     fn select_small(self, u: [f32; 8], bound: [f32; 8], small: [f32; 8], large: [f32; 8]) -> [f32; 8] {

@@ -26,8 +26,8 @@ pub trait Simd: Copy {
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
     /// `2^x` for `x` up to 127, within an ulp or so; 0 below -126; NaN for NaN.
     fn exp2(self, x: Self::V) -> Self::V;
-    /// The integer `n` nearest to `x` and `2^n`, for `x` up to 127; below -126 `2^n` is at most `2^-126`.
-    fn nearest_power(self, x: Self::V) -> (Self::V, Self::V);
+    /// `2^n` of an integer `n` from -126 to 127; `rounded` is `n + ROUND`.
+    fn power(self, n: Self::V, rounded: Self::V) -> Self::V;
     /// `small` where `|u| < bound`, else (so also where `u` is NaN) `large`.
     fn select_small(self, u: Self::V, bound: Self::V, small: Self::V, large: Self::V) -> Self::V;
     /// `a * b`, but 0 where `a` is 0, whatever `b` is.

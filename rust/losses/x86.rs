@@ -75,22 +75,20 @@ impl Simd for Avx512 {
         unsafe {
             // x less its floor.
             let f = _mm512_reduce_ps::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(x);
-            let mut power = _mm512_set1_ps(EXP2[4]);
-            for k in [3, 2, 1, 0] {
-                power = _mm512_fmadd_ps(power, f, _mm512_set1_ps(EXP2[k]));
-            }
-            power = _mm512_fmadd_ps(power, f, _mm512_set1_ps(1.0));
+            // In pairs, for the sake of a short chain of instructions that wait for one another.
+            let low = _mm512_fmadd_ps(_mm512_set1_ps(EXP2[0]), f, _mm512_set1_ps(1.0));
+            let middle = _mm512_fmadd_ps(_mm512_set1_ps(EXP2[2]), f, _mm512_set1_ps(EXP2[1]));
+            let high = _mm512_fmadd_ps(_mm512_set1_ps(EXP2[4]), f, _mm512_set1_ps(EXP2[3]));
+            let square = _mm512_mul_ps(f, f);
+            let power = _mm512_fmadd_ps(_mm512_fmadd_ps(high, square, middle), square, low);
             // "Not less than" holds for NaN. `scalef` takes the floor of its second argument.
             let kept = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, _mm512_set1_ps(LEAST_EXPONENT));
             _mm512_maskz_scalef_ps(kept, power, x)
         }
     }
     #[inline(always)]
-    fn nearest_power(self, x: __m512) -> (__m512, __m512) {
-        unsafe {
-            let n = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x);
-            (n, _mm512_scalef_ps(_mm512_set1_ps(1.0), n))
-        }
+    fn power(self, n: __m512, _: __m512) -> __m512 {
+        unsafe { _mm512_scalef_ps(_mm512_set1_ps(1.0), n) }
     }
     #[inline(always)]
     fn select_small(self, u: __m512, bound: __m512, small: __m512, large: __m512) -> __m512 {
@@ -138,7 +136,7 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     fn prefetch(self, address: *const u8) {
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
 }
 
@@ -201,13 +199,10 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    fn nearest_power(self, x: __m256) -> (__m256, __m256) {
+    fn power(self, _: __m256, rounded: __m256) -> __m256 {
         unsafe {
-            let x = _mm256_max_ps(_mm256_set1_ps(LEAST_EXPONENT), x);
-            let rounded = _mm256_add_ps(x, _mm256_set1_ps(ROUND));
             let exponent = _mm256_slli_epi32::<23>(_mm256_castps_si256(rounded));
-            let one = _mm256_castps_si256(_mm256_set1_ps(1.0));
-            (_mm256_sub_ps(rounded, _mm256_set1_ps(ROUND)), _mm256_castsi256_ps(_mm256_add_epi32(exponent, one)))
+            _mm256_castsi256_ps(_mm256_add_epi32(exponent, _mm256_castps_si256(_mm256_set1_ps(1.0))))
         }
     }
     #[inline(always)]
@@ -254,6 +249,6 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn prefetch(self, address: *const u8) {
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
 }

@@ -40,10 +40,10 @@ class LossesBenchArguments:
     rows: list[int] = field(default_factory=lambda: [0], metadata={"help": "numbers of rows; 0: by device"})
     vocabularies: list[int] = field(default_factory=lambda: [0], metadata={"help": "vocabulary sizes; 0: by device"})
     dtype: str = field(default="auto", metadata={"help": "float32, bfloat16, float16; auto: bfloat16 on CUDA"})
-    hidden: int = field(default=768, metadata={"help": "hidden size of the linear and the cosine loss"})
+    hidden: int = field(default=768, metadata={"help": "hidden size of the linear and the hidden-state losses"})
     labelled: float = field(default=0.15, metadata={"help": "share of rows with a label"})
     compile: bool = field(default=True, metadata={"help": "time torch.compile too"})
-    linear: bool = field(default=True, metadata={"help": "time the linear and the cosine loss too"})
+    linear: bool = field(default=True, metadata={"help": "time the linear and the hidden-state losses too"})
     runs: int = field(default=0, metadata={"help": "runs of each, in turn; the median counts; 0: by device"})
     threads: int = field(default=0, metadata={"help": "CPU threads; 0: torch's own number"})
     json: str = field(default="", metadata={"help": "a file to write the figures to, as JSON"})
@@ -136,13 +136,20 @@ def linear_steps(rows: int, vocabulary: int, hidden: int, labels: Tensor, dtype:
     return steps
 
 
-def cosine_steps(rows: int, hidden: int, device: torch.device, dtype: torch.dtype) -> dict[str, Step]:
+def hidden_steps(name: str, rows: int, hidden: int, device: torch.device, dtype: torch.dtype) -> dict[str, Step]:
+    """Of the loss of hidden states `name`, "cosine" or "mse"."""
     leaf = torch.randn(rows, hidden, device=device).to(dtype).requires_grad_()
     teacher = torch.randn(rows, hidden, device=device).to(dtype)
-    target = torch.ones(rows, device=device)
+    student, out, target = leaf.detach(), torch.empty_like(teacher), torch.ones(rows, device=device)
+    ours = losses.hidden_cosine if name == "cosine" else losses.hidden_mse
+
+    def eager() -> Tensor:
+        return F.cosine_embedding_loss(leaf, teacher, target) if name == "cosine" else F.mse_loss(leaf, teacher)
+
     return {
-        "distilfast": lambda: torch.autograd.grad(losses.hidden_cosine(leaf, teacher), leaf),
-        "eager": lambda: torch.autograd.grad(F.cosine_embedding_loss(leaf, teacher, target), leaf),
+        FLOOR: lambda: torch.add(student, teacher, out=out),
+        "distilfast": lambda: torch.autograd.grad(ours(leaf, teacher), leaf),
+        "eager": lambda: torch.autograd.grad(eager(), leaf),
     }
 
 
@@ -171,6 +178,9 @@ def measure(steps: dict[str, Step], device: torch.device, runs: int) -> dict[str
     for name in running:
         taken = times[name]
         results[name] |= {"median_ms": statistics.median(taken), "least_ms": min(taken), "most_ms": max(taken)}
+    if "median_ms" in (floor := results.get(FLOOR, {})):
+        for name in running:
+            results[name]["share_of_floor_speed"] = floor["median_ms"] / results[name]["median_ms"]
     return results
 
 
@@ -261,18 +271,15 @@ def bench(arguments: LossesBenchArguments) -> dict[str, Any]:
             labels[torch.rand(rows, device=device) >= arguments.labelled] = -100
             labels[0] = 0
             results = measure(logits_steps(student, teacher, labels, arguments.compile), device, runs)
-            floor = results[FLOOR].get("median_ms", float("nan"))
-            for figures in results.values():
-                if "median_ms" in figures:
-                    figures["share_of_floor_speed"] = floor / figures["median_ms"]
             del student, teacher
             show(f"logits, {rows:,} x {vocabulary:,}, {name}", results)
             case: dict[str, Any] = {"rows": rows, "vocabulary": vocabulary, "logits": results}
             if arguments.linear:
                 case["linear"] = measure(linear_steps(rows, vocabulary, arguments.hidden, labels, dtype), device, runs)
                 show(f"linear, {rows:,} x {arguments.hidden} x {vocabulary:,}, {name}", case["linear"])
-                case["cosine"] = measure(cosine_steps(rows, arguments.hidden, device, dtype), device, runs)
-                show(f"cosine, {rows:,} x {arguments.hidden}, {name}", case["cosine"])
+                for loss in ("cosine", "mse"):
+                    case[loss] = measure(hidden_steps(loss, rows, arguments.hidden, device, dtype), device, runs)
+                    show(f"{loss}, {rows:,} x {arguments.hidden}, {name}", case[loss])
             report["cases"].append(case)
             if arguments.json:
                 write_json(arguments.json, report)

@@ -1,0 +1,184 @@
+//! Rows whose student is nowhere above `e^16` times the teacher: one exponential and one power a column serve both.
+//!
+//! With `u = (s - t) / T - c'`, where `c'` is the difference of the two rows' largest logits over T, the sums of
+//! `e = exp(t / T)`, of `e (exp(u) - 1)` and of `e phi(u)`, `phi(u) = exp(u) - 1 - u`, tell all: the second over the
+//! first is `exp(d) - 1`, where `c' + d` is the logarithm of the normalisers' quotient; the KL is the third over the first
+//! less `phi(d)`; and `p - q` is in proportion to `e (exp(u) - 1) - (exp(d) - 1) e`. So the row is read once, for the
+//! sums, and the gradient is made of `e` and `e (exp(u) - 1)`, which are kept meanwhile.
+//!
+//! No term of the third sum is negative and none cancels, so that the KL is accurate however small it is, as long as
+//! `phi(d)` is not much larger; where it is, the sums are taken again with `d` added to `c'`.
+
+use super::blocks::{Ahead, Exponent, GROUP, exponential};
+use super::simd::{ROUND, Simd};
+
+/// Up to this `u` the relative error of `e^u`, which is that of u's rounding, may be left in p: 1e-7 of `u`.
+const MOST: f64 = 16.0;
+
+/// Down to this `u` `e^u` is no subnormal number.
+const LEAST: f64 = -80.0;
+
+/// A logit in place of none, whose exponential is 0 and whose difference to its like is 0.
+pub const PADDING: f32 = -1e30;
+
+/// What the columns of a row are compared by.
+#[derive(Clone, Copy)]
+pub struct Comparison {
+    /// The teacher's exponential `e` at T.
+    pub teacher: Exponent,
+    /// `u = factor * (s - t) - offset`.
+    pub factor: f32,
+    /// See `factor`.
+    pub offset: f32,
+}
+
+impl Comparison {
+    /// Whether `u` is within bounds where s - t is between `least` and `most`.
+    pub fn is_near(&self, least: f32, most: f32) -> bool {
+        self.log_quotient(least, 0.0) >= LEAST && self.log_quotient(most, 0.0) <= MOST
+    }
+
+    /// Logarithm of `e exp(u)`, a multiple of p.
+    pub fn log_student(&self, s: f32, t: f32) -> f64 {
+        self.log_teacher(t) + self.log_quotient(s, t)
+    }
+
+    /// Logarithm of `e`, a multiple of q.
+    pub fn log_teacher(&self, t: f32) -> f64 {
+        self.teacher.log(t)
+    }
+
+    /// `u`.
+    pub fn log_quotient(&self, s: f32, t: f32) -> f64 {
+        f64::from(self.factor) * (f64::from(s) - f64::from(t)) - f64::from(self.offset)
+    }
+}
+
+/// Sums over columns.
+#[derive(Clone, Copy, Default)]
+pub struct Sums {
+    /// Of `e`.
+    pub mass: f64,
+    /// Of `e (exp(u) - 1)`.
+    pub excess: f64,
+    /// Of `e phi(u)`.
+    pub divergence: f64,
+}
+
+impl Sums {
+    /// Those of both.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            mass: self.mass + other.mass,
+            excess: self.excess + other.excess,
+            divergence: self.divergence + other.divergence,
+        }
+    }
+
+    /// e^d - 1.
+    pub fn relative_excess(self) -> f64 {
+        self.excess / self.mass
+    }
+
+    /// Whether none is infinite or not a number.
+    pub fn is_finite(self) -> bool {
+        (self.mass + self.excess + self.divergence).is_finite()
+    }
+}
+
+/// The sums over whole vectors, whose `e` go to `mass` and `e (exp(u) - 1)` to `excess`.
+///
+/// With `u = n ln 2 + w`, `phi(w)` comes from a series and `e^u - 1`, `phi(u)` from `2^n` and `phi(w)` without
+/// cancellation.
+#[inline(always)]
+pub fn compare<S: Simd>(
+    simd: S,
+    [s, t]: [&[f32]; 2],
+    [mass, excess]: [&mut [f32]; 2],
+    comparison: &Comparison,
+    ahead: [Ahead; 2],
+) -> Sums {
+    let zero = simd.splat(0.0);
+    let mut totals = [zero; 3];
+    let groups = s.chunks(GROUP * S::LANES).zip(t.chunks(GROUP * S::LANES));
+    let targets = mass.chunks_mut(GROUP * S::LANES).zip(excess.chunks_mut(GROUP * S::LANES));
+    for (group, ((s, t), (mass, excess))) in groups.zip(targets).enumerate() {
+        let (mut mass_sum, mut excess_sum, mut divergence_sum) = (zero, zero, zero);
+        let from = s.chunks_exact(S::LANES).zip(t.chunks_exact(S::LANES));
+        let to = mass.chunks_exact_mut(S::LANES).zip(excess.chunks_exact_mut(S::LANES));
+        for (index, ((s, t), (mass, excess))) in from.zip(to).enumerate() {
+            for ahead in ahead {
+                ahead.fetch(simd, (group * GROUP + index) * S::LANES);
+            }
+            let (s, t) = (simd.load(s), simd.load(t));
+            let difference = simd.sub(s, t);
+            let u = simd.mul_add(difference, simd.splat(comparison.factor), simd.splat(-comparison.offset));
+            let rounded = simd.mul_add(u, simd.splat(std::f32::consts::LOG2_E), simd.splat(ROUND));
+            let n = simd.sub(rounded, simd.splat(ROUND));
+            let power = simd.power(n, rounded);
+            let minus_ln_2 = simd.splat(-std::f32::consts::LN_2);
+            let w = simd.mul_add(n, minus_ln_2, u);
+            // In an order in which few of the instructions wait for one another.
+            let square = simd.mul(w, w);
+            let low = simd.mul_add(w, simd.splat(PHI[1]), simd.splat(PHI[0]));
+            let high = simd.mul_add(w, simd.splat(PHI[3]), simd.splat(PHI[2]));
+            let high = simd.mul_add(square, simd.splat(PHI[4]), high);
+            let phi_w = simd.mul(square, simd.mul_add(square, high, low));
+            let power_minus_1 = simd.sub(power, simd.splat(1.0));
+            let rest = simd.mul_add(power_minus_1, w, simd.mul_add(n, minus_ln_2, power_minus_1));
+            let phi = simd.mul_add(power, phi_w, rest);
+            let exp_minus_1 = simd.mul_add(power, phi_w, simd.mul_add(power, w, power_minus_1));
+            let e = exponential(simd, t, comparison.teacher);
+            let product = simd.mul(e, exp_minus_1);
+            mass_sum = simd.add(mass_sum, e);
+            excess_sum = simd.add(excess_sum, product);
+            divergence_sum = simd.mul_add(e, phi, divergence_sum);
+            simd.store(e, mass);
+            simd.store(product, excess);
+        }
+        for (total, sum) in totals.iter_mut().zip([mass_sum, excess_sum, divergence_sum]) {
+            *total = simd.add(*total, sum);
+        }
+    }
+    let [mass, excess, divergence] = totals;
+    Sums { mass: simd.sum(mass), excess: simd.sum(excess), divergence: simd.sum(divergence) }
+}
+
+/// `phi(w) = e^w - 1 - w = w^2 (PHI[0] + w (PHI[1] + ...))` where `|w| <= ln 2 / 2`, relative error 1.3e-7: a minimax fit.
+const PHI: [f32; 5] = [0.5, 0.166_665_77, 0.041_666_854, 0.008_363_164, 0.001_390_129_5];
+
+/// Sum of `(e exp(u))^2` over whole vectors.
+#[inline(always)]
+pub fn sum_of_squares<S: Simd>(simd: S, mass: &[f32], excess: &[f32]) -> f64 {
+    let mut total = simd.splat(0.0);
+    for (mass, excess) in mass.chunks(GROUP * S::LANES).zip(excess.chunks(GROUP * S::LANES)) {
+        let mut sum = simd.splat(0.0);
+        for (mass, excess) in mass.chunks_exact(S::LANES).zip(excess.chunks_exact(S::LANES)) {
+            let student = simd.add(simd.load(mass), simd.load(excess));
+            sum = simd.mul_add(student, student, sum);
+        }
+        total = simd.add(total, sum);
+    }
+    simd.sum(total)
+}
+
+/// Writes `weight * (excess - relative_excess * mass)`, a multiple of p - q, over whole vectors.
+#[inline(always)]
+pub fn gradient<S: Simd>(simd: S, [mass, excess]: [&[f32]; 2], grad: &mut [f32], relative_excess: f32, weight: f32) {
+    let from = mass.chunks_exact(S::LANES).zip(excess.chunks_exact(S::LANES));
+    for ((mass, excess), grad) in from.zip(grad.chunks_exact_mut(S::LANES)) {
+        let step = simd.mul_add(simd.load(mass), simd.splat(-relative_excess), simd.load(excess));
+        simd.store(simd.mul(step, simd.splat(weight)), grad);
+    }
+}
+
+/// Adds `weight * e exp(u)`, or its square, to whole vectors of the gradient.
+#[inline(always)]
+pub fn add_student<S: Simd>(simd: S, [mass, excess]: [&[f32]; 2], grad: &mut [f32], weight: f32, squared: bool) {
+    let from = mass.chunks_exact(S::LANES).zip(excess.chunks_exact(S::LANES));
+    for ((mass, excess), grad) in from.zip(grad.chunks_exact_mut(S::LANES)) {
+        let student = simd.add(simd.load(mass), simd.load(excess));
+        let student = if squared { simd.mul(student, student) } else { student };
+        simd.store(simd.mul_add(student, simd.splat(weight), simd.load(grad)), grad);
+    }
+}
