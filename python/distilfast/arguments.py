@@ -6,7 +6,8 @@ DistilBERT script.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import torch
@@ -58,13 +59,17 @@ def recipe(name: str) -> dict[str, Any]:
     return dict(RECIPES[name])
 
 
+ALPHAS = ("alpha_ce", "alpha_mlm", "alpha_cos", "alpha_mse", "alpha_hidden", "alpha_rel")
+
 # Flags of TrainingArguments that would do nothing here, or harm.
 UNSUPPORTED = {
     "activation_checkpointing": "it would recompute with other weights than it computed with; lower --batch_tokens",
     "auto_find_batch_size": "the batches are planned beforehand; lower --batch_tokens",
+    "eval_strategy": "evaluate the student afterwards with python -m distilfast.evaluate",
     "fp16": "its range needs loss scaling; use --precision bf16",
     "gradient_checkpointing": "it would recompute with other weights than it computed with; lower --batch_tokens",
     "label_smoothing_factor": "the teacher's distribution takes its place",
+    "load_best_model_at_end": "nothing is evaluated while training",
     "neftune_noise_alpha": "it would make teacher and student see different inputs",
     "per_device_train_batch_size": "a batch has a number of tokens; use --batch_tokens",
     "use_liger_kernel": "the losses have kernels of their own; see --loss_impl",
@@ -217,15 +222,16 @@ class DistillationArguments(TrainingArguments):
                 raise InputError(f"--{name} is not supported: {reason}")
         if self.restrict_ce_to_mask:
             self.kl_positions = "masked"
-        for name, least in (("temperature", 0.0), ("learning_rate", 0.0), ("teacher_fp8_kl", 0.0)):
-            if not getattr(self, name) > least:
-                raise InputError(f"--{name} {getattr(self, name)}: must be greater than {least:g}")
+        self._check_numbers()
         if self.relation_layers is not None and len(self.relation_layers) != 2:
             raise InputError(
                 f"--relation_layers takes two numbers, a layer of the student and one of the teacher, not "
                 f"{len(self.relation_layers)}"
             )
-        super().__post_init__()  # type: ignore[no-untyped-call]
+        try:
+            super().__post_init__()  # type: ignore[no-untyped-call]
+        except (ValueError, ImportError) as error:
+            raise InputError(str(error).strip().splitlines()[0]) from None
         if self.teacher_fp8:
             refuse_without_float8(self.device)
         if self.teacher_stream and (self.device.type != "cuda" or self.torch_compile):
@@ -245,6 +251,31 @@ class DistillationArguments(TrainingArguments):
                 "shards a model between several GPUs alone, and would leave it whole here without a word; leave --fsdp "
                 "out, and several ranks train data-parallel"
             )
+
+    def _check_numbers(self) -> None:
+        """Refuses numbers that would end in NaN, or in a run other than the one asked for, hours later."""
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InputError(f"--{each.name} {value}: must be finite")
+        for name in ("temperature", "learning_rate", "teacher_fp8_kl"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"--{name} {getattr(self, name):g}: must be greater than 0")
+        for name in (*ALPHAS, "weight_decay", "max_grad_norm", "warmup_steps"):
+            if getattr(self, name) < 0:
+                raise InputError(f"--{name} {getattr(self, name):g}: must not be below 0")
+        for name in ("adam_beta1", "adam_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"--{name} {getattr(self, name):g}: must be at least 0 and below 1")
+        if not 0 < self.kl_sample_share <= 1:
+            raise InputError(f"--kl_sample_share {self.kl_sample_share:g}: must be above 0 and at most 1")
+        if self.save_steps <= 0:
+            raise InputError(f"--save_steps {self.save_steps:g}: must be above 0; --save_strategy no saves nothing")
+        if not any(getattr(self, name) for name in ALPHAS):
+            raise InputError("every alpha is 0, so there is nothing to learn; give at least one loss a weight")
+        if self.max_steps == 0 or self.max_steps < -1 or (self.max_steps == -1 and self.num_train_epochs <= 0):
+            asked = f"--max_steps {self.max_steps}, --num_train_epochs {self.num_train_epochs:g}"
+            raise InputError(f"{asked}: there would be no step to take; give one of them a number above 0")
 
     @property
     def objective(self) -> Objective:

@@ -261,6 +261,11 @@ class MaskedBatches:
         return [(rows, width) for rows, width, _ in self._plan.shapes()]
 
     @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return self._longest
+
+    @property
     def padding(self) -> float:
         """The share of all elements of `input_ids` that holds no token."""
         elements = sum(rows * width * batches for rows, width, batches in self._plan.shapes())

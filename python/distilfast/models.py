@@ -18,6 +18,7 @@ from typing import Any, Literal, cast
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -122,7 +123,7 @@ def _load(head: Head, name: str, weights: dict[str, Any]) -> tuple[PreTrainedMod
     hf_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         model, info = auto.from_pretrained(name, output_loading_info=True, **weights)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(f"teacher {name}: weights cannot be read from safetensors: {_first_line(error)}") from None
     finally:
         quiet.setLevel(level)

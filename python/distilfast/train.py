@@ -6,10 +6,12 @@ From top to bottom: arguments, tokens, models, batches, training, the student's 
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from transformers import PreTrainedModel
 from . import __version__, command, files
 from ._core import InputError
 from .arguments import DataArguments, DistillationArguments, ModelArguments, recipe
-from .checkpoint import checkpoints
+from .checkpoint import checkpoints, find_checkpoint
 from .data import MaskedBatches, Masking
 from .interruption import NonFiniteLossError
 from .loading import TOKENIZER_FILES
@@ -40,15 +42,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     first = args.process_index == 0
     if first:
         prepare_output(args)
-
-    with args.main_process_first(desc="preparing text"):
-        tokens = open_tokens(models, data, args, write=first)
-    teachers, student = load_models(models, args, tokens)
-    batches = build_batches(data, args, tokens)
-
-    trainer = DistillationTrainer(
-        student, teachers, args, batches, processing_class=tokens.tokenizer, teacher_weights=models.teacher_weights
-    )
+    with nothing_left_if_refused(args, first):
+        build_masking(data)  # what is wrong with it is said before the text is prepared
+        teachers = load_teachers(models)
+        with args.main_process_first(desc="preparing text"):
+            tokens = open_tokens(models, data, args, write=first)
+        student = load_or_cut_student(models, args, teachers, tokens)
+        batches = build_batches(data, args, tokens)
+        check_positions(batches, [*teachers, student])
+        trainer = build_trainer(models, args, teachers, student, batches, tokens)
     if first:
         print(describe(trainer, batches), flush=True)
     started = time.perf_counter()
@@ -87,10 +89,36 @@ def prepare_output(args: DistillationArguments) -> None:
     """Refuses an output directory with something in it, unless the run goes on in it or replaces it."""
     assert args.output_dir is not None
     if args.resume_from_checkpoint:
+        find_checkpoint(args.resume_from_checkpoint, args.output_dir)  # refuses where there is none
         return
     folder = files.refuse_occupied(args.output_dir, args.overwrite)
+    refuse_unwritable(folder)
     for old in checkpoints(folder):
         shutil.rmtree(old)  # of the run that is replaced: a later resume must not find them
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Refuses a place that nothing can be written to, before hours of work."""
+    parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not parent.is_dir():
+        raise InputError(f"--output_dir {folder}: {parent} is a file")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise InputError(f"--output_dir {folder}: {parent} cannot be written to")
+
+
+@contextmanager
+def nothing_left_if_refused(args: DistillationArguments, first: bool) -> Iterator[None]:
+    """Removes what was prepared here where the arguments turn out wrong: the next attempt finds an empty place."""
+    folder = Path(str(args.output_dir))
+    was_there = folder.is_dir(), (folder / "tokens").exists()
+    try:
+        yield
+    except InputError:
+        if first and not was_there[1]:
+            shutil.rmtree(folder / "tokens", ignore_errors=True)
+        if first and not was_there[0] and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+        raise
 
 
 def open_tokens(
@@ -126,6 +154,7 @@ def choose_tokenizer(models: ModelArguments, data: DataArguments) -> Tokenizer |
     if models.teacher is None:
         return None
     directory = Path(models.teacher[0])
+    refuse_no_directory(models.teacher[0])
     if directory.is_dir() and not any((directory / name).is_file() for name in TOKENIZER_FILES):
         return None
     try:
@@ -136,15 +165,31 @@ def choose_tokenizer(models: ModelArguments, data: DataArguments) -> Tokenizer |
         return None
 
 
-def load_models(
-    models: ModelArguments, args: DistillationArguments, tokens: PreparedTokens
-) -> tuple[list[PreTrainedModel], PreTrainedModel]:
-    """Teachers and student, all of the tokens' vocabulary."""
-    tokenizer = tokens.tokenizer
-    teachers = []
+def refuse_no_directory(name: str) -> None:
+    """Refuses what can only be meant as a directory, and is none."""
+    path = Path(name)
+    if path.is_file():
+        raise InputError(f"--teacher {name}: is a file; give the directory of a model, or its id on the Hub")
+    if not path.exists() and (path.is_absolute() or name.startswith(".") or name.count("/") > 1):
+        raise InputError(f"--teacher {name}: there is no such directory")
+
+
+def load_teachers(models: ModelArguments) -> list[PreTrainedModel]:
     for name in models.teacher or []:
-        teachers.append(load_teacher(name, revision=models.revision, trust_remote_code=models.trust_remote_code))
-        check_vocabulary(teachers[-1], tokenizer, f"the teacher {name}")
+        refuse_no_directory(name)
+    return [
+        load_teacher(name, revision=models.revision, trust_remote_code=models.trust_remote_code)
+        for name in models.teacher or []
+    ]
+
+
+def load_or_cut_student(
+    models: ModelArguments, args: DistillationArguments, teachers: list[PreTrainedModel], tokens: PreparedTokens
+) -> PreTrainedModel:
+    """The student, once all models are known to have the tokens' vocabulary."""
+    tokenizer = tokens.tokenizer
+    for name, teacher in zip(models.teacher or [], teachers, strict=True):
+        check_vocabulary(teacher, tokenizer, f"the teacher {name}")
     if models.student is not None:
         student = load_student(models.student, models.trust_remote_code)
     elif models.student_config is not None:
@@ -156,7 +201,15 @@ def load_models(
             layers = layers[0]
         student = create_student(teachers[0], layers, models.init, args.seed)
     check_vocabulary(student, tokenizer, "the student")
-    return teachers, student
+    return student
+
+
+def load_models(
+    models: ModelArguments, args: DistillationArguments, tokens: PreparedTokens
+) -> tuple[list[PreTrainedModel], PreTrainedModel]:
+    """Teachers and student, all of the tokens' vocabulary."""
+    teachers = load_teachers(models)
+    return teachers, load_or_cut_student(models, args, teachers, tokens)
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: Tokenizer, whose: str) -> None:
@@ -169,9 +222,38 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: Tokenizer, whose: str) -
         )
 
 
-def build_batches(data: DataArguments, args: DistillationArguments, tokens: PreparedTokens) -> MaskedBatches:
-    """Masked batches of the tokens, planned for the optimiser steps of all ranks together."""
-    masking = Masking(
+def check_positions(batches: MaskedBatches, models: list[PreTrainedModel]) -> None:
+    """Refuses rows longer than a model has positions for, which would end in an index out of range."""
+    for model in models:
+        positions = getattr(model.config, "max_position_embeddings", None)
+        if positions is not None and model.config.model_type in ("roberta", "xlm-roberta", "camembert"):
+            positions -= model.config.pad_token_id + 1  # their positions begin after the padding's
+        if positions is not None and batches.longest > positions:
+            raise InputError(
+                f"the longest row has {batches.longest} tokens, but {type(model).__name__} has positions for "
+                f"{positions}; prepare the text with --max_length {positions}"
+            )
+
+
+def build_trainer(
+    models: ModelArguments,
+    args: DistillationArguments,
+    teachers: list[PreTrainedModel],
+    student: PreTrainedModel,
+    batches: MaskedBatches,
+    tokens: PreparedTokens,
+) -> DistillationTrainer:
+    try:
+        return DistillationTrainer(
+            student, teachers, args, batches, processing_class=tokens.tokenizer, teacher_weights=models.teacher_weights
+        )
+    except (ValueError, ImportError) as error:
+        # Trainer's own, of arguments such as --report_to.
+        raise InputError((str(error).strip() or type(error).__name__).splitlines()[0]) from None
+
+
+def build_masking(data: DataArguments) -> Masking:
+    return Masking(
         prob=data.mlm_mask_prop,
         mask=data.word_mask,
         keep=data.word_keep,
@@ -181,13 +263,17 @@ def build_batches(data: DataArguments, args: DistillationArguments, tokens: Prep
         count=data.mask_count,
         compat="distilbert" if data.masking_compat == "distilbert" else None,
     )
+
+
+def build_batches(data: DataArguments, args: DistillationArguments, tokens: PreparedTokens) -> MaskedBatches:
+    """Masked batches of the tokens, planned for the optimiser steps of all ranks together."""
     assert args.batches_per_step is not None
     return MaskedBatches(
         tokens.dataset,
         tokens.tokenizer,
         batch_tokens=data.batch_tokens,
         max_length=data.max_length,
-        masking=masking,
+        masking=build_masking(data),
         layout=data.layout,
         seed=args.seed if args.data_seed is None else args.data_seed,
         batches_per_step=args.batches_per_step,
