@@ -9,8 +9,12 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use distilfast::segment::{TextSimd, segment};
-use distilfast::tokenizer::{EncodeOptions, Tokenizer};
+use distilfast::tokenizer::{EncodeOptions, EncodedRows, Tokenizer};
 use distilfast::unicode::Profile;
+use distilfast::wordpiece_cache::WordCache;
+use distilfast::wordpiece_key::{KEY_BYTES, Key};
+use distilfast::wordpiece_lookup::{AHEAD, Batch};
+use distilfast::wordpiece_trie::Trie;
 
 const RUNS: usize = 7;
 
@@ -51,6 +55,7 @@ fn main() {
         });
     }
     let tokenizer = Tokenizer::from_json(&json, Profile::Hf023).expect("the file is a tokenizer");
+    stages(&tokenizer, &blocks, bytes);
     let options = EncodeOptions::default();
     for (name, rows) in [("documents", &documents), ("sentences", &sentences)] {
         println!("{name}: {} of {} bytes on average", rows.len(), bytes / rows.len());
@@ -64,4 +69,69 @@ fn main() {
             black_box(tokenizer.encode_rows(rows.as_slice(), options, 1).expect("text can be encoded"));
         });
     }
+}
+
+/// Words looked up in a table that holds all of them, and one by one in the trie.
+fn stages(tokenizer: &Tokenizer, blocks: &[Vec<u8>], bytes: usize) {
+    let tokens = tokenizer.tokens();
+    let entries = tokens.iter().zip(0..).filter_map(|(token, id)| Some((token.as_ref()?.as_bytes(), id))).collect();
+    let trie = Trie::new(entries).expect("a small vocabulary");
+    let continuation = trie.walk(b"##");
+    let pieces = |word: &[u8], ids: &mut Vec<u32>| {
+        let (mut rest, mut root) = (word, Some(Trie::ROOT));
+        while let Some((length, id)) = root.and_then(|root| trie.longest(root, rest)) {
+            ids.push(id);
+            rest = &rest[length..];
+            root = continuation;
+        }
+    };
+    let mut cache = WordCache::<u16>::new();
+    let mut texts: Vec<(Vec<u8>, Vec<u32>, Vec<u32>, usize)> = Vec::new();
+    for block in blocks {
+        let (mut text, mut starts, mut ends) = (block.clone(), Vec::new(), Vec::new());
+        segment(TextSimd::available()[0], &mut text, true, &mut starts, &mut ends);
+        let count = starts.len();
+        for (&start, &end) in starts.iter().zip(&ends).filter(|(start, end)| (*end - *start) as usize <= KEY_BYTES) {
+            let (word, mut ids) = (&text[start as usize..end as usize], Vec::new());
+            pieces(word, &mut ids);
+            cache.insert(Key::of(word), &ids, 0);
+        }
+        text.extend([b' '; KEY_BYTES]);
+        starts.resize(count.next_multiple_of(AHEAD), 0);
+        ends.resize(count.next_multiple_of(AHEAD), 0);
+        texts.push((text, starts, ends, count));
+    }
+    for simd in TextSimd::available() {
+        let mut batch = Batch::new();
+        let mut each_batch = |resolve: bool| {
+            let mut out = EncodedRows::<u16>::default();
+            for (text, starts, ends, count) in &texts {
+                let chunks = starts.as_chunks::<AHEAD>().0.iter().zip(ends.as_chunks::<AHEAD>().0);
+                for (number, (starts, ends)) in chunks.enumerate() {
+                    // SAFETY: `segment` gives positions in the text, which 16 more bytes come after.
+                    unsafe { batch.prepare(simd, text, starts, ends, &cache) };
+                    let (mut word, words) = (0, AHEAD.min(count - number * AHEAD));
+                    while resolve && word < words {
+                        // One past what is too long for the table.
+                        word = batch.resolve(simd, &cache, word, words, &mut out) + 1;
+                    }
+                }
+                out.ids.clear();
+            }
+            black_box(&batch);
+        };
+        time(&format!("keys made, {simd:?}"), bytes, || each_batch(false));
+        time(&format!("keys made and looked up, {simd:?}"), bytes, || each_batch(true));
+    }
+    let mut ids = Vec::new();
+    time("pieces from the trie", bytes, || {
+        for (text, starts, ends, count) in &texts {
+            ids.clear();
+            for (&start, &end) in starts[..*count].iter().zip(ends) {
+                pieces(&text[start as usize..end as usize], &mut ids);
+            }
+        }
+    });
+    let (from, mut to) = (vec![1_u16; bytes / 4], vec![0_u16; bytes / 4]);
+    time("ids copied to their place", bytes, || black_box(&mut to).copy_from_slice(black_box(&from)));
 }

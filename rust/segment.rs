@@ -5,6 +5,8 @@
 //! puts in as marks), and bytes of words (all others: letters, digits, control characters and everything of more than
 //! one byte). Every instruction set gives the same positions.
 
+use crate::error::{Error, Result};
+
 /// Text is segmented in blocks of this many bytes.
 pub const BLOCK: usize = 64;
 
@@ -89,6 +91,24 @@ impl TextSimd {
         available.push(Self::Neon);
         available.push(Self::Portable);
         available
+    }
+
+    /// The best that this machine can run, or what `DISTILFAST_SIMD` names, to measure and test that.
+    pub fn chosen() -> Result<Self> {
+        Self::named(std::env::var("DISTILFAST_SIMD").ok().as_deref())
+    }
+
+    fn named(name: Option<&str>) -> Result<Self> {
+        let available = Self::available();
+        let Some(name) = name else { return Ok(available[0]) };
+        let names: Vec<String> = available.iter().map(|simd| format!("{simd:?}").to_lowercase()).collect();
+        let place = names.iter().position(|known| known == name);
+        place.map(|place| available[place]).ok_or_else(|| {
+            Error::Invalid(format!(
+                "DISTILFAST_SIMD={name:?} is nothing that this machine can run; choose among {}",
+                names.join(", ")
+            ))
+        })
     }
 }
 
@@ -236,6 +256,16 @@ mod tests {
         fn every_path_gives_the_same_on_text(text in "[ a-z.,\\n\u{e9}]{0,700}") {
             check(&padded(text.into_bytes()));
         }
+    }
+
+    #[test]
+    fn instructions_are_chosen_by_name() {
+        assert_eq!(TextSimd::named(None).unwrap(), TextSimd::available()[0]);
+        assert_eq!(TextSimd::named(Some("portable")).unwrap(), TextSimd::Portable);
+        for simd in TextSimd::available() {
+            assert_eq!(TextSimd::named(Some(&format!("{simd:?}").to_lowercase())).unwrap(), simd);
+        }
+        assert!(TextSimd::named(Some("mmx")).unwrap_err().to_string().contains("portable"));
     }
 
     #[test]

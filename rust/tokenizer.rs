@@ -1,16 +1,15 @@
-//! Rows of text to rows of token ids: one face over the engines, and the division of the work among threads.
+//! Rows of text to rows of token ids: one face over the engines.
 //!
-//! Rows come as anything that is [`Rows`]; they are cut into chunks of about a megabyte, threads take chunk after chunk,
-//! and the results are joined in the order of the rows. Threads live as long as one call, so a forked child finds none
-//! that it could wait for.
+//! Rows come as anything that is [`Rows`]; [`crate::tokenizer_parallel`] divides them among threads.
 
 use std::ops::Range;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::error::{Error, Result};
 use crate::large_pages::advise;
+use crate::segment::TextSimd;
 use crate::tokenizer_library::Library;
+use crate::tokenizer_parallel as parallel;
 use crate::unicode::Profile;
 use crate::wordpiece::WordPiece;
 
@@ -19,12 +18,23 @@ pub trait Rows: Sync {
     /// The number of rows.
     fn len(&self) -> usize;
 
-    /// The bytes of a row; already known to be UTF-8.
-    fn row(&self, index: usize) -> &str;
+    /// The bytes of a row; UTF-8 where [`Self::check`] has found nothing wrong.
+    fn row(&self, index: usize) -> &[u8];
 
     /// The number of bytes of a row.
     fn row_len(&self, index: usize) -> usize {
         self.row(index).len()
+    }
+
+    /// The number of bytes of all rows.
+    fn total_len(&self) -> usize {
+        (0..self.len()).map(|index| self.row_len(index)).sum()
+    }
+
+    /// Refuses rows of which one is not UTF-8, naming the first.
+    fn check(&self, range: Range<usize>) -> Result<()> {
+        let _ = range;
+        Ok(())
     }
 
     /// Whether there are no rows.
@@ -38,8 +48,8 @@ impl Rows for [&str] {
         <[&str]>::len(self)
     }
 
-    fn row(&self, index: usize) -> &str {
-        self[index]
+    fn row(&self, index: usize) -> &[u8] {
+        self[index].as_bytes()
     }
 }
 
@@ -125,7 +135,7 @@ pub struct EncodedRows<I> {
 
 impl<I> EncodedRows<I> {
     /// No rows, and room for so many ids and rows.
-    fn with_room(ids: usize, rows: usize) -> Self {
+    pub fn with_room(ids: usize, rows: usize) -> Self {
         let ids: Vec<I> = Vec::with_capacity(ids);
         advise(ids.as_ptr(), size_of::<I>() * ids.capacity());
         Self { ids, ends: Vec::with_capacity(rows) }
@@ -156,12 +166,6 @@ enum Engine {
     Library,
 }
 
-/// The bytes of text a thread takes at a time.
-const CHUNK_BYTES: usize = 1 << 20;
-
-/// Below this a second thread costs more than it saves.
-const MIN_BYTES_PER_THREAD: usize = 128 << 10;
-
 impl Tokenizer {
     /// The tokenizer that a `tokenizer.json` describes, exact to the release of `tokenizers` that `profile` names.
     ///
@@ -169,10 +173,11 @@ impl Tokenizer {
     pub fn from_json(json: &str, profile: Profile) -> Result<Self> {
         let library = Library::from_json(json)?;
         let vocab_size = library.vocab_size();
+        let simd = TextSimd::chosen()?;
         let engine = if vocab_size <= 1 << 16 {
-            WordPiece::new(&library, profile).map(Engine::Narrow)
+            WordPiece::new(&library, profile, simd).map(Engine::Narrow)
         } else {
-            WordPiece::new(&library, profile).map(Engine::Wide)
+            WordPiece::new(&library, profile, simd).map(Engine::Wide)
         };
         let engine = engine.unwrap_or(Engine::Library);
         let template_len = match &engine {
@@ -234,92 +239,17 @@ impl Tokenizer {
         }
         match &self.engine {
             Engine::Narrow(words) => {
-                parallel(rows, threads, |range, out| words.encode_range(rows, range, options, out)).map(Encoded::Narrow)
+                parallel::encode(rows, threads, || words.encoder(rows, options)).map(Encoded::Narrow)
             }
-            Engine::Wide(words) => {
-                parallel(rows, threads, |range, out| words.encode_range(rows, range, options, out)).map(Encoded::Wide)
-            }
+            Engine::Wide(words) => parallel::encode(rows, threads, || words.encoder(rows, options)).map(Encoded::Wide),
             Engine::Library if self.vocab_size <= 1 << 16 => {
-                parallel(rows, threads, |range, out| self.library.encode_range(rows, range, options, out))
-                    .map(Encoded::Narrow)
+                parallel::encode(rows, threads, || self.library.encoder(rows, options)).map(Encoded::Narrow)
             }
             Engine::Library => {
-                parallel(rows, threads, |range, out| self.library.encode_range(rows, range, options, out))
-                    .map(Encoded::Wide)
+                parallel::encode(rows, threads, || self.library.encoder(rows, options)).map(Encoded::Wide)
             }
         }
     }
-}
-
-/// Encodes chunk after chunk of the rows on several threads and joins what comes out in the order of the rows.
-fn parallel<I: TokenId, R: Rows + ?Sized>(
-    rows: &R,
-    threads: usize,
-    encode_range: impl Fn(Range<usize>, &mut EncodedRows<I>) -> Result<()> + Sync,
-) -> Result<EncodedRows<I>> {
-    let chunks = cut(rows);
-    let bytes: usize = chunks.iter().map(|(_, bytes)| bytes).sum();
-    let threads = threads.min(chunks.len()).min(1 + bytes / MIN_BYTES_PER_THREAD).max(1);
-    if threads == 1 {
-        let mut out = EncodedRows::with_room(bytes / 3 + rows.len(), rows.len());
-        for (range, _) in chunks {
-            encode_range(range, &mut out)?;
-        }
-        return Ok(out);
-    }
-    let next = AtomicUsize::new(0);
-    let work = || -> Result<Vec<(usize, EncodedRows<I>)>> {
-        let mut done = Vec::new();
-        loop {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            let Some((range, bytes)) = chunks.get(number) else { return Ok(done) };
-            let mut out = EncodedRows::with_room(bytes / 3 + range.len(), range.len());
-            encode_range(range.clone(), &mut out)?;
-            done.push((number, out));
-        }
-    };
-    let results: Vec<_> = std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-        let own = work();
-        let others =
-            others.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        std::iter::once(own).chain(others).collect()
-    });
-    let mut parts = Vec::with_capacity(chunks.len());
-    for result in results {
-        parts.append(&mut result?);
-    }
-    parts.sort_unstable_by_key(|(number, _)| *number);
-    Ok(join(&parts))
-}
-
-/// The rows in chunks of about [`CHUNK_BYTES`], each with its bytes.
-fn cut<R: Rows + ?Sized>(rows: &R) -> Vec<(Range<usize>, usize)> {
-    let mut chunks = Vec::new();
-    let (mut start, mut bytes) = (0, 0);
-    for index in 0..rows.len() {
-        bytes += rows.row_len(index) + 1;
-        if bytes >= CHUNK_BYTES {
-            chunks.push((start..index + 1, bytes));
-            (start, bytes) = (index + 1, 0);
-        }
-    }
-    if start < rows.len() {
-        chunks.push((start..rows.len(), bytes));
-    }
-    chunks
-}
-
-fn join<I: TokenId>(parts: &[(usize, EncodedRows<I>)]) -> EncodedRows<I> {
-    let (ids, rows) =
-        parts.iter().fold((0, 0), |(ids, rows), (_, part)| (ids + part.ids.len(), rows + part.ends.len()));
-    let mut out = EncodedRows::with_room(ids, rows);
-    for (_, part) in parts {
-        let base = out.ids.len();
-        out.ids.extend_from_slice(&part.ids);
-        out.ends.extend(part.ends.iter().map(|end| base + end));
-    }
-    out
 }
 
 /// The threads to use where the caller names none: `RAYON_NUM_THREADS`, else one for each core.
@@ -371,7 +301,7 @@ mod tests {
             let rows: Vec<&str> = texts.iter().map(String::as_str).collect();
             let options = EncodeOptions { add_special_tokens, max_length, split_special_tokens };
             let mut expected = EncodedRows::<u16>::default();
-            tokenizer.library.encode_range(rows.as_slice(), 0..rows.len(), options, &mut expected)?;
+            tokenizer.library.encoder(rows.as_slice(), options)(0..rows.len(), &mut expected)?;
             let Encoded::Narrow(found) = tokenizer.encode_rows(rows.as_slice(), options, 2)? else { panic!("a small vocabulary") };
             prop_assert_eq!(found.ids, expected.ids);
             prop_assert_eq!(found.ends, expected.ends);

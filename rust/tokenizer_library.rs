@@ -1,7 +1,9 @@
 //! Any `tokenizer.json` through the `tokenizers` crate: byte-level BPE, Unigram, and what the engine in
 //! [`crate::wordpiece`] does not cover.
 
+use std::fmt::Display;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 
 use tokenizers::{Encoding, PostProcessor, TruncationDirection};
@@ -14,6 +16,7 @@ pub struct Library {
     tokenizer: tokenizers::Tokenizer,
     splitting: OnceLock<tokenizers::Tokenizer>,
     template_len: usize,
+    vocab_size: usize,
 }
 
 impl Library {
@@ -24,7 +27,23 @@ impl Library {
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| Error::Invalid(format!("not a tokenizer.json: {error}")))?;
         let template_len = tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
-        Ok(Self { tokenizer, splitting: OnceLock::new(), template_len })
+        let vocab_size = tokenizer.get_vocab(true).values().max().map_or(0, |&largest| largest as usize + 1);
+        let library = Self { tokenizer, splitting: OnceLock::new(), template_len, vocab_size };
+        library.check_template()?;
+        Ok(library)
+    }
+
+    /// Refuses a template with an id that no token has, for which there may be no room in an id.
+    fn check_template(&self) -> Result<()> {
+        let row = self.tokenizer.post_process(Encoding::default(), None, true);
+        let row = row.map_err(|error| Error::Invalid(format!("the post_processor fails: {error}")))?;
+        let vocab_size = self.vocab_size;
+        match row.get_ids().iter().find(|&&id| id as usize >= vocab_size) {
+            Some(id) => {
+                Err(Error::Invalid(format!("the post_processor adds the id {id}; the vocabulary has {vocab_size} ids")))
+            }
+            None => Ok(()),
+        }
     }
 
     /// The tokenizer, to read its settings.
@@ -33,11 +52,14 @@ impl Library {
     }
 
     fn splitting(&self) -> &tokenizers::Tokenizer {
-        self.splitting.get_or_init(|| {
+        if self.splitting.get().is_none() {
+            // Made before it is put in its place, not while: a child forked meanwhile, in which this thread is no more,
+            // would wait for ever for it to be done.
             let mut tokenizer = self.tokenizer.clone();
             tokenizer.set_encode_special_tokens(true);
-            tokenizer
-        })
+            _ = self.splitting.set(tokenizer);
+        }
+        self.splitting.get().unwrap_or(&self.tokenizer)
     }
 
     /// How many ids the template puts round a row.
@@ -47,7 +69,7 @@ impl Library {
 
     /// One more than the largest id.
     pub fn vocab_size(&self) -> usize {
-        self.tokenizer.get_vocab(true).values().max().map_or(0, |&largest| largest as usize + 1)
+        self.vocab_size
     }
 
     /// The id of a token, special or not.
@@ -77,26 +99,39 @@ impl Library {
         self.tokenizer.to_string(true).map_err(|error| Error::Invalid(format!("cannot be written as JSON: {error}")))
     }
 
-    /// Encodes the rows of `range` and appends them to `out`.
-    pub fn encode_range<I: TokenId, R: Rows + ?Sized>(
-        &self,
-        rows: &R,
-        range: Range<usize>,
+    /// What encodes the rows of a range and appends them to what it is given.
+    pub fn encoder<'a, I: TokenId, R: Rows + ?Sized>(
+        &'a self,
+        rows: &'a R,
         options: EncodeOptions,
-        out: &mut EncodedRows<I>,
-    ) -> Result<()> {
+    ) -> impl FnMut(Range<usize>, &mut EncodedRows<I>) -> Result<()> + 'a {
         let tokenizer = if options.split_special_tokens { self.splitting() } else { &self.tokenizer };
-        for index in range {
-            let encoding = encode(tokenizer, rows.row(index), options, self.template_len)
-                .map_err(|error| Error::Invalid(format!("row {index} cannot be encoded: {error}")))?;
-            out.ids.extend(encoding.get_ids().iter().map(|&id| I::from_u32(id)));
-            out.ends.push(out.ids.len());
+        move |range, out| {
+            for index in range {
+                let refused = |error: &dyn Display| Error::Invalid(format!("row {index} cannot be encoded: {error}"));
+                let text = std::str::from_utf8(rows.row(index)).map_err(|error| refused(&error))?;
+                let encoding = encode(tokenizer, text, options, self.template_len).map_err(|error| refused(&error))?;
+                out.ids.extend(encoding.get_ids().iter().map(|&id| I::from_u32(id)));
+                out.ends.push(out.ids.len());
+            }
+            Ok(())
         }
-        Ok(())
     }
 }
 
+/// What panics in the crate, as added tokens that are normalised to nothing can, is an error.
 fn encode(
+    tokenizer: &tokenizers::Tokenizer,
+    text: &str,
+    options: EncodeOptions,
+    template_len: usize,
+) -> tokenizers::Result<Encoding> {
+    // A tokenizer holds caches behind locks that a panic poisons, and nothing else that it could leave half done.
+    catch_unwind(AssertUnwindSafe(|| encode_or_panic(tokenizer, text, options, template_len)))
+        .unwrap_or_else(|_| Err("the crate tokenizers panicked".into()))
+}
+
+fn encode_or_panic(
     tokenizer: &tokenizers::Tokenizer,
     text: &str,
     options: EncodeOptions,

@@ -11,7 +11,7 @@
 use std::ops::Range;
 use std::sync::Mutex;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::segment::{BLOCK, FIRST_MARK, TextSimd, is_separator, segment};
 use crate::tokenizer::{EncodeOptions, EncodedRows, Rows, TokenId};
 use crate::tokenizer_library::Library;
@@ -19,6 +19,7 @@ use crate::unicode::Profile;
 use crate::wordpiece_added::AddedTokens;
 use crate::wordpiece_cache::WordCache;
 use crate::wordpiece_key::{KEY_BYTES, Key};
+use crate::wordpiece_long::LongWords;
 use crate::wordpiece_lookup::{AHEAD, Batch, prefetch};
 use crate::wordpiece_settings::Settings;
 use crate::wordpiece_words::{Word, Words};
@@ -49,13 +50,17 @@ pub struct WordPiece<I: TokenId> {
     added: AddedTokens,
     /// The cache that a new thread begins with: the words of the vocabulary.
     warm: WordCache<I>,
-    /// What threads that are done leave for those that come.
+    /// What threads that are done leave for those that come: at most one for each core.
     idle: Mutex<Vec<Worker<I>>>,
+    most_idle: usize,
+    /// The most bytes of a row between two separators: what positions of 32 bits reach.
+    most_bytes: usize,
 }
 
 /// What a thread works with.
 struct Worker<I: TokenId> {
     cache: WordCache<I>,
+    long_words: LongWords<I>,
     text: Vec<u8>,
     starts: Vec<u32>,
     ends: Vec<u32>,
@@ -65,24 +70,44 @@ struct Worker<I: TokenId> {
     ids: Vec<u32>,
 }
 
+/// A worker that goes back to the idle ones when its thread is done.
+struct Lent<'a, I: TokenId> {
+    engine: &'a WordPiece<I>,
+    worker: Option<Worker<I>>,
+}
+
+impl<I: TokenId> Drop for Lent<'_, I> {
+    fn drop(&mut self) {
+        // See `WordPiece::lend`: nobody waits for this lock.
+        if let Ok(mut idle) = self.engine.idle.try_lock()
+            && idle.len() < self.engine.most_idle
+        {
+            idle.extend(self.worker.take());
+        }
+    }
+}
+
 impl<I: TokenId> WordPiece<I> {
     /// The engine for a tokenizer, or `None` where it has a setting that the engine does not know.
-    pub fn new(library: &Library, profile: Profile) -> Option<Self> {
+    pub fn new(library: &Library, profile: Profile, simd: TextSimd) -> Option<Self> {
         let settings = Settings::read(library.tokenizer(), profile)?;
         let added = AddedTokens::new(library.tokenizer())?;
         let template: Vec<u32> = settings.suffix.iter().chain(&settings.prefix).copied().collect();
         I::pack(&template, ENDS_ROW)?;
         let mut warm = WordCache::new();
+        // First in their sets, where words stay: no other look-up heeds the flag.
         warm.insert(Key::of(&[ROW_END]), &template, ENDS_ROW);
         warm.insert(Key::of(&[BARE_END]), &[], ENDS_ROW);
         let mut engine = Self {
-            simd: TextSimd::available()[0],
+            simd,
             lowercase: settings.lowercase,
             prefix: settings.prefix.iter().map(|&id| I::from_u32(id)).collect(),
             suffix: settings.suffix.iter().map(|&id| I::from_u32(id)).collect(),
             added,
             warm,
             idle: Mutex::default(),
+            most_idle: std::thread::available_parallelism().map_or(1, usize::from),
+            most_bytes: u32::MAX as usize - 4 * TEXT_BYTES,
             words: settings.words,
         };
         engine.warm_up(&settings.tokens);
@@ -118,11 +143,12 @@ impl<I: TokenId> WordPiece<I> {
         }
     }
 
-    fn worker(&self) -> Worker<I> {
+    fn lend(&self) -> Lent<'_, I> {
         // In a child forked while another thread held the lock it would never be free again: do not wait for it.
         let idle = self.idle.try_lock().ok().and_then(|mut idle| idle.pop());
-        idle.unwrap_or_else(|| Worker {
+        let worker = idle.unwrap_or_else(|| Worker {
             cache: self.warm.clone(),
+            long_words: LongWords::default(),
             text: Vec::with_capacity(2 * TEXT_BYTES),
             starts: Vec::new(),
             ends: Vec::new(),
@@ -130,12 +156,26 @@ impl<I: TokenId> WordPiece<I> {
             added_ids: Vec::new(),
             word: Word::default(),
             ids: Vec::new(),
-        })
+        });
+        Lent { engine: self, worker: Some(worker) }
     }
 
-    /// Encodes the rows of `range` and appends them to `out`.
-    pub fn encode_range<R: Rows + ?Sized>(
+    /// What encodes the rows of a range and appends them to what it is given.
+    pub fn encoder<'a, R: Rows + ?Sized>(
+        &'a self,
+        rows: &'a R,
+        options: EncodeOptions,
+    ) -> impl FnMut(Range<usize>, &mut EncodedRows<I>) -> Result<()> + 'a {
+        let mut lent = self.lend();
+        move |range, out| match &mut lent.worker {
+            Some(worker) => self.encode_range(worker, rows, range, options, out),
+            None => Ok(()),
+        }
+    }
+
+    fn encode_range<R: Rows + ?Sized>(
         &self,
+        worker: &mut Worker<I>,
         rows: &R,
         range: Range<usize>,
         options: EncodeOptions,
@@ -144,7 +184,6 @@ impl<I: TokenId> WordPiece<I> {
         if range.is_empty() {
             return Ok(());
         }
-        let mut worker = self.worker();
         let first = out.ends.len();
         let begin = out.ids.len();
         let end_mark = if options.add_special_tokens { ROW_END } else { BARE_END };
@@ -156,10 +195,13 @@ impl<I: TokenId> WordPiece<I> {
             worker.text.clear();
             worker.added_ids.clear();
             while row < range.end && worker.text.len() < TEXT_BYTES {
-                let rest = &rows.row(row).as_bytes()[position..];
+                let rest = &rows.row(row)[position..];
                 let room = TEXT_BYTES.saturating_sub(worker.text.len());
-                let taken =
-                    if rest.len() <= room.max(TEXT_BYTES / 2) { rest.len() } else { cut_at_separator(rest, room) };
+                let taken = if rest.len() <= room.max(TEXT_BYTES / 2) {
+                    rest.len()
+                } else {
+                    cut_at_separator(rest, room, self.most_bytes).ok_or_else(|| too_long(row, self.most_bytes))?
+                };
                 worker.text.extend_from_slice(&rest[..taken]);
                 if taken == rest.len() {
                     worker.text.push(end_mark);
@@ -172,7 +214,7 @@ impl<I: TokenId> WordPiece<I> {
             let padded = (worker.text.len() / BLOCK + 1) * BLOCK;
             worker.text.resize(padded, b' ');
             let ahead = if row < range.end { rows.row(row).as_ptr().wrapping_add(position) } else { std::ptr::null() };
-            self.encode_text(&mut worker, ahead, out);
+            self.encode_text(worker, ahead, out);
         }
         if options.add_special_tokens {
             // The last mark has begun a row that does not come.
@@ -185,9 +227,6 @@ impl<I: TokenId> WordPiece<I> {
         if let Some(max_length) = options.max_length {
             let suffix: &[I] = if options.add_special_tokens { &self.suffix } else { &[] };
             truncate(out, first, begin, max_length, suffix);
-        }
-        if let Ok(mut idle) = self.idle.try_lock() {
-            idle.push(worker);
         }
         Ok(())
     }
@@ -229,33 +268,46 @@ impl<I: TokenId> WordPiece<I> {
     /// Encodes a word that is not in its set of the cache.
     #[cold]
     fn encode_word(&self, worker: &mut Worker<I>, number: usize, marks: &mut usize, out: &mut EncodedRows<I>) {
-        let Worker { cache, text, starts, ends, batch, added_ids, word, ids } = worker;
+        let Worker { cache, long_words, text, starts, ends, batch, added_ids, word, ids } = worker;
         let key = batch.keys[number % AHEAD];
         if let Some(lanes) = cache.find(key) {
-            out.ids.extend_from_slice(&lanes.as_ref()[..I::unpack(lanes).0]);
+            out.ids.extend_from_slice(&lanes.as_ref()[..I::unpack(&lanes).0]);
             return;
         }
         let bytes = &text[starts[number] as usize..ends[number] as usize];
-        ids.clear();
         if bytes == [ADDED] {
-            ids.extend(added_ids.get(*marks));
+            out.ids.extend(added_ids.get(*marks).map(|&id| I::from_u32(id)));
             *marks += 1;
-        } else {
-            // The rows are UTF-8 and words end at ASCII or at marks.
-            let unit = std::str::from_utf8(bytes).unwrap_or_default();
-            self.words.encode(unit, word, ids);
-            cache.insert(key, ids, 0);
+            return;
+        }
+        if long_words.append(bytes, &mut out.ids) {
+            return;
+        }
+        ids.clear();
+        // The rows are UTF-8 and words end at ASCII or at marks.
+        let unit = std::str::from_utf8(bytes).unwrap_or_default();
+        self.words.encode(unit, word, ids);
+        if !cache.insert(key, ids, 0) {
+            long_words.insert(bytes, ids);
         }
         out.ids.extend(ids.iter().map(|&id| I::from_u32(id)));
     }
 }
 
 /// How much of a row that is longer than `room` to take: up to a separator, so that no word is cut; the last that fits,
-/// else the first that comes.
-fn cut_at_separator(row: &[u8], room: usize) -> usize {
+/// else the first that comes. `None` if that is more than `most`.
+fn cut_at_separator(row: &[u8], room: usize, most: usize) -> Option<usize> {
     let fits = row[..room].iter().rposition(|&byte| is_separator(byte));
-    let next = || row[room..].iter().position(|&byte| is_separator(byte)).map(|place| room + place);
-    fits.or_else(next).map_or(row.len(), |place| place + 1)
+    let next = || row[room..].iter().take(most).position(|&byte| is_separator(byte)).map(|place| room + place);
+    let end = fits.or_else(next).map_or(row.len(), |place| place + 1);
+    (end <= most).then_some(end)
+}
+
+#[cold]
+fn too_long(row: usize, most: usize) -> Error {
+    Error::Invalid(format!(
+        "row {row} has more than {most} bytes without a space, tab or line break; break it into shorter rows"
+    ))
 }
 
 /// Cuts the rows from number `first` on, whose ids begin at `begin`, to `max_length` ids that still end in `suffix`.
@@ -273,4 +325,42 @@ fn truncate<I: TokenId>(out: &mut EncodedRows<I>, first: usize, begin: usize, ma
         *end = write;
     }
     out.ids.truncate(write);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn engine() -> WordPiece<u16> {
+        let json = r###"{"version":"1.0","added_tokens":[],"normalizer":{"type":"BertNormalizer","clean_text":true,
+            "handle_chinese_chars":true,"strip_accents":null,"lowercase":true},
+            "pre_tokenizer":{"type":"BertPreTokenizer"},
+            "model":{"type":"WordPiece","unk_token":"[UNK]","continuing_subword_prefix":"##",
+                "max_input_chars_per_word":100,"vocab":{"[UNK]":0,"a":1,".":2}}}"###;
+        let library = Library::from_json(json).unwrap();
+        WordPiece::new(&library, Profile::Hf023, TextSimd::Portable).expect("what the engine covers")
+    }
+
+    /// With the limit lowered, since the real one takes gigabytes.
+    #[test]
+    fn a_row_that_positions_do_not_reach_is_refused() {
+        let mut engine = engine();
+        engine.most_bytes = 60_000;
+        let (spaced, dotted) = ("a ".repeat(50_000), ".".repeat(50_000));
+        let rows = [spaced.as_str(), &dotted, &".".repeat(60_001)];
+        let mut out = EncodedRows::default();
+        let mut encode = engine.encoder(rows.as_slice(), EncodeOptions::default());
+        encode(0..2, &mut out).unwrap();
+        assert_eq!(out.ends, [50_000, 100_000]);
+        let message = encode(2..3, &mut out).unwrap_err().to_string();
+        assert!(message.starts_with("row 2 has more than 60000 bytes without a space"), "{message}");
+    }
+
+    #[test]
+    fn few_workers_stay_idle() {
+        let engine = engine();
+        let many: Vec<_> = (0..engine.most_idle + 3).map(|_| engine.lend()).collect();
+        drop(many);
+        assert_eq!(engine.idle.lock().unwrap().len(), engine.most_idle);
+    }
 }

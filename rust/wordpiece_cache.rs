@@ -2,9 +2,9 @@
 //! whether it hits.
 //!
 //! A set is one line of 64 bytes: two keys of 16 bytes, the text of a word as it stands, and their values, up to seven
-//! `u16` or three `u32` ids and their count. A word that finds its set full goes to a neighbour of the set, where it is
-//! found more slowly, and if those are full too it replaces the second word of its own set: so the table never grows,
-//! and words of the vocabulary, which come first, stay.
+//! `u16` or three `u32` ids and their count. A word that finds its set full goes to a neighbour of the set, from where it
+//! comes back when it is looked for, and if those are full too it replaces the second word of its own set: so the table
+//! never grows.
 
 use std::hint::select_unpredictable;
 use std::mem::MaybeUninit;
@@ -74,20 +74,36 @@ impl<I: TokenId> WordCache<I> {
     }
 
     /// The ids of a word, looked for in its set and, where that is full, in the neighbours of that.
-    pub fn find(&self, key: Key) -> Option<&I::Lanes> {
-        let (place, way) = self.way(key, key.place())?;
-        let set = &self.sets()[place];
-        (set.keys[way] == key).then(|| &set.values[way])
+    ///
+    /// What is found there changes places with the second word of its own set: which it is looked for in first, the next
+    /// time. That stays in the neighbourhood, which is the same for all that belong to it.
+    pub fn find(&mut self, key: Key) -> Option<I::Lanes> {
+        if !key.is_word() {
+            return None;
+        }
+        let own = key.place();
+        let (place, way) = self.way(key, own)?;
+        let sets = self.sets_mut();
+        if sets[place].keys[way] != key {
+            return None;
+        }
+        let lanes = sets[place].values[way];
+        if place != own {
+            (sets[place].keys[way], sets[place].values[way]) = (sets[own].keys[1], sets[own].values[1]);
+            (sets[own].keys[1], sets[own].values[1]) = (key, lanes);
+        }
+        Some(lanes)
     }
 
-    /// Notes the ids of a word; more than fit, and words without a key, are not noted.
-    pub fn insert(&mut self, key: Key, ids: &[u32], flag: u32) {
-        let Some(lanes) = I::pack(ids, flag).filter(|_| key.is_word()) else { return };
+    /// Notes the ids of a word, and tells whether it has; more than fit, and words without a key, are not noted.
+    pub fn insert(&mut self, key: Key, ids: &[u32], flag: u32) -> bool {
+        let Some(lanes) = I::pack(ids, flag).filter(|_| key.is_word()) else { return false };
         let own = key.place();
         let (place, way) = self.way(key, own).unwrap_or((own, 1));
         let set = &mut self.sets_mut()[place];
         set.keys[way] = key;
         set.values[way] = lanes;
+        true
     }
 
     /// Where a word is, or, if it is nowhere, the first free place that it may take; `None` if there is none.
@@ -149,14 +165,35 @@ mod tests {
                 if count <= 7 {
                     known.insert(word.clone(), count);
                 }
-                let found = cache.find(key).map(|lanes| u16::unpack(lanes).0 as u32);
+                let found = cache.find(key).map(|lanes| u16::unpack(&lanes).0 as u32);
                 prop_assert_eq!(found, known.get(&word).copied());
                 let direct = cache.sets()[key.place()].get(key).map(|lanes| u16::unpack(lanes).0 as u32);
                 prop_assert!(direct.is_none() || direct == found);
             }
-            let copy = cache.clone();
+            let mut copy = cache.clone();
             for (word, count) in known {
-                prop_assert_eq!(copy.find(Key::of(word.as_bytes())).map(|lanes| u16::unpack(lanes).0 as u32), Some(count));
+                let found = copy.find(Key::of(word.as_bytes())).map(|lanes| u16::unpack(&lanes).0 as u32);
+                prop_assert_eq!(found, Some(count));
+            }
+        }
+    }
+
+    /// However words of one neighbourhood change places, each is found as long as there is room for all.
+    #[test]
+    fn neighbours_change_places() {
+        let group = Key::of(b"0").place() / NEIGHBOURS;
+        let words = (0..u32::MAX).map(|number| (number, Key::of(number.to_string().as_bytes())));
+        let words: Vec<(u32, Key)> =
+            words.filter(|(_, key)| key.place() / NEIGHBOURS == group).take(2 * NEIGHBOURS).collect();
+        let mut cache = WordCache::<u16>::new();
+        for &(number, key) in &words {
+            cache.insert(key, &[number & 0x7FFF], 0);
+        }
+        for round in 0..20 {
+            for &(number, key) in words.iter().skip(round % 3).step_by(1 + round % 4) {
+                let lanes = cache.find(key).expect("there is room for all");
+                assert_eq!(lanes[..u16::unpack(&lanes).0], [(number & 0x7FFF) as u16]);
+                assert!(cache.sets()[key.place()].get(key).is_some());
             }
         }
     }

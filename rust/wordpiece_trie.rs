@@ -11,6 +11,8 @@ const NUMBER: u32 = 10;
 const BLOCK: usize = 256;
 /// How many places are tried for a node with several children before a fresh block is taken.
 const TRIES: usize = 64;
+/// Counts of children by their number of binary digits.
+const CLASSES: usize = 1 + BLOCK.ilog2() as usize + 1;
 
 /// A map from byte strings without NUL to numbers, walked byte by byte, in four bytes a node, so that it stays in a
 /// cache beside much else.
@@ -28,7 +30,7 @@ impl Trie {
     pub fn new(mut entries: Vec<(&[u8], u32)>) -> Option<Self> {
         entries.retain(|(key, _)| !key.is_empty() && !key.contains(&0));
         entries.sort_unstable();
-        let mut places = Places { used: vec![true], bases: vec![false; BLOCK], first_free: 1 };
+        let mut places = Places { used: vec![true], bases: vec![false; BLOCK], first_tried: [1; CLASSES] };
         places.used.resize(BLOCK, false);
         let mut units = vec![0; BLOCK];
         let mut children: Vec<(u8, usize, usize)> = Vec::new();
@@ -117,19 +119,36 @@ fn number(number: u32) -> Option<u32> {
 struct Places {
     used: Vec<bool>,
     bases: Vec<bool>,
-    first_free: usize,
+    /// For each class of counts of children, the first place that is worth trying. Those before it are taken or were
+    /// tried in vain; without this, holes too small for many children would be tried again and again, and each such node
+    /// would have a block to itself: four times the memory for a vocabulary of all characters.
+    first_tried: [usize; CLASSES],
 }
 
 impl Places {
     /// Takes a number under which all children find a free place.
     fn take(&mut self, children: &[(u8, usize, usize)]) -> u32 {
-        while self.first_free < self.used.len() && self.used[self.first_free] {
-            self.first_free += 1;
+        let class = (usize::BITS - children.len().leading_zeros()) as usize;
+        let mut first = self.first_tried[class];
+        while first < self.used.len() && self.used[first] {
+            first += 1;
         }
-        let free = (self.first_free..self.used.len()).filter(|&place| !self.used[place]).take(TRIES);
+        let (mut tried, mut last) = (0, first);
+        let free = (first..self.used.len()).filter(|&place| !self.used[place]).take(TRIES);
         let fitting = free
+            .inspect(|&place| (tried, last) = (tried + 1, place))
             .map(|place| place ^ usize::from(children[0].0))
             .find(|&base| !self.bases[base] && children.iter().all(|&(byte, ..)| !self.used[base ^ usize::from(byte)]));
+        self.first_tried[class] = match fitting {
+            Some(_) => {
+                if tried > TRIES / 8 {
+                    last
+                } else {
+                    first
+                }
+            }
+            None => last + 1,
+        };
         let base = fitting.unwrap_or_else(|| {
             let base = self.used.len();
             self.used.resize(base + BLOCK, false);
@@ -176,6 +195,19 @@ mod tests {
         let trie = Trie::new(keys.iter().zip(0..).map(|(key, value)| (key.as_slice(), value)).collect()).unwrap();
         for (key, value) in keys.iter().zip(0..) {
             assert_eq!(trie.longest(Trie::ROOT, key), Some((2, value)));
+        }
+    }
+
+    /// Where every 64 characters had a block to themselves, a vocabulary of all of them was over the limit, and went to
+    /// another engine unnoticed.
+    #[test]
+    fn characters_are_packed() {
+        let mut keys: Vec<String> = ('\u{1}'..'\u{20000}').map(String::from).collect();
+        keys.extend(('\u{1}'..'\u{20000}').map(|char| format!("##{char}")));
+        let trie = Trie::new(keys.iter().zip(0..).map(|(key, value)| (key.as_bytes(), value)).collect()).unwrap();
+        assert!(trie.units.len() < keys.len() * 9 / 8, "{} nodes for {} keys", trie.units.len(), keys.len());
+        for (key, value) in keys.iter().zip(0..).step_by(7) {
+            assert_eq!(trie.longest(Trie::ROOT, key.as_bytes()), Some((key.len(), value)));
         }
     }
 

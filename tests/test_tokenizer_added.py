@@ -57,13 +57,29 @@ def engines(added: list[dict[str, Any]], lowercase: bool = True) -> tuple[df.Tok
 
 def check(tok: df.Tokenizer, library: Any, texts: list[str]) -> None:
     for split_special_tokens in (False, True):
-        library.encode_special_tokens = split_special_tokens
-        library.no_truncation()
-        expected = [library.encode(text).ids for text in texts]
-        assert tok.encode_batch(texts, split_special_tokens=split_special_tokens).to_pylist() == expected
-        library.enable_truncation(5)
-        expected = [library.encode(text).ids for text in texts]
-        assert tok.encode_batch(texts, max_length=5, split_special_tokens=split_special_tokens).to_pylist() == expected
+        for max_length in (None, 5):
+            library.encode_special_tokens = split_special_tokens
+            library.no_truncation()
+            if max_length is not None:
+                library.enable_truncation(max_length)
+            wanted = {text: ids_of(library, text) for text in texts}
+            options: dict[str, Any] = {"max_length": max_length, "split_special_tokens": split_special_tokens}
+            whole = [text for text in texts if wanted[text] is not None]
+            assert tok.encode_batch(whole, **options).to_pylist() == [wanted[text] for text in whole]
+            for text in wanted.keys() - set(whole):
+                with pytest.raises(df.InputError, match="row 0 cannot be encoded"):
+                    tok.encode_batch([text], **options)
+
+
+def ids_of(library: Any, text: str) -> list[int] | None:
+    """None where `tokenizers` panics, as it does on some texts with an added token that is normalised to nothing."""
+    try:
+        ids: list[int] = library.encode(text).ids
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        return None
+    return ids
 
 
 @given(

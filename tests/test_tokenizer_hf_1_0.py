@@ -50,6 +50,7 @@ def test_every_scalar_value(lowercase: bool) -> None:
     """All 1,112,064, alone and between letters."""
     text = scalar_json(lowercase, complete=True)
     ours, expected = _core.Tokenizer(text, "hf-1.0"), library_of(text)
+    assert ours.engine == "wordpiece"
     assert_every_scalar_value(ours, expected)
 
 

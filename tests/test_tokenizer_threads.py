@@ -67,5 +67,31 @@ def test_a_forked_child_does_not_wait_for_ever(tok: df.Tokenizer) -> None:
         busy.join()
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_child_forked_while_the_first_split_is_prepared() -> None:
+    """`split_special_tokens` makes a second tokenizer of the `tokenizers` crate; no child waits for its parent's."""
+    vocab = {token: index for index, token in enumerate(["[UNK]", "[SEP]", *WORDS])}
+    vocab |= {f"filler{number}": len(vocab) + number for number in range(200_000)}
+    library = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token="[UNK]"))
+    library.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    library.add_special_tokens(["[SEP]"])
+    tok = df.Tokenizer(library.to_str())
+    assert tok.engine == "tokenizers"
+    preparing = threading.Thread(target=tok.encode, args=("the [SEP]",), kwargs={"split_special_tokens": True})
+    context = multiprocessing.get_context("fork")
+    children = [context.Process(target=_check_split, args=(tok,)) for _ in range(6)]
+    preparing.start()
+    for child in children:
+        child.start()
+    preparing.join()
+    for child in children:
+        child.join(60)
+        assert child.exitcode == 0
+
+
+def _check_split(tok: df.Tokenizer) -> None:
+    os._exit(0 if tok.encode("the [SEP]", split_special_tokens=True) == [2, 0, 0, 0] else 1)
+
+
 def _check(tok: df.Tokenizer, expected: object) -> None:
     os._exit(0 if tok.encode_batch(TEXTS, threads=2) == expected else 1)

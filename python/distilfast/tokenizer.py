@@ -19,7 +19,7 @@ import pyarrow as pa
 from . import _core
 from ._core import InputError
 from .files import write_json, write_text
-from .tokenizer_files import check_template, check_wordpiece, read_json, vocab_to_json, with_lowercase
+from .tokenizer_files import check_wordpiece, read_json, vocab_to_json, with_lowercase
 
 # What a folder with a tokenizer in it holds at least one of.
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "*.model", "*.spm", "*.bpe.codes")
@@ -78,7 +78,6 @@ class Tokenizer:
         self._config = dict(config or {})
         self._names = {key: self._special_name(key, content["model"]) for key in _USUAL_NAMES}
         self.vocab_size: int = self._core.vocab_size
-        check_template(content.get("post_processor"), self.vocab_size, source)
         self.cls_id, self.sep_id, self.pad_id, self.mask_id, self.unk_id = (
             None if name is None else self._core.token_to_id(name) for name in self._names.values()
         )

@@ -53,21 +53,6 @@ def check_wordpiece(content: dict[str, Any], source: str) -> None:
         raise InputError(f"{source}: the vocabulary has no {model.get('unk_token')!r}, the token for unknown words")
 
 
-def check_template(processor: Any, vocab_size: int, source: str) -> None:
-    """Refuses a `post_processor` that puts an id beside the text that the vocabulary does not have."""
-    if not isinstance(processor, dict):
-        return
-    ids = [pair[1] for key in ("cls", "sep") if isinstance(pair := processor.get(key), list)]
-    special = processor.get("special_tokens")
-    for token in special.values() if isinstance(special, dict) else []:
-        ids += token["ids"]
-    for index in ids:
-        if index >= vocab_size:
-            raise InputError(f"{source}: the post_processor adds the id {index}; the vocabulary has {vocab_size:,} ids")
-    for inner in processor.get("processors") or []:
-        check_template(inner, vocab_size, source)
-
-
 def vocab_to_json(text: str, source: str, lowercase: bool | None, config: dict[str, Any]) -> str:
     """The `tokenizer.json` that says the same as a BERT `vocab.txt`."""
     if text.startswith("\ufeff"):

@@ -1,16 +1,17 @@
 //! `_core.Tokenizer`: text from Python strings or Arrow buffers in, Arrow lists out.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::{
-    Array, ArrayRef, LargeStringArray, ListArray, OffsetSizeTrait, PrimitiveArray, StringArray, StringViewArray,
+    Array, ArrayRef, BinaryViewArray, LargeStringArray, ListArray, OffsetSizeTrait, PrimitiveArray, StringArray,
+    StringViewArray,
     types::{ArrowPrimitiveType, UInt16Type, UInt32Type},
 };
-use arrow_buffer::{OffsetBuffer, ScalarBuffer};
+use arrow_buffer::{ArrowNativeType, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{DataType, Field};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::pybacked::PyBackedStr;
 use pyo3::types::{PyList, PyString, PyTuple};
 use pyo3_arrow::input::AnyArray;
 
@@ -18,6 +19,10 @@ use crate::error::{Error, Result};
 use crate::python::arrow::to_pyarrow;
 use crate::tokenizer::{EncodeOptions, Encoded, EncodedRows, Rows, Tokenizer, default_threads};
 use crate::unicode::Profile;
+use crate::wordpiece_lookup::prefetch;
+
+/// How many strings before it is read a string is asked for; they lie all over the memory.
+const STRINGS_AHEAD: usize = 16;
 
 /// See `_core.pyi`.
 #[pyclass(frozen, name = "Tokenizer", module = "distilfast._core")]
@@ -91,9 +96,9 @@ impl PyTokenizer {
             None => default_threads(),
         };
         let array = if let Ok(list) = texts.cast::<PyList>() {
-            self.encode_strings(py, list.iter(), options, threads)?
+            self.encode_strings(py, &list.to_tuple(), options, threads)?
         } else if let Ok(tuple) = texts.cast::<PyTuple>() {
-            self.encode_strings(py, tuple.iter(), options, threads)?
+            self.encode_strings(py, tuple, options, threads)?
         } else {
             let (chunks, _) = texts.extract::<AnyArray>()?.into_chunked_array()?.into_inner();
             py.detach(|| {
@@ -106,22 +111,20 @@ impl PyTokenizer {
 }
 
 impl PyTokenizer {
-    /// Encodes strings, which are held on to, so that nobody can take them away while the interpreter is released.
-    fn encode_strings<'py>(
+    /// Encodes strings, which the tuple holds on to while the interpreter is released.
+    fn encode_strings(
         &self,
-        py: Python<'py>,
-        texts: impl ExactSizeIterator<Item = Bound<'py, PyAny>>,
+        py: Python<'_>,
+        texts: &Bound<'_, PyTuple>,
         options: EncodeOptions,
         threads: usize,
     ) -> PyResult<ArrayRef> {
-        let mut rows: Vec<PyBackedStr> = Vec::with_capacity(texts.len());
-        for (index, item) in texts.enumerate() {
-            let string = item.cast_into::<PyString>().map_err(|error| {
-                let found =
-                    error.into_inner().get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string());
-                PyTypeError::new_err(format!("row {index} is of type {found}, not str"))
-            })?;
-            rows.push(string.try_into().map_err(|_| lone_surrogate(index))?);
+        let mut rows: Vec<&str> = Vec::with_capacity(texts.len());
+        for (index, item) in texts.iter_borrowed().enumerate() {
+            if let Some(later) = index.checked_add(STRINGS_AHEAD).filter(|&later| later < texts.len()) {
+                prefetch(texts.get_borrowed_item(later)?.as_ptr());
+            }
+            rows.push(item.extract().map_err(|_| not_text(&item, index))?);
         }
         Ok(py.detach(|| self.encode_rows(rows.as_slice(), options, threads))?)
     }
@@ -147,6 +150,14 @@ fn list_array<T: ArrowPrimitiveType>(encoded: EncodedRows<T::Native>) -> Result<
     Ok(Arc::new(ListArray::new(field, OffsetBuffer::new(ScalarBuffer::from(offsets)), values, None)))
 }
 
+fn not_text(row: &Bound<'_, PyAny>, index: usize) -> PyErr {
+    if row.is_instance_of::<PyString>() {
+        return lone_surrogate(index);
+    }
+    let found = row.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string());
+    PyTypeError::new_err(format!("row {index} is of type {found}, not str"))
+}
+
 fn lone_surrogate(row: usize) -> PyErr {
     Error::Invalid(format!(
         "row {row} holds a lone surrogate, which is not text; encode it with errors=\"replace\" first"
@@ -154,24 +165,50 @@ fn lone_surrogate(row: usize) -> PyErr {
     .into()
 }
 
-impl Rows for [PyBackedStr] {
-    fn len(&self) -> usize {
-        <[PyBackedStr]>::len(self)
-    }
-
-    fn row(&self, index: usize) -> &str {
-        &self[index]
-    }
-}
-
-/// One chunk of an Arrow column of strings, of any of the three layouts.
+/// The rows of one chunk of an Arrow column of strings, of any of the three layouts.
 enum ArrowChunk<'a> {
-    Small(&'a StringArray),
-    Large(&'a LargeStringArray),
-    View(&'a StringViewArray),
+    Small(&'a [i32], &'a [u8]),
+    Large(&'a [i64], &'a [u8]),
+    View(BinaryViewArray),
 }
 
-/// The rows of a chunked Arrow column, known to hold no null and only UTF-8.
+impl ArrowChunk<'_> {
+    fn row(&self, row: usize) -> &[u8] {
+        match self {
+            Self::Small(offsets, data) => &data[offsets[row].as_usize()..offsets[row + 1].as_usize()],
+            Self::Large(offsets, data) => &data[offsets[row].as_usize()..offsets[row + 1].as_usize()],
+            Self::View(strings) => strings.value(row),
+        }
+    }
+
+    fn row_len(&self, row: usize) -> usize {
+        match self {
+            Self::Small(offsets, _) => (offsets[row + 1] - offsets[row]) as usize,
+            Self::Large(offsets, _) => (offsets[row + 1] - offsets[row]) as usize,
+            // The length is the lower half of a view.
+            Self::View(strings) => strings.views()[row] as u32 as usize,
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Small(offsets, _) => offsets.len() - 1,
+            Self::Large(offsets, _) => offsets.len() - 1,
+            Self::View(strings) => strings.len(),
+        }
+    }
+
+    /// Refuses rows that are not UTF-8; `start` is the number of the first row of the chunk.
+    fn check(&self, start: usize, range: Range<usize>) -> Result<()> {
+        match self {
+            Self::Small(offsets, data) => check_utf8(start, range, data, offsets),
+            Self::Large(offsets, data) => check_utf8(start, range, data, offsets),
+            Self::View(strings) => range.into_iter().try_for_each(|row| check_row(start + row, strings.value(row))),
+        }
+    }
+}
+
+/// The rows of a chunked Arrow column, known to hold no null.
 struct ArrowRows<'a> {
     chunks: Vec<ArrowChunk<'a>>,
     /// The first row of each chunk, and one past the last row.
@@ -190,23 +227,26 @@ impl<'a> ArrowRows<'a> {
             }
             let any = array.as_any();
             chunks.push(if let Some(strings) = any.downcast_ref::<StringArray>() {
-                check_utf8(start, strings.value_data(), strings.value_offsets())?;
-                ArrowChunk::Small(strings)
+                ArrowChunk::Small(strings.value_offsets(), strings.value_data())
             } else if let Some(strings) = any.downcast_ref::<LargeStringArray>() {
-                check_utf8(start, strings.value_data(), strings.value_offsets())?;
-                ArrowChunk::Large(strings)
+                ArrowChunk::Large(strings.value_offsets(), strings.value_data())
             } else if let Some(strings) = any.downcast_ref::<StringViewArray>() {
-                let bytes = strings.clone().to_binary_view();
-                for row in 0..strings.len() {
-                    check_row(start + row, bytes.value(row))?;
-                }
-                ArrowChunk::View(strings)
+                ArrowChunk::View(strings.clone().to_binary_view())
             } else {
                 return Err(not_strings(array.data_type()));
             });
             starts.push(start + array.len());
         }
         Ok(Self { chunks, starts })
+    }
+
+    /// The chunk that holds a row, and the number of its first.
+    fn chunk(&self, row: usize) -> (&ArrowChunk<'a>, usize) {
+        let chunk = match self.chunks.len() {
+            1 => 0,
+            _ => self.starts.partition_point(|&start| start <= row) - 1,
+        };
+        (&self.chunks[chunk], self.starts[chunk])
     }
 }
 
@@ -215,20 +255,23 @@ fn not_strings(found: &DataType) -> Error {
 }
 
 /// Arrow trusts the producer; nothing else checks that the bytes are UTF-8.
-fn check_utf8<O: OffsetSizeTrait>(start: usize, data: &[u8], offsets: &[O]) -> Result<()> {
+fn check_utf8<O: OffsetSizeTrait>(start: usize, range: Range<usize>, data: &[u8], offsets: &[O]) -> Result<()> {
+    let offsets = &offsets[range.start..=range.end];
     let (first, last) = (offsets[0].as_usize(), offsets[offsets.len() - 1].as_usize());
     if first == last {
         // Of an array without rows the offset may lie anywhere, and the data are left out.
         return Ok(());
     }
     // All rows at once; each is whole if it begins where a character does.
-    let whole = std::str::from_utf8(&data[first..last])
-        .is_ok_and(|text| offsets.iter().all(|offset| text.is_char_boundary(offset.as_usize() - first)));
+    let data = &data[first..last];
+    let whole = data.is_ascii()
+        || std::str::from_utf8(data)
+            .is_ok_and(|text| offsets.iter().all(|offset| text.is_char_boundary(offset.as_usize() - first)));
     if whole {
         return Ok(());
     }
     for (row, bounds) in offsets.windows(2).enumerate() {
-        check_row(start + row, &data[bounds[0].as_usize()..bounds[1].as_usize()])?;
+        check_row(start + range.start + row, &data[bounds[0].as_usize() - first..bounds[1].as_usize() - first])?;
     }
     Ok(())
 }
@@ -245,16 +288,24 @@ impl Rows for ArrowRows<'_> {
         self.starts.last().copied().unwrap_or_default()
     }
 
-    fn row(&self, index: usize) -> &str {
-        let chunk = match self.chunks.len() {
-            1 => 0,
-            _ => self.starts.partition_point(|&start| start <= index) - 1,
-        };
-        let row = index - self.starts[chunk];
-        match &self.chunks[chunk] {
-            ArrowChunk::Small(strings) => strings.value(row),
-            ArrowChunk::Large(strings) => strings.value(row),
-            ArrowChunk::View(strings) => strings.value(row),
+    fn row(&self, index: usize) -> &[u8] {
+        let (chunk, start) = self.chunk(index);
+        chunk.row(index - start)
+    }
+
+    fn row_len(&self, index: usize) -> usize {
+        let (chunk, start) = self.chunk(index);
+        chunk.row_len(index - start)
+    }
+
+    fn check(&self, range: Range<usize>) -> Result<()> {
+        let mut row = range.start;
+        while row < range.end {
+            let (chunk, start) = self.chunk(row);
+            let end = range.end.min(start + chunk.len());
+            chunk.check(start, row - start..end - start)?;
+            row = end;
         }
+        Ok(())
     }
 }
