@@ -84,7 +84,9 @@ where
     }
     // SAFETY: of the chunks that fitted, which are one after the other, all ids have been put in their place.
     unsafe { out.ids.set_len(fitted) };
-    over.iter().for_each(|encoded| out.ids.extend_from_slice(&encoded.ids));
+    for encoded in over {
+        out.ids.extend_from_slice(&encoded.ids);
+    }
     Ok(out)
 }
 

@@ -38,6 +38,12 @@ pub struct WordCache<I: TokenId> {
     pages: Vec<Page<I>>,
 }
 
+impl<I: TokenId> Default for WordCache<I> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<I: TokenId> WordCache<I> {
     /// An empty table.
     pub fn new() -> Self {

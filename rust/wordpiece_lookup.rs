@@ -22,6 +22,12 @@ pub struct Batch {
     pub offsets: [u32; AHEAD],
 }
 
+impl Default for Batch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Batch {
     /// A batch that holds nothing yet.
     pub fn new() -> Self {
