@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -246,6 +247,7 @@ def rank_main(output_dir: str, options: dict[str, Any], environment: dict[str, s
     kill = options.pop("kill", None)
     resume = options.pop("resume", None)
     most_bytes = options.pop("most_bytes", None)
+    kill_after = options.pop("kill_after", None)
     count_calls = options.pop("count_calls", False)
     at_call = AtCall(options.pop("kill_at_call", {}).get(os.environ.get("RANK", "0")))
     run = trainer(output_dir, **options)
@@ -256,6 +258,10 @@ def rank_main(output_dir: str, options: dict[str, Any], environment: dict[str, s
         run.add_callback(at_call)
     if most_bytes is not None:
         run.add_callback(FillDisk(*most_bytes))
+    if kill_after is not None:
+        # From outside, so that it strikes anywhere, not only between two calls of Python.
+        subprocess.Popen(["sh", "-c", f"sleep {kill_after}; kill -9 {os.getpid()}"])
+    began = time.monotonic()
     try:
         run.train(resume_from_checkpoint=resume)
     except CheckpointError as error:
@@ -269,6 +275,7 @@ def rank_main(output_dir: str, options: dict[str, Any], environment: dict[str, s
         "requested": run.train_dataset.requested,
         "calls": at_call.calls,
         "saves": at_call.saves,
+        "seconds": time.monotonic() - began,
     }
     (Path(output_dir) / f"result-{rank}.json").write_text(json.dumps(result))
 
