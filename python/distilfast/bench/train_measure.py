@@ -1,0 +1,105 @@
+"""How the train bench measures: contenders in turns, peaks of memory, and what losses and batches take alone."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from .. import losses
+from ..data import MaskedBatches
+
+
+class PeakMemory:
+    """Within `with`: the most memory in use above what was in use at the start, in `.bytes`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.bytes = 0
+
+    def __enter__(self) -> PeakMemory:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self._before = torch.cuda.memory_allocated(self.device)
+            return self
+        self._before = _resident()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.device.type == "cuda":
+            self.bytes = max(self.bytes, torch.cuda.max_memory_allocated(self.device) - self._before)
+            return
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.01):
+            self.bytes = max(self.bytes, _resident() - self._before)
+
+
+def _resident() -> int:
+    """Bytes of this process in memory; 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def measure(
+    contenders: dict[str, Callable[[], int]], device: torch.device, batches: int, rounds: int
+) -> dict[str, dict[str, float]]:
+    """Tokens per second (median over rounds) and peak memory of each contender; they take turns."""
+    speeds: dict[str, list[float]] = {name: [] for name in contenders}
+    peaks = {name: PeakMemory(device) for name in contenders}
+    for step in contenders.values():
+        step()  # compiles, plans, allocates
+    for _ in range(rounds):
+        for name, step in contenders.items():
+            with peaks[name]:
+                synchronize(device)
+                start = time.perf_counter()
+                tokens = sum(step() for _ in range(batches))
+                synchronize(device)
+                speeds[name].append(tokens / (time.perf_counter() - start))
+    return {
+        name: {"tokens_per_second": statistics.median(speeds[name]), "peak_memory_mb": peaks[name].bytes / 2**20}
+        for name in contenders
+    }
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def loss_seconds(device: torch.device, rows: int, vocab_size: int, dtype: torch.dtype) -> float:
+    """Seconds of the losses on ready logits [rows, vocab_size] of `dtype`, gradient included; the best of three."""
+    student, teacher = (torch.randn(rows, vocab_size, device=device).to(dtype) for _ in range(2))
+    student.requires_grad_()
+    labels = torch.randint(vocab_size, (rows,), device=device)
+    labels[torch.rand(rows, device=device) > 0.15] = -100
+    times = []
+    for _ in range(3):
+        synchronize(device)
+        start = time.perf_counter()
+        torch.autograd.grad(losses.distillation_loss(student, teacher, labels).total, student)
+        synchronize(device)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def loader_seconds(batches: MaskedBatches, count: int = 32) -> float:
+    """Seconds that a batch takes to be made, one after the other, with nothing else to do."""
+    numbers = range(min(count, len(batches)))
+    start = time.perf_counter()
+    for number in numbers:
+        batches[number]
+    return (time.perf_counter() - start) / len(numbers)
