@@ -50,25 +50,32 @@ def similarity_table(found: dict[str, Any]) -> str:
     return table(header, rows)
 
 
-def ablation_table(ablation: dict[str, Any], found: dict[str, Any]) -> str:
-    """Held-out text and STS-B without fine-tuning, a row a student."""
-    titles = {"teacher": "teacher, 6 layers"} | {
-        run: VARIANTS[variant] for variant, runs in ablation["runs"].items() for run in runs
+def ablation_table(held_out: dict[str, Any], judged: dict[str, Any]) -> str:
+    """Held-out text of every student, and the tasks of those that were fine-tuned, a row a student."""
+    titles = {"teacher": "teacher, 12 layers"} | {
+        run: VARIANTS[variant] for variant, runs in held_out["runs"].items() for run in runs
     }
+    tasks = judged["tasks"]
+
+    def task_cells(run: str) -> list[str]:
+        if run not in judged["scores"]:
+            return ["-"] * (len(tasks) + 1)
+        scores = [task["rows"][run]["median"] for task in tasks.values()]
+        return [number(score, 1) for score in (*scores, judged["scores"][run]["tasks"])]
+
     rows = [
         [
             title,
-            number(ablation["scores"][run]["mlm_accuracy"], 1),
-            number(ablation["scores"][run]["mlm_loss"], 3),
-            number(ablation["scores"][run]["kl"], 3),
-            number(ablation["scores"][run]["agreement"], 1),
-            number(found["models"][run]["dev"]["people"], 1),
-            number(found["models"][run]["dev"]["teacher"], 1),
+            number(held_out["scores"][run]["mlm_accuracy"], 1),
+            number(held_out["scores"][run]["mlm_loss"], 3),
+            number(held_out["scores"][run]["kl"], 3),
+            number(held_out["scores"][run]["agreement"], 1),
+            *task_cells(run),
         ]
         for run, title in titles.items()
     ]
-    header = ["student", "MLM accuracy %", "MLM loss", "KL", "top-1 as teacher %", "STS-B, people", "STS-B, teacher"]
-    return table(header, rows)
+    header = ["student", "MLM accuracy %", "MLM loss", "KL", "top-1 as teacher %"]
+    return table([*header, *(task["title"] for task in tasks.values()), "mean of tasks"], rows)
 
 
 def draw_similarity(found: dict[str, Any], path: Path) -> None:
@@ -94,8 +101,8 @@ def main() -> None:
     ablation = read("ablation")
     draw_deltas(ablation, HERE / "ablation.png")
     (HERE / "generated_ablation.md").write_text(ablation_markdown(ablation), encoding="utf-8")
-    both = ablation_table(ablation, read("ablation_similarity"))
-    (HERE / "generated_ablation_similarity.md").write_text(both + "\n", encoding="utf-8")
+    whole = ablation_table(read("ablation_controls"), ablation)
+    (HERE / "generated_ablation_tasks.md").write_text(whole + "\n", encoding="utf-8")
     losses = read("losses")
     draw_losses(losses, HERE / "losses.png")
 
