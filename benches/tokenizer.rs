@@ -71,6 +71,9 @@ fn main() {
     }
 }
 
+/// A text, where its words start and end, and how many there are.
+type Words = (Vec<u8>, Vec<u32>, Vec<u32>, usize);
+
 /// Words looked up in a table that holds all of them, and one by one in the trie.
 fn stages(tokenizer: &Tokenizer, blocks: &[Vec<u8>], bytes: usize) {
     let tokens = tokenizer.tokens();
@@ -86,7 +89,7 @@ fn stages(tokenizer: &Tokenizer, blocks: &[Vec<u8>], bytes: usize) {
         }
     };
     let mut cache = WordCache::<u16>::new();
-    let mut texts: Vec<(Vec<u8>, Vec<u32>, Vec<u32>, usize)> = Vec::new();
+    let mut texts: Vec<Words> = Vec::new();
     for block in blocks {
         let (mut text, mut starts, mut ends) = (block.clone(), Vec::new(), Vec::new());
         segment(TextSimd::available()[0], &mut text, true, &mut starts, &mut ends);

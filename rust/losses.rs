@@ -115,7 +115,7 @@ pub struct RowLosses {
     pub mse: Vec<f32>,
 }
 
-impl<'a> Job<'a> {
+impl Job<'_> {
     /// The student's logits of a row: its own or, in place, still in the gradient's.
     #[inline(always)]
     fn student_row<'b>(&'b self, index: usize, grad: Option<&'b RowMut<'_>>) -> Row<'b> {

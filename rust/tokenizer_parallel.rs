@@ -226,11 +226,10 @@ mod tests {
 
     use super::*;
 
+    type Encoder<'r> = Box<dyn FnMut(Range<usize>, &mut EncodedRows<u16>) -> Result<()> + 'r>;
+
     /// Ids that are every `step`th byte of the rows; rows with a `!` fail.
-    fn spelled<'r>(
-        rows: &'r [&'r str],
-        step: usize,
-    ) -> impl Fn() -> Box<dyn FnMut(Range<usize>, &mut EncodedRows<u16>) -> Result<()> + 'r> + Sync {
+    fn spelled<'r>(rows: &'r [&'r str], step: usize) -> impl Fn() -> Encoder<'r> + Sync {
         move || {
             Box::new(move |range, out| {
                 for index in range {

@@ -99,3 +99,14 @@ def test_an_output_directory_that_cannot_be_written(
         train.os, "access", lambda path, mode: False if Path(path) == tmp_path else os.path.exists(path)
     )
     assert f"{tmp_path} cannot be written to" in refusal(flags(folder, tmp_path / "out"), capsys)
+
+
+def test_what_is_to_be_replaced_stays_until_the_run_begins(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = tmp_path / "out" / "checkpoint-2" / "of an earlier run"
+    old.mkdir(parents=True)
+    refusal([*flags(folder, tmp_path / "out", layers=[0, 7]), "--overwrite"], capsys)
+    assert old.is_dir()
+    train.main([*flags(folder, tmp_path / "out"), "--overwrite"])
+    assert not old.exists()

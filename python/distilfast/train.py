@@ -52,6 +52,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_positions(batches, [*teachers, student])
         trainer = build_trainer(models, args, teachers, student, batches, tokens)
     if first:
+        if not args.resume_from_checkpoint:
+            for old in checkpoints(str(args.output_dir)):
+                shutil.rmtree(old)  # of the run that is replaced: a later resume must not find them
         print(describe(trainer, batches), flush=True)
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
@@ -93,8 +96,6 @@ def prepare_output(args: DistillationArguments) -> None:
         return
     folder = files.refuse_occupied(args.output_dir, args.overwrite)
     refuse_unwritable(folder)
-    for old in checkpoints(folder):
-        shutil.rmtree(old)  # of the run that is replaced: a later resume must not find them
 
 
 def refuse_unwritable(folder: Path) -> None:
