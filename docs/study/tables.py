@@ -59,9 +59,8 @@ def ablation_table(held_out: dict[str, Any], judged: dict[str, Any]) -> str:
 
     def task_cells(run: str) -> list[str]:
         if run not in judged["scores"]:
-            return ["-"] * (len(tasks) + 1)
-        scores = [task["rows"][run]["median"] for task in tasks.values()]
-        return [number(score, 1) for score in (*scores, judged["scores"][run]["tasks"])]
+            return ["-"] * len(tasks)
+        return [number(task["rows"][run]["median"], 1) for task in tasks.values()]
 
     rows = [
         [
@@ -75,7 +74,7 @@ def ablation_table(held_out: dict[str, Any], judged: dict[str, Any]) -> str:
         for run, title in titles.items()
     ]
     header = ["student", "MLM accuracy %", "MLM loss", "KL", "top-1 as teacher %"]
-    return table([*header, *(task["title"] for task in tasks.values()), "mean of tasks"], rows)
+    return table([*header, *(task["title"] for task in tasks.values())], rows)
 
 
 def draw_similarity(found: dict[str, Any], path: Path) -> None:
@@ -98,10 +97,11 @@ def main() -> None:
     similarity = read("sentence_similarity")
     (HERE / "generated_similarity.md").write_text(similarity_table(similarity) + "\n", encoding="utf-8")
     draw_similarity(similarity, HERE / "similarity.png")
-    ablation = read("ablation")
-    draw_deltas(ablation, HERE / "ablation.png")
-    (HERE / "generated_ablation.md").write_text(ablation_markdown(ablation), encoding="utf-8")
-    whole = ablation_table(read("ablation_controls"), ablation)
+    held_out, ablation = read("ablation_controls"), read("ablation")
+    draw_deltas(held_out, HERE / "ablation.png")
+    draw_deltas(ablation, HERE / "ablation_tasks.png")
+    (HERE / "generated_ablation.md").write_text(ablation_markdown(held_out), encoding="utf-8")
+    whole = ablation_table(held_out, ablation)
     (HERE / "generated_ablation_tasks.md").write_text(whole + "\n", encoding="utf-8")
     losses = read("losses")
     draw_losses(losses, HERE / "losses.png")
