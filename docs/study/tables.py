@@ -99,7 +99,6 @@ def main() -> None:
     draw_similarity(similarity, HERE / "similarity.png")
     held_out, ablation = read("ablation_controls"), read("ablation")
     draw_deltas(held_out, HERE / "ablation.png")
-    draw_deltas(ablation, HERE / "ablation_tasks.png")
     (HERE / "generated_ablation.md").write_text(ablation_markdown(held_out), encoding="utf-8")
     whole = ablation_table(held_out, ablation)
     (HERE / "generated_ablation_tasks.md").write_text(whole + "\n", encoding="utf-8")
