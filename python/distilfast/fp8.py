@@ -55,8 +55,8 @@ def _to_float8(layer: Any) -> None:
     layer.__class__ = Float8Linear
 
 
-def _back(layer: Any, weight: Tensor) -> None:
-    layer.__class__ = nn.Linear
+def _back(layer: Any, weight: Tensor, before: type) -> None:
+    layer.__class__ = before
     del layer.scale
     layer.weight = weight
 
@@ -70,7 +70,7 @@ def _layers(teacher: PreTrainedModel) -> list[nn.Linear]:
     return [
         module
         for module in encoder_of(teacher).modules()
-        if type(module) is nn.Linear
+        if isinstance(module, nn.Linear)
         and module is not fused
         and module.in_features % MULTIPLE == 0
         and module.out_features % MULTIPLE == 0
@@ -98,14 +98,14 @@ def use_float8(teacher: PreTrainedModel, batch: Mapping[str, Any], most_kl: floa
             "--teacher_fp8 out"
         )
     before = _distributions(teacher, batch)
-    weights = [layer.weight for layer in layers]
+    kept = [(layer.weight, type(layer)) for layer in layers]
     for layer in layers:
         _to_float8(layer)
     after = _distributions(teacher, batch)
     change = float(F.kl_div(after, before, reduction="batchmean", log_target=True))
     if not change <= most_kl:
-        for layer, weight in zip(layers, weights, strict=True):
-            _back(layer, weight)
+        for layer, (weight, before_it) in zip(layers, kept, strict=True):
+            _back(layer, weight, before_it)
         raise InputError(
             f"in float8 the teacher's distributions are {change:.2g} nats (KL) from its own, more than "
             f"--teacher_fp8_kl {most_kl:g}; leave --teacher_fp8 out, or allow more"
