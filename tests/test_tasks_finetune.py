@@ -15,7 +15,16 @@ import pytest
 import torch
 from distilfast import InputError, cells, evaluate
 from distilfast.evaluate import EvaluateOptions, run_evaluation
-from distilfast.finetune import encode_split, predict, soft_task_loss
+from distilfast.finetune import (
+    encode_split,
+    fine_tune,
+    load_for_task,
+    predict,
+    published_settings,
+    run_model,
+    soft_task_loss,
+    task_loss,
+)
 from distilfast.loading import load_tokenizer, quiet
 from distilfast.task_data import load_task, read_squad
 from distilfast.tasks import TASKS
@@ -260,6 +269,42 @@ def test_the_soft_loss_by_hand() -> None:
     torch.testing.assert_close(soft_task_loss(TASKS["squad"], *both, 2.0), expected / 2)
     scores = Output(logits=student[:, :1]), Output(logits=teacher[:, :1])
     torch.testing.assert_close(soft_task_loss(TASKS["stsb"], *scores, 2.0), torch.tensor((1.0 + 9.0) / 2))
+
+
+def test_the_loss_is_that_of_transformers(models: Path) -> None:
+    torch.manual_seed(0)
+    inputs = {"input_ids": torch.randint(5, 20, (6, 9)), "attention_mask": torch.ones(6, 9, dtype=torch.int64)}
+    places = {"start_positions": torch.arange(6), "end_positions": torch.arange(6) + 2}
+    for task, targets in {
+        "mnli": {"labels": torch.arange(6) % 3},
+        "stsb": {"labels": torch.arange(6) * 0.7},
+        "squad": places,
+    }.items():
+        model = load_for_task(str(models / "teacher"), TASKS[task], 0)
+        expected = model(**inputs, **targets)
+        found = run_model(model, inputs, None)
+        torch.testing.assert_close(task_loss(TASKS[task], found, targets), expected.loss, rtol=1e-6, atol=1e-6)
+
+
+def test_bfloat16_learns_the_same_on_float32_weights(models: Path, data: Path, tmp_path: Path) -> None:
+    teacher, found = str(models / "teacher"), load_task("sst2", data)
+    settings = published_settings(TASKS["sst2"], epochs=8.0, batch_size=8, learning_rate=1e-2, bf16=True)
+    tuned = fine_tune(teacher, found, 0, settings, torch.device("cpu"), save_to=tmp_path / "tuned")
+    assert tuned.score == 100.0  # which copies that were never made anew could not reach
+    assert tuned.losses[-1][1] < 0.3 < tuned.losses[0][1]
+    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(tmp_path / "tuned"), load_tokenizer(teacher)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    columns = encode_split(tokenizer, TASKS["sst2"], found.dev["dev"], 64)
+    (exact,) = predict(model, tokenizer, columns, torch.device("cpu"))
+    (near,) = predict(model, tokenizer, columns, torch.device("cpu"), bf16=True)
+    assert near.dtype == exact.dtype == np.float32
+    assert 0 < np.abs(near - exact).max() < 0.05 * np.abs(exact).max()
+
+
+def test_only_the_first_gpu_is_taken(models: Path, data: Path) -> None:
+    settings = published_settings(TASKS["sst2"])
+    with pytest.raises(InputError, match="CUDA_VISIBLE_DEVICES=1"):
+        fine_tune(str(models / "teacher"), load_task("sst2", data), 0, settings, torch.device("cuda:1"))
 
 
 def test_bad_input_is_named(models: Path, data: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import transformers
 from . import __version__, command
 from ._core import InputError
 from .files import write_json, write_text
+from .finetune import refuse_other_gpus
 from .held_out import HeldOutScores as HeldOutScores
 from .held_out import evaluate_held_out as evaluate_held_out
 from .held_out import pick_device
@@ -176,6 +177,8 @@ def run_evaluation(options: EvaluateOptions) -> dict[str, Any]:
         require_matplotlib()
     plan = None if options.tasks is None else task_plan(options)
     on = pick_device(options.device)
+    if plan is not None:
+        refuse_other_gpus(on)
     report: dict[str, Any] = {
         "format": 1,
         "versions": {"distilfast": __version__, "torch": torch.__version__, "transformers": transformers.__version__},

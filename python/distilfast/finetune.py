@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from torch.func import functional_call
 from torch.nn import functional as F
 from transformers import Trainer, TrainingArguments
 
@@ -21,11 +22,14 @@ from ._core import InputError
 from .cpu_attention import use_cpu_attention
 from .dropout import use_cpu_dropout
 from .loading import load_model, load_tokenizer
+from .products import use_cpu_products
 from .task_data import Split, TaskData
 from .tasks import Task, score, scores
+from .weight_copies import ForgetCopies, WeightCopies
 
 EVALUATION_BATCH = 64
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+LOGITS = ("logits", "start_logits", "end_logits")
 
 
 @dataclass(frozen=True)
@@ -91,21 +95,47 @@ class _TaskTrainer(Trainer):
         self.task = task
         self.teacher = None if teacher is None else teacher.eval().requires_grad_(False).to(self.args.device)
         self.student_inputs = _inputs_of(self.model)
+        self.copies = WeightCopies(torch.bfloat16, kept=True) if settings.bf16 else None
+        self.teacher_copies = WeightCopies(torch.bfloat16, kept=True) if settings.bf16 else None
+        if self.copies is not None:
+            self.add_callback(ForgetCopies(self.copies))
         # The loss is the mean over one batch; there is no accumulation to correct for.
         self.model_accepts_loss_kwargs = False
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        targets = {key: value for key, value in inputs.items() if key not in MODEL_INPUTS}
-        outputs = model(**_taken(inputs, self.student_inputs), **targets)
-        loss = outputs.loss
+        outputs = run_model(model, _taken(inputs, self.student_inputs), self.copies)
+        loss = task_loss(self.task, outputs, inputs)
         if self.teacher is not None and model.training:
             with torch.no_grad():
-                reference = self.teacher(**_taken(inputs, _inputs_of(self.teacher)))
+                reference = run_model(self.teacher, _taken(inputs, _inputs_of(self.teacher)), self.teacher_copies)
             soft = soft_task_loss(self.task, outputs, reference, self.settings.temperature)
             loss = self.settings.alpha_ce * soft + self.settings.alpha_task * loss
         return (loss, outputs) if return_outputs else loss
+
+
+def run_model(model: Any, inputs: Mapping[str, Any], copies: WeightCopies | None) -> Any:
+    """The model's outputs, computed with `copies` of its weights where there are some; logits are float32."""
+    if copies is None:
+        outputs = model(**inputs)
+    else:
+        outputs = functional_call(model, copies.of(model), (), dict(inputs))
+    for name in LOGITS:
+        if name in outputs:
+            outputs[name] = outputs[name].float()
+    return outputs
+
+
+def task_loss(task: Task, outputs: Any, targets: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The task's own loss of a batch, the mean over its rows, as the models of `transformers` have it: cross-entropy of
+    the classes, squared error for regression, for questions the mean of the cross-entropies of start and end."""
+    if task.kind == "regression":
+        return F.mse_loss(outputs.logits.squeeze(-1), targets["labels"].float())
+    if task.kind == "questions":
+        start = F.cross_entropy(outputs.start_logits, targets["start_positions"])
+        return (start + F.cross_entropy(outputs.end_logits, targets["end_positions"])) / 2
+    return F.cross_entropy(outputs.logits, targets["labels"])
 
 
 def soft_task_loss(task: Task, student: Any, teacher: Any, temperature: float) -> torch.Tensor:
@@ -117,7 +147,7 @@ def soft_task_loss(task: Task, student: Any, teacher: Any, temperature: float) -
     """
     if task.kind == "regression":
         return F.mse_loss(student.logits, teacher.logits)
-    names = ("start_logits", "end_logits") if task.kind == "questions" else ("logits",)
+    names = LOGITS[1:] if task.kind == "questions" else LOGITS[:1]
     divergences = [
         F.kl_div(
             F.log_softmax(student[name] / temperature, dim=-1),
@@ -183,21 +213,21 @@ def predict(
 ) -> list[np.ndarray]:
     """The model's outputs in the order of the rows, float32: [logits], or [start, end] padded with -inf.
 
-    Rows are batched by length, which changes nothing but the time.
+    Rows are batched by length, which changes nothing but the time. bf16: computed in bfloat16.
     """
     number = len(columns["input_ids"])
     order = sorted(range(number), key=lambda row: -len(columns["input_ids"][row]))
     rows = _Rows({key: columns[key] for key in MODEL_INPUTS if key in columns})
     collate, names = _Collator(tokenizer), _inputs_of(model)
     outputs: list[np.ndarray] = []
+    copies = WeightCopies(torch.bfloat16, kept=True) if bf16 else None
     model.eval().to(device)
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+    with torch.no_grad():
         for start in range(0, number, EVALUATION_BATCH):
             here = order[start : start + EVALUATION_BATCH]
             batch = {key: value.to(device) for key, value in collate([rows[row] for row in here]).items()}
-            result = model(**_taken(batch, names))
-            tensors = [result.logits] if "logits" in result else [result.start_logits, result.end_logits]
-            arrays = [tensor.float().cpu().numpy() for tensor in tensors]
+            result = run_model(model, _taken(batch, names), copies)
+            arrays = [result[name].cpu().numpy() for name in LOGITS if name in result]
             if not outputs:  # the longest rows come first, so the first batch is the widest
                 outputs = [np.full((number, array.shape[1]), -np.inf, np.float32) for array in arrays]
             for whole, array in zip(outputs, arrays, strict=True):
@@ -233,8 +263,10 @@ def fine_tune(
     """Fine-tunes the model in `path` (a directory or hub id) on `data` and scores it after the last step.
 
     teacher: the directory of a model tuned for the same task, whose outputs are then part of the loss. save_to: where
-    the tuned model and its tokenizer go. Raises `InputError` where teacher and student have different vocabularies.
+    the tuned model and its tokenizer go. Raises `InputError` where teacher and student have different vocabularies, and
+    for another GPU than the first.
     """
+    refuse_other_gpus(device)
     task = data.task
     model = load_for_task(path, task, seed)
     tokenizer = load_tokenizer(path)
@@ -243,6 +275,7 @@ def fine_tune(
     if device.type == "cpu":
         use_cpu_attention(model)
         use_cpu_dropout(model)
+        use_cpu_products(model)
     longest = min(settings.max_length, int(getattr(model.config, "max_position_embeddings", settings.max_length)))
     columns = encode_split(tokenizer, task, data.train, longest)
     train = {key: column for key, column in columns.items() if key not in ("example", "offsets")}
@@ -257,7 +290,6 @@ def fine_tune(
             warmup_steps=settings.warmup,
             weight_decay=settings.weight_decay,
             lr_scheduler_type="linear",
-            bf16=settings.bf16,
             use_cpu=device.type == "cpu",
             logging_steps=max(1, round(settings.epochs * len(train["input_ids"]) / settings.batch_size / 50)),
             save_strategy="no",
@@ -265,6 +297,8 @@ def fine_tune(
             disable_tqdm=True,
             remove_unused_columns=False,
         )
+        # Several GPUs would each take a batch of that size; cells are spread over them by processes.
+        arguments._n_gpu = min(arguments.n_gpu, 1)
         trainer = _TaskTrainer(
             model=model,
             args=arguments,
@@ -285,6 +319,14 @@ def fine_tune(
         tokenizer.save_pretrained(save_to)
     losses = [(int(entry["step"]), float(entry["loss"])) for entry in trainer.state.log_history if "loss" in entry]
     return FineTuned(metrics, score(task, metrics), losses, int(trainer.state.global_step), seconds)
+
+
+def refuse_other_gpus(device: torch.device) -> None:
+    """Raises `InputError` for a GPU that the Trainer would not take: it trains on the first one that it sees."""
+    if device.type == "cuda" and device.index not in (None, 0):
+        raise InputError(
+            f"device {device}: fine-tuning takes the first GPU that is visible; set CUDA_VISIBLE_DEVICES={device.index}"
+        )
 
 
 def _shared_tokenizer(tokenizer: Any, path: str, teacher: str) -> Any:

@@ -56,7 +56,7 @@ class TaskDistillation:
     max_length: int | None = field(default=None, metadata={"help": "Tokens of a row. Default: as published."})
     max_train_rows: int | None = field(default=None, metadata={"help": "Train on a random choice of so many rows."})
     seed: int = field(default=42, metadata={"help": "Of order and dropout."})
-    precision: Literal["fp32", "bf16"] = field(default="fp32", metadata={"help": "bf16: under autocast."})
+    precision: Literal["fp32", "bf16"] = field(default="fp32", metadata={"help": "bf16: on copies of float32 weights."})
     overwrite: bool = field(default=False, metadata={"help": "Replace what --output_dir holds."})
 
 

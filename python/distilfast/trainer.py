@@ -37,7 +37,7 @@ from .progress import LossProgress, ProfileOptimizer
 from .rank_batches import Batches, batch_loader
 from .relations import BoundsOnHost
 from .step import DistillationStep
-from .weight_copies import WeightCopies
+from .weight_copies import ForgetCopies
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class DistillationTrainer(Trainer):
         )
         if step.copies is not None:
             step.copies.kept = True
-            callbacks = [_ForgetCopies(step.copies), *(callbacks or [])]
+            callbacks = [ForgetCopies(step.copies), *(callbacks or [])]
         if args.profile:
             step.profile = StepProfile(args.device)
             callbacks = [ProfileOptimizer(step.profile), *(callbacks or [])]
@@ -373,19 +373,6 @@ class _SetEpoch(TrainerCallback):
     def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Mapping[str, Any]) -> None:
         # A whole number at an epoch's begin; with a part behind the point on a resume within it.
         self.batches.set_epoch(int(state.epoch or 0))
-
-
-class _ForgetCopies(TrainerCallback):
-    """Lets weights be copied again when they have changed."""
-
-    def __init__(self, copies: WeightCopies) -> None:
-        self.copies = copies
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self.copies.forget()
-
-    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
-        self.copies.forget()
 
 
 def _freeze_head(student: PreTrainedModel) -> None:

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import TrainerCallback
 
 from .projections import Projection
 
@@ -51,6 +52,19 @@ class WeightCopies:
 
     def _attached(self, parameter: nn.Parameter, copy: Tensor) -> Tensor:
         return cast(Tensor, cast(Any, _Attach).apply(parameter, copy)) if parameter.requires_grad else copy
+
+
+class ForgetCopies(TrainerCallback):
+    """Lets weights be copied again when a Trainer has changed them."""
+
+    def __init__(self, copies: WeightCopies) -> None:
+        self.copies = copies
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.copies.forget()
+
+    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
+        self.copies.forget()
 
 
 class _Attach(torch.autograd.Function):
