@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from distilfast import _core, cpu_kernels, definitions, losses
+from distilfast.loss_terms import LossTerms
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -45,9 +46,8 @@ def kernel(
     scales: tuple[float, ...],
     level: str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    *rows, grad = cpu_kernels.distillation_loss_forward(
-        student, teacher, labels, weights, temperature, *scales, torch.ones(()), torch.ones(()), level=level
-    )
+    terms = LossTerms(labels, weights, torch.ones(()), torch.ones(()), temperature, scales)
+    *rows, grad = cpu_kernels.distillation_loss_forward(student, teacher, terms, level=level)
     assert grad is not None
     return *rows, grad
 
@@ -355,9 +355,8 @@ def test_in_place_gradient_is_the_same(dtype: torch.dtype) -> None:
     student, teacher = torch.randn(9, 1500).to(dtype), torch.randn(9, 1500).to(dtype)
     labels, weights = torch.tensor([1, -100] * 4 + [3]), torch.tensor([1.0, 1, 0] * 3)
     expected = kernel(student, teacher, labels, weights, 2.0, (1.0, 1.0, 0.1))
-    *rows, grad = cpu_kernels.distillation_loss_forward(
-        student, teacher, labels, weights, 2.0, 1.0, 1.0, 0.1, torch.ones(()), torch.ones(()), reuse_student=True
-    )
+    terms = LossTerms(labels, weights, torch.ones(()), torch.ones(()), 2.0, (1.0, 1.0, 0.1))
+    *rows, grad = cpu_kernels.distillation_loss_forward(student, teacher, terms, reuse_student=True)
     assert grad is student
     for one, two in zip((*rows, grad), expected, strict=True):
         assert torch.equal(one, two)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from distilfast import dispatch, fused, losses, ops
 from distilfast.fused import linear
+from distilfast.loss_terms import LossTerms
 from fused_interpreter import faithful_interpreter
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -57,12 +58,10 @@ def heads(dtype: torch.dtype = torch.float32, bias: bool = True) -> tuple[Any, A
 def test_logits(labels: Tensor | None, weights: Tensor | None, alphas: tuple[float, float, float], count: int) -> None:
     student, teachers = logits()
     teachers, shares = teachers[:count], [[], [1.0], SHARES][count]
-    kl_scale, mlm_scale = torch.tensor(0.25), torch.tensor(0.5)
-    *rows, gradient = ops.fused_row_losses(
-        student.detach(), teachers, shares, labels, weights, 2.0, alphas, kl_scale, mlm_scale, needs_gradient=True
-    )
-    got = ops.reduce_rows(*rows, 2.0, alphas, kl_scale, mlm_scale)
-    want = dispatch.eager_logits_loss(student, teachers, shares, labels, weights, kl_scale, mlm_scale, 2.0, alphas)
+    terms = LossTerms(labels, weights, torch.tensor(0.25), torch.tensor(0.5), 2.0, alphas)
+    *rows, gradient = ops.fused_row_losses(student.detach(), teachers, shares, terms, needs_gradient=True)
+    got = terms.reduce(*rows)
+    want = dispatch.eager_logits_loss(student, teachers, shares, terms)
     torch.testing.assert_close(got, want)
     if want[0].grad_fn is not None:
         torch.testing.assert_close(gradient, torch.autograd.grad(want[0], student)[0], rtol=1e-5, atol=1e-6)
@@ -74,25 +73,21 @@ def check_linear(
     student, teacher = heads(dtype, bias)
     teachers = [teacher, tuple(None if each is None else -each.detach() for each in student)][:count]
     shares = SHARES if count == 2 else [1.0]
-    rest = (LABELS, WEIGHTS, torch.tensor(0.25), torch.tensor(0.5), 2.0)
+    terms = LossTerms(LABELS, WEIGHTS, torch.tensor(0.25), torch.tensor(0.5), 2.0, ALPHAS)
     wide = [None if each is None else each.detach().float().requires_grad_() for each in student]
     want = dispatch.linear_loss(
         tuple(wide),
         [tuple(None if x is None else x.float() for x in head) for head in teachers],
         shares,
-        *rest,
-        ALPHAS,
+        terms,
         "eager",
     )
     asked = [each for each in wide if each is not None]
     expected = dict(zip(map(id, asked), torch.autograd.grad(want[0], asked), strict=True))
 
-    labels, weights, kl_scale, mlm_scale, temperature = rest
     with torch.no_grad():
-        rows, gradients = ops.fused_linear_forward(
-            student, teachers, shares, labels, weights, temperature, ALPHAS, kl_scale, mlm_scale, needs, row_loss
-        )
-    values = ops.reduce_rows(*rows, temperature, ALPHAS, kl_scale, mlm_scale)
+        rows, gradients = ops.fused_linear_forward(student, teachers, shares, terms, needs, row_loss)
+    values = terms.reduce(*rows)
     for value, each in zip(values, want, strict=True):
         torch.testing.assert_close(value, each, rtol=1e-4, atol=1e-6)
     for needed, of, single, gradient in zip(needs, student, wide, gradients, strict=True):

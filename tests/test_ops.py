@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from distilfast import InputError, linear_chunks, losses, ops
+from distilfast.loss_terms import LossTerms
 from torch import Tensor
 
 N, V, H = 7, 61, 12
@@ -184,8 +185,8 @@ def test_any_chunk_size_gives_the_same(chunk_rows: int, count: int) -> None:
     student = (g["hidden"].detach(), g["weight"].detach(), g["bias"].detach())
     teachers = [(g["teacher_hidden"], g["teacher_weight"], None), (student[0], -student[1], student[2])][:count]
     shares = [0.25, 0.75] if count == 2 else [1.0]
-    rest = (g["labels"], g["mask"], 2.0, (5.0, 2.0, 0.1), g["scale"], g["scale"], (True, True, True))
-    arguments = (student, teachers, shares, *rest)
+    terms = LossTerms(g["labels"], g["mask"], g["scale"], g["scale"], 2.0, (5.0, 2.0, 0.1))
+    arguments = (student, teachers, shares, terms, (True, True, True))
     one_values, one_grads = linear_chunks.linear_distillation_loss_forward(*arguments, chunk_rows=N)
     values, grads = linear_chunks.linear_distillation_loss_forward(*arguments, chunk_rows=chunk_rows)
     torch.testing.assert_close(values, one_values)

@@ -1,4 +1,4 @@
-"""The CPU kernels (Rust) for tensors, in the same form as the Triton kernels in `distilfast.fused`."""
+"""The CPU kernels (Rust) for tensors, which give what the Triton kernels in `distilfast.fused` give."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from . import _core
+from .loss_terms import LossTerms
 
 FORMATS = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
@@ -18,14 +19,7 @@ LARGE = 8 << 20
 def distillation_loss_forward(
     student_logits: Tensor,
     teacher_logits: Tensor | None,
-    labels: Tensor | None,
-    row_weight: Tensor | None,
-    temperature: float,
-    alpha_ce: float,
-    alpha_mlm: float,
-    alpha_mse: float,
-    kl_scale: Tensor,
-    mlm_scale: Tensor,
+    terms: LossTerms,
     *,
     reuse_student: bool = False,
     needs_gradient: bool = True,
@@ -35,9 +29,7 @@ def distillation_loss_forward(
 
     Args:
         student_logits, teacher_logits: [N, V], each float32, bfloat16 or float16; no teacher: cross-entropy alone.
-        labels: int64 [N], in [0, V) or -100; None: no cross-entropy.
-        row_weight: float32 [N]; None: 1. The teacher's logits in a row of weight 0 are not read.
-        kl_scale, mlm_scale: one over the denominators, 0-dim.
+        terms: of the loss. The teacher's logits in a row of weight 0 are not read.
         reuse_student: write the gradient over the student's logits, whose columns must lie side by side.
         needs_gradient: False leaves the gradient out (None is returned).
         level: an instruction set of `_core.instruction_sets()`; None: the fastest.
@@ -49,6 +41,8 @@ def distillation_loss_forward(
 
     Raises `InputError` for a label outside [0, V).
     """
+    labels, row_weight, (alpha_ce, alpha_mlm, alpha_mse) = terms.labels, terms.row_weights, terms.alphas
+    kl_scale, mlm_scale = float(terms.kl_scale), float(terms.mlm_scale)
     student = student_logits if reuse_student else _with_unit_stride(student_logits)
     gradient = None
     if needs_gradient:
@@ -62,10 +56,10 @@ def distillation_loss_forward(
         None if row_weight is None else row_weight.contiguous().numpy(),
         student_array if gradient is student else None if gradient is None else _array(gradient),
         formats=(FORMATS[student.dtype], "float32" if teacher_logits is None else FORMATS[teacher_logits.dtype]),
-        temperature=temperature,
-        kl_grad=alpha_ce * temperature * float(kl_scale),
-        ce_grad=alpha_mlm * float(mlm_scale),
-        mse_grad=2 * alpha_mse * float(kl_scale),
+        temperature=terms.temperature,
+        kl_grad=alpha_ce * terms.temperature * kl_scale,
+        ce_grad=alpha_mlm * mlm_scale,
+        mse_grad=2 * alpha_mse * kl_scale,
         threads=torch.get_num_threads(),
         level=level,
     )

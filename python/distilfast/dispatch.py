@@ -17,6 +17,7 @@ from . import definitions, ops
 from ._core import InputError
 from .linear_chunks import Head
 from .loss_arguments import check_impl
+from .loss_terms import LossTerms
 
 logger = logging.getLogger("distilfast.losses")
 
@@ -30,40 +31,24 @@ def logits_loss(
     student: Tensor,
     teachers: Sequence[Tensor],
     teacher_weights: Sequence[float],
-    labels: Tensor | None,
-    row_weights: Tensor | None,
-    kl_scale: Tensor,
-    mlm_scale: Tensor,
-    temperature: float,
-    alphas: Sequence[float],
+    terms: LossTerms,
     impl: str,
 ) -> LossTuple:
     """Total, KL, cross-entropy and MSE of logits [N, V]; without teachers or labels their terms are 0."""
     if _takes_kernel("logits", impl, _refusal(student, *teachers), student):
-        loss = ops.distillation_loss(
-            student, teachers, teacher_weights, labels, row_weights, kl_scale, mlm_scale, temperature, alphas,
-            _needs_gradient(student),
-        )  # fmt: skip
+        loss = ops.distillation_loss(student, teachers, teacher_weights, *terms, _needs_gradient(student))
         return loss[0], loss[1].detach(), loss[2].detach(), loss[3].detach()
-    return eager_logits_loss(
-        student, teachers, teacher_weights, labels, row_weights, kl_scale, mlm_scale, temperature, alphas
-    )
+    return eager_logits_loss(student, teachers, teacher_weights, terms)
 
 
 def linear_loss(
     student: Head,
     teachers: Sequence[Head],
     teacher_weights: Sequence[float],
-    labels: Tensor,
-    row_weights: Tensor | None,
-    kl_scale: Tensor,
-    mlm_scale: Tensor,
-    temperature: float,
-    alphas: Sequence[float],
+    terms: LossTerms,
     impl: str,
 ) -> LossTuple:
     """As `logits_loss`, of the products of hidden states and weights."""
-    rest = (labels, row_weights, kl_scale, mlm_scale, temperature, alphas)
     device = student[0].device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
@@ -73,12 +58,12 @@ def linear_loss(
         hiddens, matrices, biases = map(list, zip(*teachers, strict=True))
         needs_gradients = [each is not None and _needs_gradient(each) for each in student]
         loss = ops.linear_distillation_loss(
-            *student, hiddens, matrices, biases, teacher_weights, *rest, needs_gradients
+            *student, hiddens, matrices, biases, teacher_weights, *terms, needs_gradients
         )
         return loss[0], loss[1].detach(), loss[2].detach(), loss[3].detach()
     with torch.no_grad():
         teacher_logits = [F.linear(*each) for each in teachers]
-    return eager_logits_loss(F.linear(*student), teacher_logits, teacher_weights, *rest)
+    return eager_logits_loss(F.linear(*student), teacher_logits, teacher_weights, terms)
 
 
 def hidden_loss(
@@ -100,15 +85,10 @@ def eager_logits_loss(
     student: Tensor,
     teachers: Sequence[Tensor],
     teacher_weights: Sequence[float],
-    labels: Tensor | None,
-    row_weights: Tensor | None,
-    kl_scale: Tensor,
-    mlm_scale: Tensor,
-    temperature: float,
-    alphas: Sequence[float],
+    terms: LossTerms,
 ) -> LossTuple:
     """`logits_loss` by the definitions."""
-    alpha_ce, alpha_mlm, alpha_mse = alphas
+    labels, row_weights, kl_scale, mlm_scale, temperature, (alpha_ce, alpha_mlm, alpha_mse) = terms
     counted = _counted(row_weights)
     kl = mlm = mse = torch.zeros_like(kl_scale)
     if teachers:
@@ -120,11 +100,11 @@ def eager_logits_loss(
     if labels is not None:
         mlm = mlm_scale * definitions.masked_ce_rows(student, labels).sum()
     # A term whose alpha is 0 is left out: 0 * inf is NaN.
-    terms = [
+    weighted = [
         alpha * term for alpha, term in zip((alpha_ce, alpha_mlm, alpha_mse), (kl, mlm, mse), strict=True) if alpha != 0
     ]
-    total = sum(terms[1:], terms[0]) if terms else torch.zeros_like(kl_scale)
-    if not terms and student.requires_grad:
+    total = sum(weighted[1:], weighted[0]) if weighted else torch.zeros_like(kl_scale)
+    if not weighted and student.requires_grad:
         total = total + 0.0 * student[:0].sum().to(total.dtype)
     return total, kl.detach(), mlm.detach(), mse.detach()
 

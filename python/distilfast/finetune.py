@@ -117,10 +117,7 @@ class _TaskTrainer(Trainer):
 
 def run_model(model: Any, inputs: Mapping[str, Any], copies: WeightCopies | None) -> Any:
     """The model's outputs, computed with `copies` of its weights where there are some; logits are float32."""
-    if copies is None:
-        outputs = model(**inputs)
-    else:
-        outputs = functional_call(model, copies.of(model), (), dict(inputs))
+    outputs = model(**inputs) if copies is None else functional_call(model, copies.of(model), (), dict(inputs))
     for name in LOGITS:
         if name in outputs:
             outputs[name] = outputs[name].float()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .definitions import IGNORED
+from .loss_terms import LossTerms
 from .row_losses import cpu_row_losses
 
 Head = tuple[Tensor, Tensor, Tensor | None]
@@ -25,12 +26,7 @@ def linear_distillation_loss_forward(
     student: Head,
     teachers: Sequence[Head],
     teacher_weights: Sequence[float],
-    labels: Tensor,
-    row_weights: Tensor | None,
-    temperature: float,
-    alphas: Sequence[float],
-    kl_scale: Tensor,
-    mlm_scale: Tensor,
+    terms: LossTerms,
     needs_gradients: Sequence[bool],
     chunk_rows: int | None = None,
 ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor | None, Tensor | None, Tensor | None]]:
@@ -41,7 +37,7 @@ def linear_distillation_loss_forward(
     """
     hidden, weight, bias = student
     needs_hidden, needs_weight, needs_bias = needs_gradients
-    counted = _counted_rows(labels, row_weights)
+    counted = _counted_rows(terms)
     rows = hidden.shape[0] if counted is None else counted.shape[0]
     if chunk_rows is None:
         bytes_each = sum(each[0].element_size() for each in (student, *teachers))
@@ -62,10 +58,13 @@ def linear_distillation_loss_forward(
             for index, teacher in enumerate(teachers, start=1)
         ]
         kl, ce, mse, gradient = cpu_row_losses(
-            student_logits, teacher_logits, teacher_weights, labels[picked],
-            None if row_weights is None else row_weights[picked], temperature, alphas, kl_scale, mlm_scale,
-            reuse_student=any(needs_gradients), needs_gradient=any(needs_gradients),
-        )  # fmt: skip
+            student_logits,
+            teacher_logits,
+            teacher_weights,
+            terms.of_rows(picked),
+            reuse_student=any(needs_gradients),
+            needs_gradient=any(needs_gradients),
+        )
         values.append((kl, ce, mse))
         if gradient is None:
             continue
@@ -84,11 +83,13 @@ def linear_distillation_loss_forward(
     return (kl, ce, mse), (d_hidden, of_weight, of_bias)
 
 
-def _counted_rows(labels: Tensor, row_weights: Tensor | None) -> Tensor | None:
+def _counted_rows(terms: LossTerms) -> Tensor | None:
     """Numbers of the rows that count in any term; None for all, and on a GPU, which would have to be waited for."""
-    if row_weights is None or labels.device.type != "cpu":
+    if terms.row_weights is None or terms.row_weights.device.type != "cpu":
         return None
-    counts = (row_weights != 0) | (labels != IGNORED)
+    counts = terms.row_weights != 0
+    if terms.labels is not None:
+        counts |= terms.labels != IGNORED
     return None if bool(counts.all()) else counts.nonzero().squeeze(1)
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from . import definitions, dispatch
 from . import loss_arguments as arguments
+from .loss_terms import LossTerms
 
 
 class DistillationLoss(NamedTuple):
@@ -65,11 +66,8 @@ def soft_kl(
     row_weights = arguments.weight_rows(mask, "student_logits", student_logits)
     student = _rows(student_logits)
     kl_scale = arguments.row_scale("num_rows", num_rows, _counted(row_weights, student), student)
-    loss = dispatch.logits_loss(
-        student, [_rows(each) for each in teachers], weights, None, row_weights, kl_scale, torch.zeros_like(kl_scale),
-        temperature, [1.0, 0.0, 0.0], impl,
-    )  # fmt: skip
-    return loss[0]
+    terms = LossTerms(None, row_weights, kl_scale, torch.zeros_like(kl_scale), temperature, [1.0, 0.0, 0.0])
+    return dispatch.logits_loss(student, [_rows(each) for each in teachers], weights, terms, impl)[0]
 
 
 def masked_ce(
@@ -87,10 +85,8 @@ def masked_ce(
     label_rows = arguments.label_rows(labels, "student_logits", student_logits, student_logits.shape[-1])
     student = _rows(student_logits)
     mlm_scale = arguments.row_scale("num_rows", num_rows, label_rows != definitions.IGNORED, student)
-    loss = dispatch.logits_loss(
-        student, [], [], label_rows, None, torch.zeros_like(mlm_scale), mlm_scale, 1.0, [0.0, 1.0, 0.0], impl
-    )
-    return loss[0]
+    terms = LossTerms(label_rows, None, torch.zeros_like(mlm_scale), mlm_scale, 1.0, [0.0, 1.0, 0.0])
+    return dispatch.logits_loss(student, [], [], terms, impl)[0]
 
 
 def distillation_loss(
@@ -126,11 +122,8 @@ def distillation_loss(
     student = _rows(student_logits)
     kl_scale = arguments.row_scale("num_kl_rows", num_kl_rows, _counted(row_weights, student), student)
     mlm_scale = arguments.row_scale("num_mlm_rows", num_mlm_rows, label_rows != definitions.IGNORED, student)
-    loss = dispatch.logits_loss(
-        student, [_rows(each) for each in teachers], weights, label_rows, row_weights, kl_scale, mlm_scale,
-        temperature, alphas, impl,
-    )  # fmt: skip
-    return DistillationLoss(*loss)
+    terms = LossTerms(label_rows, row_weights, kl_scale, mlm_scale, temperature, alphas)
+    return DistillationLoss(*dispatch.logits_loss(student, [_rows(each) for each in teachers], weights, terms, impl))
 
 
 def linear_distillation_loss(
@@ -175,12 +168,10 @@ def linear_distillation_loss(
     student = _rows(student_hidden)
     kl_scale = arguments.row_scale("num_kl_rows", num_kl_rows, _counted(row_weights, student), student)
     mlm_scale = arguments.row_scale("num_mlm_rows", num_mlm_rows, label_rows != definitions.IGNORED, student)
-    loss = dispatch.linear_loss(
-        (student, student_weight, student_bias),
-        [(_rows(hidden), weight, bias) for hidden, weight, bias in teachers],
-        weights, label_rows, row_weights, kl_scale, mlm_scale, temperature, alphas, impl,
-    )  # fmt: skip
-    return DistillationLoss(*loss)
+    terms = LossTerms(label_rows, row_weights, kl_scale, mlm_scale, temperature, alphas)
+    head = (student, student_weight, student_bias)
+    heads = [(_rows(hidden), weight, bias) for hidden, weight, bias in teachers]
+    return DistillationLoss(*dispatch.linear_loss(head, heads, weights, terms, impl))
 
 
 def hidden_cosine(

@@ -16,6 +16,7 @@ from torch import Tensor
 from . import cpu_kernels
 from .definitions import IGNORED
 from .linear_chunks import Head, linear_distillation_loss_forward
+from .loss_terms import LossTerms
 from .row_losses import cpu_row_losses
 
 
@@ -43,12 +44,10 @@ def distillation_loss(
     `teachers`: none, one, or several, for the weighted mean of their tempered probabilities. `alphas`: the weights of
     KL, cross-entropy and MSE in the total.
     """
+    terms = LossTerms(labels, row_weights, kl_scale, mlm_scale, temperature, alphas)
     row_losses = cpu_row_losses if student.device.type == "cpu" else fused_row_losses
-    kl_rows, ce_rows, mse_rows, gradient = row_losses(
-        student, teachers, teacher_weights, labels, row_weights, temperature, alphas, kl_scale, mlm_scale,
-        needs_gradient=needs_gradient,
-    )  # fmt: skip
-    values = reduce_rows(kl_rows, ce_rows, mse_rows, temperature, alphas, kl_scale, mlm_scale)
+    *rows, gradient = row_losses(student, teachers, teacher_weights, terms, needs_gradient=needs_gradient)
+    values = terms.reduce(*rows)
     return *values, student.new_empty(0) if gradient is None else gradient
 
 
@@ -56,23 +55,18 @@ def fused_row_losses(
     student: Tensor,
     teachers: Sequence[Tensor],
     teacher_weights: Sequence[float],
-    labels: Tensor | None,
-    row_weights: Tensor | None,
-    temperature: float,
-    alphas: Sequence[float],
-    kl_scale: Tensor,
-    mlm_scale: Tensor,
+    terms: LossTerms,
     *,
     needs_gradient: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """`cpu_row_losses` of GPUs."""
-    labels, row_weights = _given_rows(student, labels, row_weights)
+    labels, row_weights = _given_rows(student, terms)
     if not teachers:
         # A teacher's row of weight 0 counts for nothing, so that any tensor will do.
         teachers, teacher_weights, row_weights = [student], [1.0], torch.zeros_like(row_weights)
     result: tuple[Tensor, Tensor, Tensor, Tensor | None] = _fused().multi_teacher_loss_forward(
-        student, teachers, teacher_weights, labels, row_weights, temperature, *alphas, kl_scale, mlm_scale,
-        needs_gradient=needs_gradient,
+        student, teachers, teacher_weights, labels, row_weights, terms.temperature, *terms.alphas, terms.kl_scale,
+        terms.mlm_scale, needs_gradient=needs_gradient,
     )  # fmt: skip
     return result
 
@@ -106,13 +100,11 @@ def linear_distillation_loss(
     """
     student: Head = (student_hidden, student_weight, student_bias)
     teachers: list[Head] = list(zip(teacher_hiddens, teacher_matrices, teacher_biases, strict=True))
-    rest = (labels, row_weights, temperature, alphas, kl_scale, mlm_scale, needs_gradients)
+    terms = LossTerms(labels, row_weights, kl_scale, mlm_scale, temperature, alphas)
+    forward = linear_distillation_loss_forward if student_hidden.device.type == "cpu" else fused_linear_forward
     with torch.autocast(student_hidden.device.type, enabled=False):
-        if student_hidden.device.type == "cpu":
-            rows, gradients = linear_distillation_loss_forward(student, teachers, teacher_weights, *rest)
-        else:
-            rows, gradients = fused_linear_forward(student, teachers, teacher_weights, *rest)
-        values = reduce_rows(*rows, temperature, alphas, kl_scale, mlm_scale)
+        rows, gradients = forward(student, teachers, teacher_weights, terms, needs_gradients)
+        values = terms.reduce(*rows)
     d_hidden, d_weight, d_bias = (student_hidden.new_empty(0) if each is None else each for each in gradients)
     return *values, d_hidden, d_weight, d_bias
 
@@ -136,12 +128,7 @@ def fused_linear_forward(
     student: Head,
     teachers: Sequence[Head],
     teacher_weights: Sequence[float],
-    labels: Tensor,
-    row_weights: Tensor | None,
-    temperature: float,
-    alphas: Sequence[float],
-    kl_scale: Tensor,
-    mlm_scale: Tensor,
+    terms: LossTerms,
     needs_gradients: Sequence[bool],
     row_loss: Callable[..., Any] | None = None,
 ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor | None, Tensor | None, Tensor | None]]:
@@ -150,10 +137,10 @@ def fused_linear_forward(
     16-bit heads are multiplied into float16 logits, which have more digits than bfloat16; float32 stays float32.
     """
     hidden, weight, bias = student
-    labels, row_weights = _given_rows(hidden, labels, row_weights)
+    labels, row_weights = _given_rows(hidden, terms)
     *rows, d_hidden, d_weight, d_bias = _fused().linear_distillation_loss_forward(
-        student, teachers, teacher_weights, labels, row_weights, temperature, *alphas, kl_scale, mlm_scale,
-        row_loss=row_loss, workspace_dtype=torch.float32 if hidden.dtype == torch.float32 else None,
+        student, teachers, teacher_weights, labels, row_weights, terms.temperature, *terms.alphas, terms.kl_scale,
+        terms.mlm_scale, row_loss=row_loss, workspace_dtype=torch.float32 if hidden.dtype == torch.float32 else None,
         needs=tuple(needs_gradients),
     )  # fmt: skip
     gradients = (
@@ -214,34 +201,14 @@ def _empty_like(logits: Tensor) -> Tensor:
     return torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
 
 
-def _given_rows(matrix: Tensor, labels: Tensor | None, row_weights: Tensor | None) -> tuple[Tensor, Tensor]:
+def _given_rows(matrix: Tensor, terms: LossTerms) -> tuple[Tensor, Tensor]:
     """Labels and weights of the rows as the Triton kernels want them: without labels -100, without weights 1."""
+    labels, row_weights = terms.labels, terms.row_weights
     if labels is None:
         labels = torch.full(matrix.shape[:1], IGNORED, dtype=torch.int64, device=matrix.device)
     if row_weights is None:
         row_weights = torch.ones(matrix.shape[:1], dtype=torch.float32, device=matrix.device)
     return labels, row_weights
-
-
-def reduce_rows(
-    kl_rows: Tensor,
-    ce_rows: Tensor,
-    mse_rows: Tensor,
-    temperature: float,
-    alphas: Sequence[float],
-    kl_scale: Tensor,
-    mlm_scale: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Total, KL, cross-entropy and MSE from the values of the rows."""
-    kl = temperature**2 * kl_scale * kl_rows.sum()
-    mlm = mlm_scale * ce_rows.sum()
-    mse = kl_scale * mse_rows.sum()
-    total = torch.zeros_like(kl)
-    for alpha, term in zip(alphas, (kl, mlm, mse), strict=True):
-        # A term whose alpha is 0 is left out: 0 * inf is NaN.
-        if alpha != 0:
-            total = total + alpha * term
-    return total, kl, mlm, mse
 
 
 def _keep_gradients(first: int) -> Any:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from . import cpu_kernels, definitions
+from .loss_terms import LossTerms
 
 MIXED_BYTES = 32 << 20
 """Space for the rows that are mixed at a time, in float32, for each teacher."""
@@ -17,12 +18,7 @@ def cpu_row_losses(
     student: Tensor,
     teachers: Sequence[Tensor],
     teacher_weights: Sequence[float],
-    labels: Tensor | None,
-    row_weights: Tensor | None,
-    temperature: float,
-    alphas: Sequence[float],
-    kl_scale: Tensor,
-    mlm_scale: Tensor,
+    terms: LossTerms,
     *,
     reuse_student: bool = False,
     needs_gradient: bool = True,
@@ -32,13 +28,13 @@ def cpu_row_losses(
     Several become one: T log sum_k w_k softmax(t_k / T) are logits with the teachers' mean tempered probabilities. The
     squared error is that to each teacher, weighted.
     """
-    alpha_ce, alpha_mlm, alpha_mse = alphas
-    rest = (labels, row_weights, temperature, alpha_ce, alpha_mlm)
     if len(teachers) <= 1:
+        teacher = teachers[0] if teachers else None
         return cpu_kernels.distillation_loss_forward(
-            student, teachers[0] if teachers else None, *rest, alpha_mse, kl_scale, mlm_scale,
-            reuse_student=reuse_student, needs_gradient=needs_gradient,
-        )  # fmt: skip
+            student, teacher, terms, reuse_student=reuse_student, needs_gradient=needs_gradient
+        )
+    row_weights = terms.row_weights
+    alpha_ce, alpha_mlm, alpha_mse = terms.alphas
     squares, pull = None, None
     if alpha_mse != 0:
         counted = None if row_weights is None else row_weights != 0
@@ -48,11 +44,14 @@ def cpu_row_losses(
             pull = student.float()
             for each, weight in zip(teachers, teacher_weights, strict=True):
                 pull = pull - weight * each.float()
-            pull = torch.where((weights != 0)[:, None], (2 * alpha_mse * kl_scale * weights)[:, None] * pull, 0.0)
+            pull = torch.where((weights != 0)[:, None], (2 * alpha_mse * terms.kl_scale * weights)[:, None] * pull, 0.0)
     kl_rows, ce_rows, mse_rows, gradient = cpu_kernels.distillation_loss_forward(
-        student, _mixed(teachers, teacher_weights, temperature), *rest, 0.0, kl_scale, mlm_scale,
-        reuse_student=reuse_student, needs_gradient=needs_gradient,
-    )  # fmt: skip
+        student,
+        _mixed(teachers, teacher_weights, terms.temperature),
+        terms._replace(alphas=[alpha_ce, alpha_mlm, 0.0]),
+        reuse_student=reuse_student,
+        needs_gradient=needs_gradient,
+    )
     if gradient is not None and pull is not None:
         gradient += pull
     return kl_rows, ce_rows, mse_rows if squares is None else squares, gradient
