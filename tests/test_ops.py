@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from distilfast import InputError, linear_chunks, losses, ops
 from distilfast.loss_terms import LossTerms
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 N, V, H = 7, 61, 12
 BACKENDS = ["aot_eager", "inductor"] if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else ["aot_eager"]
@@ -123,6 +125,35 @@ def test_no_graph_break_under_compile(name: str, backend: str) -> None:
     (grad,) = torch.autograd.grad(compiled(), leaf)
     (expected,) = torch.autograd.grad(LOSSES[name](given, "auto") * 0.5, leaf)
     torch.testing.assert_close(grad, expected)
+
+
+class Watching(TorchDispatchMode):
+    """Takes down the names of the operators that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if name not in ("cosine", "mse", "several layers")])
+def test_who_watches_sees_the_operator_and_the_same_numbers(name: str) -> None:
+    results, operator = [], "linear_distillation_loss" if name.startswith("linear") else "distillation_loss"
+    for watching in (Watching(), None):
+        given = tensors()
+        with watching or contextlib.nullcontext():
+            value = LOSSES[name](given, "fused")
+        value.backward(torch.tensor(0.37))
+        gradients = [given[key].grad for key in ("student", "hidden", "weight", "bias") if given[key].grad is not None]
+        assert gradients
+        results.append((value.detach(), *gradients))
+        if watching is not None:
+            assert f"distilfast::{operator}" in watching.names
+    for watched, direct in zip(*results, strict=True):
+        assert torch.equal(watched, direct)
 
 
 def test_backward_twice_through_a_kept_graph() -> None:

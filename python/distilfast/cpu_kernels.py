@@ -12,7 +12,7 @@ from .loss_terms import LossTerms
 
 FORMATS = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
-LARGE = 8 << 20
+LARGE = 1 << 20
 """Bytes from which on the memory of a gradient is kept for the next."""
 
 

@@ -36,7 +36,8 @@ def logits_loss(
 ) -> LossTuple:
     """Total, KL, cross-entropy and MSE of logits [N, V]; without teachers or labels their terms are 0."""
     if _takes_kernel("logits", impl, _refusal(student, *teachers), student):
-        loss = ops.distillation_loss(student, teachers, teacher_weights, *terms, _needs_gradient(student))
+        inputs = (student, teachers, teacher_weights, *terms, _needs_gradient(student))
+        loss = ops.run(ops.distillation_loss, ops.compute_distillation_loss, inputs)
         return loss[0], loss[1].detach(), loss[2].detach(), loss[3].detach()
     return eager_logits_loss(student, teachers, teacher_weights, terms)
 
@@ -57,9 +58,8 @@ def linear_loss(
     if _takes_kernel("linear", impl, _refusal(*given, one_dtype=True), student[0]):
         hiddens, matrices, biases = map(list, zip(*teachers, strict=True))
         needs_gradients = [each is not None and _needs_gradient(each) for each in student]
-        loss = ops.linear_distillation_loss(
-            *student, hiddens, matrices, biases, teacher_weights, *terms, needs_gradients
-        )
+        inputs = (*student, hiddens, matrices, biases, teacher_weights, *terms, needs_gradients)
+        loss = ops.run(ops.linear_distillation_loss, ops.compute_linear_distillation_loss, inputs)
         return loss[0], loss[1].detach(), loss[2].detach(), loss[3].detach()
     with torch.no_grad():
         teacher_logits = [F.linear(*each) for each in teachers]

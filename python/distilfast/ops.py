@@ -8,10 +8,11 @@ by the incoming one. CUDA tensors go to Triton (`distilfast.fused`), CPU tensors
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from . import cpu_kernels
 from .definitions import IGNORED
@@ -26,8 +27,7 @@ def _fused() -> Any:
     return fused
 
 
-@torch.library.custom_op("distilfast::distillation_loss", mutates_args=())
-def distillation_loss(
+def compute_distillation_loss(
     student: Tensor,
     teachers: Sequence[Tensor],
     teacher_weights: Sequence[float],
@@ -49,6 +49,9 @@ def distillation_loss(
     *rows, gradient = row_losses(student, teachers, teacher_weights, terms, needs_gradient=needs_gradient)
     values = terms.reduce(*rows)
     return *values, student.new_empty(0) if gradient is None else gradient
+
+
+distillation_loss = torch.library.custom_op("distilfast::distillation_loss", mutates_args=())(compute_distillation_loss)
 
 
 def fused_row_losses(
@@ -78,8 +81,7 @@ def _(student: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tens
     return _scalar(student), _scalar(student), _scalar(student), _scalar(student), gradient
 
 
-@torch.library.custom_op("distilfast::linear_distillation_loss", mutates_args=())
-def linear_distillation_loss(
+def compute_linear_distillation_loss(
     student_hidden: Tensor,
     student_weight: Tensor,
     student_bias: Tensor | None,
@@ -107,6 +109,11 @@ def linear_distillation_loss(
         values = terms.reduce(*rows)
     d_hidden, d_weight, d_bias = (student_hidden.new_empty(0) if each is None else each for each in gradients)
     return *values, d_hidden, d_weight, d_bias
+
+
+linear_distillation_loss = torch.library.custom_op("distilfast::linear_distillation_loss", mutates_args=())(
+    compute_linear_distillation_loss
+)
 
 
 @linear_distillation_loss.register_fake
@@ -279,3 +286,48 @@ def _linear_backward(ctx: Any, grad_output: Tensor | None, *_: Any) -> tuple[Any
 distillation_loss.register_autograd(_logits_backward, setup_context=_keep_gradients(4))
 hidden_loss.register_autograd(_hidden_backward, setup_context=_keep_gradients(1))
 linear_distillation_loss.register_autograd(_linear_backward, setup_context=_keep_gradients(4))
+
+
+def run(operator: Any, compute: Callable[..., tuple[Tensor, ...]], inputs: Sequence[Any]) -> tuple[Tensor, ...]:
+    """The `operator`'s values for `inputs`, past PyTorch's machinery for operators where nothing needs it.
+
+    That takes as long as the loss of a few dozen rows, which matters on the CPU, where no queue hides it. `compute` is
+    what the operator calls; its first inputs are those that have a gradient, in the order of its last outputs.
+    """
+    if _is_plain(inputs[0]):
+        values: tuple[Tensor, ...] = cast(Any, _Direct).apply(compute, *inputs)
+        return values
+    output: tuple[Tensor, ...] = operator(*inputs)
+    return output[:VALUES]
+
+
+VALUES = 4
+"""Outputs of both operators of logits that are no gradients: total, KL, cross-entropy and MSE."""
+
+
+def _is_plain(values: Tensor) -> bool:
+    """Whether `values` is an ordinary tensor on the CPU and no one records what is done with it."""
+    return (
+        not torch.compiler.is_compiling()
+        and values.device.type == "cpu"
+        and type(values) is Tensor
+        and _get_current_dispatch_mode() is None
+    )
+
+
+class _Direct(torch.autograd.Function):
+    """What an operator computes, and its gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, compute: Callable[..., tuple[Tensor, ...]], *inputs: Any) -> tuple[Tensor, ...]:
+        output = compute(*inputs)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*output[1:VALUES])
+        ctx.save_for_backward(*output[VALUES:])
+        ctx.inputs = len(inputs)
+        return output[:VALUES]
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
+        gradients = _scaled_gradients(ctx, grad_outputs[0])
+        return None, *gradients, *[None] * (ctx.inputs - len(gradients))

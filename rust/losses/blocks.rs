@@ -116,18 +116,21 @@ impl Largest {
     /// With the columns of a block.
     #[inline(always)]
     pub fn with<S: Simd>(self, simd: S, [s, t]: [&[f32]; 2]) -> Self {
-        let lowest = simd.splat(f32::NEG_INFINITY);
-        let mut largest = [lowest; 4];
+        let mut largest = [simd.splat(f32::NEG_INFINITY); 3];
+        let mut least = simd.splat(f32::INFINITY);
         for (s, t) in s.chunks_exact(S::LANES).zip(t.chunks_exact(S::LANES)) {
             let (s, t) = (simd.load(s), simd.load(t));
-            // In this order x86 keeps the largest where the new value is NaN.
+            let difference = simd.sub(s, t);
+            // In this order x86 keeps what there is where the new value is NaN.
             largest[0] = simd.max(s, largest[0]);
             largest[1] = simd.max(t, largest[1]);
-            largest[2] = simd.max(simd.sub(s, t), largest[2]);
-            largest[3] = simd.max(simd.sub(t, s), largest[3]);
+            largest[2] = simd.max(difference, largest[2]);
+            least = simd.min(difference, least);
         }
+        let [student, teacher, above] = largest;
+        let below = simd.sub(simd.splat(0.0), least);
         let mut all = [self.student, self.teacher, self.above, self.below];
-        for (all, largest) in all.iter_mut().zip(largest) {
+        for (all, largest) in all.iter_mut().zip([student, teacher, above, below]) {
             *all = larger(simd.largest(largest), *all);
         }
         let whole = s.len() - s.len() % S::LANES;

@@ -10,7 +10,7 @@
 //! `phi(d)` is not much larger; where it is, the sums are taken again with `d` added to `c'`.
 
 use super::blocks::{Ahead, Exponent, GROUP, exponential};
-use super::simd::{ROUND, Simd};
+use super::simd::{MAX_LANES, ROUND, Simd};
 
 /// Up to this `u` the relative error of `e^u`, which is that of u's rounding, may be left in p: 1e-7 of `u`.
 const MOST: f64 = 16.0;
@@ -169,6 +169,50 @@ pub fn gradient<S: Simd>(simd: S, [mass, excess]: [&[f32]; 2], grad: &mut [f32],
     for ((mass, excess), grad) in from.zip(grad.chunks_exact_mut(S::LANES)) {
         let step = simd.mul_add(simd.load(mass), simd.splat(-relative_excess), simd.load(excess));
         simd.store(simd.mul(step, simd.splat(weight)), grad);
+    }
+}
+
+/// Writes the multiple of p - q that `gradient` gives to `grad` itself, past the caches if `stream` says so, and with it,
+/// if `student` is there, a weight times `e exp(u)` or (true) its square.
+#[inline(always)]
+pub fn write_gradient<S: Simd>(
+    simd: S,
+    terms: [&[f32]; 2],
+    grad: &mut [f32],
+    stream: bool,
+    [relative_excess, weight]: [f32; 2],
+    student: Option<(f32, bool)>,
+) {
+    let (relative_excess, weight) = (simd.splat(-relative_excess), simd.splat(weight));
+    let step = |mass, excess| simd.mul(simd.mul_add(mass, relative_excess, excess), weight);
+    match student {
+        None => put(simd, terms, grad, stream, step),
+        Some((factor, squared)) => {
+            let factor = simd.splat(factor);
+            put(simd, terms, grad, stream, |mass, excess| {
+                let student = simd.add(mass, excess);
+                let student = if squared { simd.mul(student, student) } else { student };
+                simd.mul_add(student, factor, step(mass, excess))
+            });
+        }
+    }
+}
+
+/// Writes `of` the terms to `grad`, which may end within the last vector of them.
+#[inline(always)]
+fn put<S: Simd>(simd: S, [mass, excess]: [&[f32]; 2], grad: &mut [f32], stream: bool, of: impl Fn(S::V, S::V) -> S::V) {
+    let from = mass.chunks_exact(S::LANES).zip(excess.chunks_exact(S::LANES));
+    for ((mass, excess), grad) in from.zip(grad.chunks_mut(S::LANES)) {
+        let value = of(simd.load(mass), simd.load(excess));
+        if grad.len() < S::LANES {
+            let mut lanes = [0.0; MAX_LANES];
+            simd.store(value, &mut lanes);
+            grad.copy_from_slice(&lanes[..grad.len()]);
+        } else if stream {
+            simd.stream_vector(value, grad);
+        } else {
+            simd.store(value, grad);
+        }
     }
 }
 

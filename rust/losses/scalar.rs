@@ -68,6 +68,10 @@ impl Simd for Scalar {
         std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
     }
     #[inline(always)]
+    fn min(self, a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| if a[i] < b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
     fn exp2(self, x: [f32; 8]) -> [f32; 8] {
         x.map(exp2)
     }

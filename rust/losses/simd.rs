@@ -24,6 +24,8 @@ pub trait Simd: Copy {
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// The larger; which one is unspecified where either is NaN.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The smaller, likewise.
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
     /// `2^x` for `x` up to 127, within an ulp or so; 0 below -126; NaN for NaN.
     fn exp2(self, x: Self::V) -> Self::V;
     /// `2^n` of an integer `n` from -126 to 127; `rounded` is `n + ROUND`.
@@ -45,6 +47,11 @@ pub trait Simd: Copy {
         let mut lanes = [f32::NEG_INFINITY; MAX_LANES];
         self.store(v, &mut lanes);
         lanes[..Self::LANES].iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a })
+    }
+    /// Lanes to the first `LANES` values of `to`, past the caches where the unit can and `to` begins at a whole vector.
+    #[inline(always)]
+    fn stream_vector(self, v: Self::V, to: &mut [f32]) {
+        self.store(v, to);
     }
     /// Copies numbers past the caches where the unit can: for memory that is written whole and not read soon.
     fn stream<T: Copy>(self, from: &[T], to: &mut [T]) {

@@ -71,6 +71,10 @@ impl Simd for Avx512 {
         unsafe { _mm512_max_ps(a, b) }
     }
     #[inline(always)]
+    fn min(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_min_ps(a, b) }
+    }
+    #[inline(always)]
     fn exp2(self, x: __m512) -> __m512 {
         unsafe {
             // x less its floor.
@@ -114,6 +118,14 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn largest(self, v: __m512) -> f32 {
         unsafe { _mm512_reduce_max_ps(v) }
+    }
+    #[inline(always)]
+    fn stream_vector(self, v: __m512, to: &mut [f32]) {
+        if to.as_ptr().addr() % size_of::<__m512>() != 0 {
+            return self.store(v, to);
+        }
+        assert!(to.len() >= Self::LANES);
+        unsafe { _mm512_stream_ps(to.as_mut_ptr(), v) }
     }
     #[inline(always)]
     fn stream<T: Copy>(self, from: &[T], to: &mut [T]) {
@@ -181,6 +193,10 @@ impl Simd for Avx2 {
         unsafe { _mm256_max_ps(a, b) }
     }
     #[inline(always)]
+    fn min(self, a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_min_ps(a, b) }
+    }
+    #[inline(always)]
     fn exp2(self, x: __m256) -> __m256 {
         unsafe {
             // Where x is NaN or below -126 the exponent below is nonsense: NaN stays NaN, the rest is cleared at the end.
@@ -227,6 +243,14 @@ impl Simd for Avx2 {
             let pairs = _mm_add_pd(_mm256_castpd256_pd128(quarters), _mm256_extractf128_pd::<1>(quarters));
             _mm_cvtsd_f64(_mm_add_sd(pairs, _mm_unpackhi_pd(pairs, pairs)))
         }
+    }
+    #[inline(always)]
+    fn stream_vector(self, v: __m256, to: &mut [f32]) {
+        if to.as_ptr().addr() % size_of::<__m256>() != 0 {
+            return self.store(v, to);
+        }
+        assert!(to.len() >= Self::LANES);
+        unsafe { _mm256_stream_ps(to.as_mut_ptr(), v) }
     }
     #[inline(always)]
     fn stream<T: Copy>(self, from: &[T], to: &mut [T]) {
