@@ -5,7 +5,8 @@
 //! 2. [`plan`]: the lengths of the tokenised rows to batches of a token budget, pure and seeded;
 //! 3. [`mask`], [`batch`]: (plan, epoch, batch number) to masked tensors, every random draw from [`random`], a
 //!    counter-based generator keyed by what is drawn;
-//! 4. [`losses`]: student and teacher logits to loss and gradient, on the CPU, in one fused pass; [`dropout`]: its masks.
+//! 4. [`losses`]: student and teacher logits to loss and gradient, on the CPU, in one fused pass; [`dropout`]: its masks;
+//!    `products`: the linear layers' matrix products, on processors with instructions for them.
 //!
 //! Nothing outside [`python`] knows that Python exists; [`error`] holds the one error enum.
 
@@ -31,6 +32,10 @@ pub mod plan;
 pub mod plan_packed;
 pub mod plan_padded;
 pub mod plan_widths;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub mod products;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod products_amx;
 #[cfg(feature = "python")]
 pub mod python;
 pub mod random;

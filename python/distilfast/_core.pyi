@@ -18,8 +18,10 @@ __all__ = [
     "distillation_loss_rows",
     "fill_dropout_mask",
     "gradient_memory",
+    "has_matrix_instructions",
     "hidden_loss_rows",
     "instruction_sets",
+    "multiply_bfloat16",
     "plan_lengths",
     "split_lines",
     "use_openmp_team",
@@ -240,6 +242,9 @@ def fill_dropout_mask(
     threads changes nothing. Raises `InputError` for `dropped` above 65536.
     """
 
+def has_matrix_instructions() -> bool:
+    """Whether `multiply_bfloat16` can be called: on Linux, where the processor has AMX and this process may use it."""
+
 def hidden_loss_rows(
     student: NDArray[np.float32] | NDArray[np.uint16],
     teacher: NDArray[np.float32] | NDArray[np.uint16],
@@ -261,6 +266,20 @@ def hidden_loss_rows(
 def instruction_sets() -> list[str]:
     """Instruction sets of this processor that the losses are compiled for ("avx512", "avx2", "neon", "scalar"), the
     fastest first."""
+
+def multiply_bfloat16(
+    left: NDArray[np.uint16],
+    right: NDArray[np.uint16],
+    bias: NDArray[np.uint16] | None,
+    product: NDArray[np.uint16],
+    threads: int,
+) -> None:
+    """`product` [rows, columns] = `left` [rows, n] x `right` [n, columns] + `bias` [columns]: bits of bfloat16 numbers.
+
+    Of `left` and `right` one stride is 1 each, either; `product` and `bias` are contiguous. Sums are kept in float32 and
+    rounded once, to nearest; the number of threads changes nothing. Raises `InputError` for matrices that do not fit
+    each other or their memory, and where `has_matrix_instructions` is false.
+    """
 
 def plan_lengths(offsets: Any, batch_tokens: int, max_length: int, packed: bool, max_widths: int) -> tuple[int, float]:
     """Plans rows with these offsets (an int64 Arrow array, one more than rows); returns the number of batches and the share of their elements that holds a token. What `MaskedBatches` does before it reads an id; for measuring it."""

@@ -16,6 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .families import encoder_of, has_mlm_head, layers_of
+from .products import multiply
 
 # Dense bfloat16 (float16 where there is no bfloat16) peaks in FLOP/s, from the makers' data sheets, by a part of the
 # name that the driver reports; the first that fits counts.
@@ -97,7 +98,10 @@ def known_peak(device: torch.device) -> float | None:
 
 
 def measured_peak(device: torch.device, dtype: torch.dtype, size: int = 1024, seconds: float = 0.5) -> float:
-    """The fastest that `device` multiplied two [size, size] matrices of `dtype` within `seconds`, in FLOP/s."""
+    """The fastest that `device` multiplied two [size, size] matrices of `dtype` within `seconds`, in FLOP/s.
+
+    By the kernel that training multiplies with there.
+    """
     # Not drawn from torch's generator: what a run draws must not depend on whether this was measured before it.
     left, right = torch.linspace(-1, 1, 2 * size * size, device=device).to(dtype).view(2, size, size).unbind()
     best = float("inf")
@@ -105,7 +109,7 @@ def measured_peak(device: torch.device, dtype: torch.dtype, size: int = 1024, se
     while best == float("inf") or time.perf_counter() < stop:
         _synchronize(device)
         start = time.perf_counter()
-        torch.mm(left, right)
+        multiply(left, right)
         _synchronize(device)
         best = min(best, time.perf_counter() - start)
     return 2.0 * size**3 / best

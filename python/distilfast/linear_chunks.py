@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .definitions import IGNORED
 from .loss_terms import LossTerms
+from .products import multiply
 from .row_losses import cpu_row_losses
 
 Head = tuple[Tensor, Tensor, Tensor | None]
@@ -69,9 +70,9 @@ def linear_distillation_loss_forward(
         if gradient is None:
             continue
         if d_hidden is not None:
-            d_hidden[picked] = gradient @ weight
+            d_hidden[picked] = multiply(gradient, weight)
         if d_weight is not None:
-            d_weight.add(gradient.t() @ x)
+            d_weight.add(multiply(gradient.t(), x))
         if d_bias is not None:
             d_bias.add(gradient.sum(dim=0))
     if values:
@@ -100,9 +101,7 @@ def _logits(x: Tensor, weight: Tensor, bias: Tensor | None, index: int) -> Tenso
         out = _workspace(index, shape, x.dtype)
     else:
         out = torch.empty(shape, dtype=x.dtype, device=x.device)
-    if bias is None:
-        return torch.mm(x, weight.t(), out=out)
-    return torch.addmm(bias, x, weight.t(), out=out)
+    return multiply(x, weight.t(), bias, out=out)
 
 
 _kept = threading.local()

@@ -1,10 +1,9 @@
-"""bfloat16 matrix products of linear layers on the CPU, cut in two where oneDNN would compute them on one thread.
+"""Matrix products of bfloat16 on CPUs with matrix instructions (AMX), by our own kernel.
 
-oneDNN 3.12, which torch multiplies bfloat16 with, makes a single piece of work of some products: with two threads one
-of them then waits. That is so where the product has 512 to 1,024 columns and about as many rows, as in the narrow
-layers of a model of hidden size 768 and a batch of 1,000 tokens. As two products, of half of the columns each, in one
-batched call they take two thirds of the time. The rule was found by measuring with two threads; with other numbers of
-threads, and for other shapes, products are torch's own.
+torch multiplies with oneDNN. Of the products of a training step, some it computes on one thread of two, and those with
+a factor that lies the other way round, as all gradients of weights have, it copies slowly. Ours takes factors as they
+lie and shares every product among torch's threads. Sums are kept in float32 and rounded once, and do not depend on the
+number of threads. On other CPUs, in other formats and for small products, torch's run.
 """
 
 from __future__ import annotations
@@ -15,47 +14,49 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SERIAL_COLUMNS = (512, 1024)
-"""Columns between which products of about as many rows are computed on one thread."""
-SERIAL_ROWS = (0.875, 1.6)
-"""Rows between which they are, as multiples of the columns."""
+from . import _core
 
-
-def takes_one_thread(rows: int, columns: int) -> bool:
-    """Whether oneDNN would leave the second of two threads without work in a product [rows, columns]."""
-    least, most = SERIAL_COLUMNS
-    near, far = SERIAL_ROWS
-    return (
-        least <= columns <= most
-        and columns % 64 == 0
-        and near * columns <= rows <= far * columns
-        and torch.get_num_threads() == 2
-    )
-
-
-def multiply(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
-    """left [rows, n] @ right [n, columns] + bias [columns]: [rows, columns], of bfloat16 on the CPU, with no graph."""
-    rows, columns = left.shape[0], right.shape[1]
-    if not takes_one_thread(rows, columns):
-        return torch.mm(left, right) if bias is None else torch.addmm(bias, left, right)
-    product = left.new_empty(rows, columns)
-    halves = product.view(rows, 2, -1).transpose(0, 1)
-    twice, parts = left.expand(2, -1, -1), right.view(-1, 2, columns // 2).transpose(0, 1)
-    if bias is None:
-        torch.bmm(twice, parts, out=halves)
-    else:
-        torch.baddbmm(bias.view(2, 1, -1), twice, parts, out=halves)
-    return product
+LEAST_TERMS = 1 << 22
+"""A product of fewer terms (rows x columns x numbers of a sum) is not worth the way to the kernel."""
 
 
 def serves(states: Tensor, weight: Tensor) -> bool:
-    """Whether `CPULinear` computes with `multiply`: bfloat16 on the CPU, outside any graph that is captured."""
+    """Whether the kernel takes matrices of these kinds: bfloat16 on the CPU, outside any graph that is captured."""
     return (
         states.device.type == "cpu"
         and states.dtype == weight.dtype == torch.bfloat16
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
     )
+
+
+def multiply(left: Tensor, right: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+    """left [rows, n] @ right [n, columns] + bias [columns]: [rows, columns], without a graph, in `out` if given.
+
+    By the kernel where `serves` says so and the product is large enough, otherwise by torch.
+    """
+    rows, columns = left.shape[0], right.shape[1]
+    if rows * columns * left.shape[1] < LEAST_TERMS or not (_core.has_matrix_instructions() and serves(left, right)):
+        return torch.mm(left, right, out=out) if bias is None else torch.addmm(bias, left, right, out=out)
+    product = left.new_empty(rows, columns) if out is None else out
+    _core.multiply_bfloat16(
+        _bits(_with_unit_stride(left)),
+        _bits(_with_unit_stride(right)),
+        None if bias is None else _bits(bias.contiguous()),
+        _bits(product),
+        torch.get_num_threads(),
+    )
+    return product
+
+
+def _with_unit_stride(matrix: Tensor) -> Tensor:
+    """`matrix`, copied if neither its rows nor its columns lie side by side."""
+    return matrix if 1 in matrix.stride() else matrix.contiguous()
+
+
+def _bits(numbers: Tensor) -> Any:
+    """The numbers as a numpy array of their bits, without a copy."""
+    return numbers.detach().view(torch.uint16).numpy()
 
 
 class CPULinear(nn.Linear):
@@ -73,7 +74,7 @@ class CPULinear(nn.Linear):
 
 
 class _Linear(torch.autograd.Function):
-    """states @ weight.T + bias, all gradients with `multiply` or `torch.mm`."""
+    """states @ weight.T + bias, it and all gradients with `multiply`."""
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -87,7 +88,7 @@ class _Linear(torch.autograd.Function):
         of_states, of_weight, of_bias = ctx.needs_input_grad
         return (
             multiply(gradient, weight) if of_states else None,
-            torch.mm(gradient.t(), states) if of_weight else None,
+            multiply(gradient.t(), states) if of_weight else None,
             gradient.sum(dim=0) if of_bias else None,
         )
 

@@ -27,7 +27,6 @@ from .objective import Objective, check_models
 from .positions import attended, select_positions
 from .products import use_cpu_products
 from .profile import StepProfile, timed
-from .projections import Projection
 from .pruned import SELECTED, can_prune, prune_last_layer
 from .relations import RelationLoss
 from .weight_copies import WeightCopies
@@ -93,7 +92,6 @@ class DistillationStep(nn.Module):
         self.profile: StepProfile | None = None
         self._outside = _teachers(teacher)  # a tuple, so that torch does not see submodules
         self.teacher_weights = _normalised(teacher_weights, len(self.teachers))
-        self.projections = [Projection() for _ in self.teachers]
         check_models(student, self.teachers, self.objective)
         use_cpu_attention(student)
         use_cpu_dropout(student)
@@ -212,12 +210,12 @@ class DistillationStep(nn.Module):
         if not objective.teacher_logits:
             mlm = losses.masked_ce(decoder(features), rows.labels, num_rows=num_masked, impl=objective.impl)
             return objective.alpha_mlm * mlm, {"loss_mlm": mlm.detach()}
-        heads = []
         with torch.no_grad():
-            for teacher, target, projection in zip(self.teachers, targets, self.projections, strict=True):
-                target_features = mlm_transform(teacher, rows.of(target.last, self.stops_early))
-                each = mlm_decoder(teacher)
-                heads.append(projection.of(target_features, each.weight, each.bias))
+            target_features = [
+                mlm_transform(teacher, rows.of(target.last, self.stops_early))
+                for teacher, target in zip(self.teachers, targets, strict=True)
+            ]
+        target_decoders = [mlm_decoder(teacher) for teacher in self.teachers]
         options: dict[str, Any] = {
             "temperature": objective.temperature,
             "alpha_ce": objective.alpha_ce,
@@ -228,17 +226,13 @@ class DistillationStep(nn.Module):
             "num_mlm_rows": num_masked,
             "impl": objective.impl,
         }
-        weight: Tensor = decoder.weight
-        bias: Tensor | None = decoder.bias
-        if self.copies is not None and self.copies.kept:
-            features, weight, bias = self.copies.projection.of(features, weight, bias)
         result = losses.linear_distillation_loss(
             features,
-            weight,
-            bias,
-            [each[0] for each in heads],
-            [each[1] for each in heads],
-            [each[2] for each in heads],
+            decoder.weight,
+            decoder.bias,
+            target_features,
+            [each.weight for each in target_decoders],
+            [each.bias for each in target_decoders],
             rows.labels,
             teacher_weights=self.teacher_weights,
             **options,

@@ -8,28 +8,23 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from .projections import Projection
-
 
 class WeightCopies:
     """The parameters of a module in another dtype.
 
     `kept`: the copies are made at the first forward pass after `forget`, which whoever updates the weights calls then;
-    otherwise anew for each pass, as they are while a graph is captured. `projection` is a copy of the head's projection
-    that is kept as long.
+    otherwise anew for each pass, as they are while a graph is captured.
     """
 
     def __init__(self, dtype: torch.dtype, kept: bool = False) -> None:
         self.dtype = dtype
         self.kept = kept
-        self.projection = Projection()
         self._copies: dict[str, Tensor] = {}
         self._current = False
 
     def forget(self) -> None:
         """Says that the weights have changed. Their space is used again."""
         self._current = False
-        self.projection.forget()
 
     def of(self, module: nn.Module) -> dict[str, Tensor]:
         """Copies of all floating-point parameters by name, as `torch.func.functional_call` takes them."""

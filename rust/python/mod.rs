@@ -10,6 +10,7 @@ mod batches;
 mod dropout;
 mod error;
 mod losses;
+mod products;
 mod rows;
 mod tokenizer;
 
@@ -40,6 +41,9 @@ mod _core {
 
     #[pymodule_export]
     use super::losses::{distillation_loss_rows, gradient_memory, hidden_loss_rows, instruction_sets, use_openmp_team};
+
+    #[pymodule_export]
+    use super::products::{has_matrix_instructions, multiply_bfloat16};
 
     #[pymodule_init]
     #[allow(clippy::unnecessary_wraps, reason = "the form that a module's initialisation has")]
