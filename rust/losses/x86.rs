@@ -121,7 +121,7 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     fn stream_vector(self, v: __m512, to: &mut [f32]) {
-        if to.as_ptr().addr() % size_of::<__m512>() != 0 {
+        if !to.as_ptr().addr().is_multiple_of(size_of::<__m512>()) {
             return self.store(v, to);
         }
         assert!(to.len() >= Self::LANES);
@@ -246,7 +246,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn stream_vector(self, v: __m256, to: &mut [f32]) {
-        if to.as_ptr().addr() % size_of::<__m256>() != 0 {
+        if !to.as_ptr().addr().is_multiple_of(size_of::<__m256>()) {
             return self.store(v, to);
         }
         assert!(to.len() >= Self::LANES);
