@@ -1,4 +1,4 @@
-//! How fast the stages of the tokeniser are: `DISTILFAST_DATA=folder cargo bench --no-default-features`.
+//! How fast the stages of the tokeniser are: `DISTILFAST_DATA=folder cargo bench --no-default-features --bench tokenizer`.
 //!
 //! Reads `vocab/bert-base-uncased.tokenizer.json` and some real text from the folder. One thread; the best and the median
 //! of several runs, in MB of UTF-8 a second.
@@ -9,6 +9,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use distilfast::segment::{TextSimd, segment};
+use distilfast::token_id::Packed;
 use distilfast::tokenizer::{EncodeOptions, EncodedRows, Tokenizer};
 use distilfast::unicode::Profile;
 use distilfast::wordpiece_cache::WordCache;
@@ -88,7 +89,7 @@ fn stages(tokenizer: &Tokenizer, blocks: &[Vec<u8>], bytes: usize) {
             root = continuation;
         }
     };
-    let mut cache = WordCache::<u16>::new();
+    let mut cache = WordCache::new();
     let mut texts: Vec<Words> = Vec::new();
     for block in blocks {
         let (mut text, mut starts, mut ends) = (block.clone(), Vec::new(), Vec::new());
@@ -97,7 +98,9 @@ fn stages(tokenizer: &Tokenizer, blocks: &[Vec<u8>], bytes: usize) {
         for (&start, &end) in starts.iter().zip(&ends).filter(|(start, end)| (*end - *start) as usize <= KEY_BYTES) {
             let (word, mut ids) = (&text[start as usize..end as usize], Vec::new());
             pieces(word, &mut ids);
-            cache.insert(Key::of(word), &ids, 0);
+            if let Some(packed) = Packed::new::<u16>(&ids, 0) {
+                cache.insert(Key::of(word), packed);
+            }
         }
         text.extend([b' '; KEY_BYTES]);
         starts.resize(count.next_multiple_of(AHEAD), 0);

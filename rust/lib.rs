@@ -45,6 +45,7 @@ pub mod segment;
 mod segment_neon;
 #[cfg(target_arch = "x86_64")]
 mod segment_x86;
+pub mod token_id;
 pub mod tokenizer;
 pub mod tokenizer_library;
 mod tokenizer_parallel;

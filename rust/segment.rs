@@ -101,14 +101,26 @@ impl TextSimd {
     fn named(name: Option<&str>) -> Result<Self> {
         let available = Self::available();
         let Some(name) = name else { return Ok(available[0]) };
-        let names: Vec<String> = available.iter().map(|simd| format!("{simd:?}").to_lowercase()).collect();
-        let place = names.iter().position(|known| known == name);
-        place.map(|place| available[place]).ok_or_else(|| {
+        available.iter().copied().find(|simd| simd.name() == name).ok_or_else(|| {
+            let names: Vec<&str> = available.iter().map(|simd| simd.name()).collect();
             Error::Invalid(format!(
                 "DISTILFAST_SIMD={name:?} is nothing that this machine can run; choose among {}",
                 names.join(", ")
             ))
         })
+    }
+
+    /// What `DISTILFAST_SIMD` calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => "neon",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => "avx512",
+        }
     }
 }
 
@@ -263,7 +275,7 @@ mod tests {
         assert_eq!(TextSimd::named(None).unwrap(), TextSimd::available()[0]);
         assert_eq!(TextSimd::named(Some("portable")).unwrap(), TextSimd::Portable);
         for simd in TextSimd::available() {
-            assert_eq!(TextSimd::named(Some(&format!("{simd:?}").to_lowercase())).unwrap(), simd);
+            assert_eq!(TextSimd::named(Some(simd.name())).unwrap(), simd);
         }
         assert!(TextSimd::named(Some("mmx")).unwrap_err().to_string().contains("portable"));
     }

@@ -18,7 +18,7 @@ pub trait Rows: Sync {
     /// The number of rows.
     fn len(&self) -> usize;
 
-    /// The bytes of a row; UTF-8 where [`Self::check`] has found nothing wrong.
+    /// The bytes of a row; UTF-8 where [`Self::check`] finds nothing wrong.
     fn row(&self, index: usize) -> &[u8];
 
     /// The number of bytes of a row.
@@ -52,60 +52,6 @@ impl Rows for [&str] {
         self[index].as_bytes()
     }
 }
-
-/// A token id as it is stored: `u16` where the vocabulary allows, else `u32`.
-pub trait TokenId: Copy + Default + Into<u32> + Send + Sync + 'static {
-    /// A few ids and their count in 16 bytes.
-    type Lanes: Copy + Default + AsRef<[Self]> + Send + Sync;
-
-    /// How many values [`Self::Lanes`] has; one less than that many ids fit.
-    const LANES: usize;
-
-    /// The id, which the caller knows to fit.
-    fn from_u32(id: u32) -> Self;
-
-    /// The ids with their count and a flag of 0 or 1, if they fit.
-    fn pack(ids: &[u32], flag: u32) -> Option<Self::Lanes>;
-
-    /// The count and the flag.
-    fn unpack(lanes: &Self::Lanes) -> (usize, usize);
-}
-
-macro_rules! token_id {
-    ($type:ty, $lanes:literal) => {
-        impl TokenId for $type {
-            type Lanes = [Self; $lanes];
-
-            const LANES: usize = $lanes;
-
-            #[inline]
-            fn from_u32(id: u32) -> Self {
-                id as Self
-            }
-
-            fn pack(ids: &[u32], flag: u32) -> Option<Self::Lanes> {
-                let mut lanes = [0; $lanes];
-                if ids.len() >= $lanes {
-                    return None;
-                }
-                for (lane, &id) in lanes.iter_mut().zip(ids) {
-                    *lane = id as Self;
-                }
-                lanes[$lanes - 1] = (ids.len() as u32 | flag << 8) as Self;
-                Some(lanes)
-            }
-
-            #[inline]
-            fn unpack(lanes: &Self::Lanes) -> (usize, usize) {
-                let last = lanes[$lanes - 1];
-                (usize::from(last as u8), (last >> 8) as usize)
-            }
-        }
-    };
-}
-
-token_id!(u16, 8);
-token_id!(u32, 4);
 
 /// How to encode; the same for every row of a call.
 #[derive(Clone, Copy, Debug)]
@@ -218,6 +164,15 @@ impl Tokenizer {
         match self.engine {
             Engine::Narrow(_) | Engine::Wide(_) => "wordpiece",
             Engine::Library => "tokenizers",
+        }
+    }
+
+    /// The instructions that words are found and looked up with; `None` where the `tokenizers` crate does that.
+    pub fn simd(&self) -> Option<TextSimd> {
+        match &self.engine {
+            Engine::Narrow(words) => Some(words.simd()),
+            Engine::Wide(words) => Some(words.simd()),
+            Engine::Library => None,
         }
     }
 

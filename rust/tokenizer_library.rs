@@ -9,7 +9,8 @@ use std::sync::OnceLock;
 use tokenizers::{Encoding, PostProcessor, TruncationDirection};
 
 use crate::error::{Error, Result};
-use crate::tokenizer::{EncodeOptions, EncodedRows, Rows, TokenId};
+use crate::token_id::TokenId;
+use crate::tokenizer::{EncodeOptions, EncodedRows, Rows};
 
 /// A tokenizer of the crate `tokenizers`, as it is and, once asked for, blind to special tokens in the text.
 pub struct Library {
@@ -107,6 +108,7 @@ impl Library {
     ) -> impl FnMut(Range<usize>, &mut EncodedRows<I>) -> Result<()> + 'a {
         let tokenizer = if options.split_special_tokens { self.splitting() } else { &self.tokenizer };
         move |range, out| {
+            rows.check(range.clone())?;
             for index in range {
                 let refused = |error: &dyn Display| Error::Invalid(format!("row {index} cannot be encoded: {error}"));
                 let text = std::str::from_utf8(rows.row(index)).map_err(|error| refused(&error))?;

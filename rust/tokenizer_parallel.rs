@@ -11,7 +11,8 @@ use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
-use crate::tokenizer::{EncodedRows, Rows, TokenId};
+use crate::token_id::TokenId;
+use crate::tokenizer::{EncodedRows, Rows};
 
 /// The most bytes of text that a thread takes at a time: with their ids, they fit into its second-level cache.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -22,8 +23,7 @@ const MIN_BYTES_PER_THREAD: usize = 128 << 10;
 
 /// Encodes all rows with at most `threads` threads, in order.
 ///
-/// `encoder` makes what a thread encodes with: it appends the ids of some rows, which have been checked, to what it is
-/// given. The error that comes back is that of the first rows that have one.
+/// `encoder` makes what a thread encodes with: it appends the ids of some rows to what it is given. The error that comes back is that of the first rows that have one.
 pub fn encode<I, R, E>(rows: &R, threads: usize, encoder: impl Fn() -> E + Sync) -> Result<EncodedRows<I>>
 where
     I: TokenId,
@@ -39,7 +39,6 @@ where
         while row < rows.len() {
             let range = chunk(rows, row, CHUNK_BYTES);
             row = range.end;
-            rows.check(range.clone())?;
             encode(range, &mut out)?;
         }
         return Ok(out);
@@ -198,7 +197,7 @@ fn work<'a, I: TokenId, R: Rows + ?Sized>(
     loop {
         let Some((number, range, ends)) = lock(shared).take(rows, chunk_bytes) else { return Ok(pending.into()) };
         let mut encoded = free.pop().unwrap_or_else(|| EncodedRows::with_room(chunk_bytes / 3, range.len()));
-        if let Err(error) = rows.check(range.clone()).and_then(|()| encode(range, &mut encoded)) {
+        if let Err(error) = encode(range, &mut encoded) {
             // What the others have taken is before what is left: the first error is theirs or this one.
             lock(shared).next_row = rows.len();
             return Err((number, error));

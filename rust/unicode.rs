@@ -210,6 +210,13 @@ impl Normalizer {
         }
     }
 
+    /// Whether a character is part of a word and stays as it is.
+    #[inline]
+    pub fn stays(&self, char: char) -> bool {
+        let code = char as usize;
+        self.blocks[self.index[code / BLOCK] as usize][code % BLOCK] == WORD << KIND_SHIFT
+    }
+
     /// The characters, all of them of words or punctuation, that [`Class::Several`] stands for.
     pub fn expansion(&self, number: u32) -> &str {
         &self.expansions[number as usize]

@@ -5,6 +5,10 @@
 //! [`WordCache`], which holds the ids of nearly all. The mark that closes a row is a word like any other, whose
 //! ids are `[SEP] [CLS]`, so short rows cost no more than long ones. What the cache does not know, [`Words`] works out.
 //!
+//! Rows that come from elsewhere may not be UTF-8, and need no look at each byte to tell: a word of the cache was UTF-8
+//! when it came in, every other one is checked before it is encoded, and bytes that look like marks give more of them than
+//! were put in. Only when one of these tells are the rows themselves checked, to name the one that is wrong.
+//!
 //! ASCII separators and punctuation are neither deleted nor composed with what is beside them, so a stretch between two
 //! of them has the same ids wherever it stands: that is what makes it a key.
 
@@ -13,7 +17,8 @@ use std::sync::Mutex;
 
 use crate::error::{Error, Result};
 use crate::segment::{BLOCK, FIRST_MARK, TextSimd, is_separator, segment};
-use crate::tokenizer::{EncodeOptions, EncodedRows, Rows, TokenId};
+use crate::token_id::{Packed, TokenId};
+use crate::tokenizer::{EncodeOptions, EncodedRows, Rows};
 use crate::tokenizer_library::Library;
 use crate::unicode::Profile;
 use crate::wordpiece_added::AddedTokens;
@@ -49,31 +54,36 @@ pub struct WordPiece<I: TokenId> {
     suffix: Vec<I>,
     added: AddedTokens,
     /// The cache that a new thread begins with: the words of the vocabulary.
-    warm: WordCache<I>,
+    warm: WordCache,
     /// What threads that are done leave for those that come: at most one for each core.
-    idle: Mutex<Vec<Worker<I>>>,
+    idle: Mutex<Vec<Worker>>,
     most_idle: usize,
     /// The most bytes of a row between two separators: what positions of 32 bits reach.
     most_bytes: usize,
 }
 
 /// What a thread works with.
-struct Worker<I: TokenId> {
-    cache: WordCache<I>,
-    long_words: LongWords<I>,
+struct Worker {
+    cache: WordCache,
+    long_words: LongWords,
     text: Vec<u8>,
     starts: Vec<u32>,
     ends: Vec<u32>,
-    batch: Batch,
+    /// The words that are looked at, and those that come next, by turns.
+    batches: [Batch; 2],
     added_ids: Vec<u32>,
+    /// How many of them have been put among the ids.
+    added: usize,
     word: Word,
     ids: Vec<u32>,
+    /// Whether a word was not UTF-8.
+    torn: bool,
 }
 
 /// A worker that goes back to the idle ones when its thread is done.
 struct Lent<'a, I: TokenId> {
     engine: &'a WordPiece<I>,
-    worker: Option<Worker<I>>,
+    worker: Option<Worker>,
 }
 
 impl<I: TokenId> Drop for Lent<'_, I> {
@@ -93,11 +103,10 @@ impl<I: TokenId> WordPiece<I> {
         let settings = Settings::read(library.tokenizer(), profile)?;
         let added = AddedTokens::new(library.tokenizer())?;
         let template: Vec<u32> = settings.suffix.iter().chain(&settings.prefix).copied().collect();
-        I::pack(&template, ENDS_ROW)?;
         let mut warm = WordCache::new();
         // First in their sets, where words stay: no other look-up heeds the flag.
-        warm.insert(Key::of(&[ROW_END]), &template, ENDS_ROW);
-        warm.insert(Key::of(&[BARE_END]), &[], ENDS_ROW);
+        warm.insert(Key::of(&[ROW_END]), Packed::new::<I>(&template, ENDS_ROW)?);
+        warm.insert(Key::of(&[BARE_END]), Packed::new::<I>(&[], ENDS_ROW)?);
         let mut engine = Self {
             simd,
             lowercase: settings.lowercase,
@@ -112,6 +121,11 @@ impl<I: TokenId> WordPiece<I> {
         };
         engine.warm_up(&settings.tokens);
         Some(engine)
+    }
+
+    /// The instructions that words are found and looked up with.
+    pub fn simd(&self) -> TextSimd {
+        self.simd
     }
 
     /// How many ids the template puts round a row.
@@ -138,7 +152,9 @@ impl<I: TokenId> WordPiece<I> {
             if key.is_word() && self.warm.has_room(key) {
                 ids.clear();
                 self.words.encode(token, &mut word, &mut ids);
-                self.warm.insert(key, &ids, 0);
+                if let Some(packed) = Packed::new::<I>(&ids, 0) {
+                    self.warm.insert(key, packed);
+                }
             }
         }
     }
@@ -152,10 +168,12 @@ impl<I: TokenId> WordPiece<I> {
             text: Vec::with_capacity(2 * TEXT_BYTES),
             starts: Vec::new(),
             ends: Vec::new(),
-            batch: Batch::new(),
+            batches: [Batch::new(), Batch::new()],
             added_ids: Vec::new(),
+            added: 0,
             word: Word::default(),
             ids: Vec::new(),
+            torn: false,
         });
         Lent { engine: self, worker: Some(worker) }
     }
@@ -175,7 +193,7 @@ impl<I: TokenId> WordPiece<I> {
 
     fn encode_range<R: Rows + ?Sized>(
         &self,
-        worker: &mut Worker<I>,
+        worker: &mut Worker,
         rows: &R,
         range: Range<usize>,
         options: EncodeOptions,
@@ -193,7 +211,7 @@ impl<I: TokenId> WordPiece<I> {
         let (mut row, mut position) = (range.start, 0);
         while row < range.end {
             worker.text.clear();
-            worker.added_ids.clear();
+            let (first_row, ended) = (row, out.ends.len());
             while row < range.end && worker.text.len() < TEXT_BYTES {
                 let rest = &rows.row(row)[position..];
                 let room = TEXT_BYTES.saturating_sub(worker.text.len());
@@ -210,11 +228,16 @@ impl<I: TokenId> WordPiece<I> {
                     position += taken;
                 }
             }
+            worker.added_ids.clear();
             self.added.mark(&mut worker.text, &mut worker.added_ids, options.split_special_tokens);
             let padded = (worker.text.len() / BLOCK + 1) * BLOCK;
             worker.text.resize(padded, b' ');
             let ahead = if row < range.end { rows.row(row).as_ptr().wrapping_add(position) } else { std::ptr::null() };
             self.encode_text(worker, ahead, out);
+            let marks_fit = out.ends.len() - ended == row - first_row && worker.added == worker.added_ids.len();
+            if worker.torn || !marks_fit {
+                rows.check(range.clone())?;
+            }
         }
         if options.add_special_tokens {
             // The last mark has begun a row that does not come.
@@ -233,7 +256,7 @@ impl<I: TokenId> WordPiece<I> {
 
     /// Encodes the gathered text; a row ends after the ids of its mark. `ahead`: where the text goes on, to be fetched
     /// meanwhile; rows often lie one after the other.
-    fn encode_text(&self, worker: &mut Worker<I>, ahead: *const u8, out: &mut EncodedRows<I>) {
+    fn encode_text(&self, worker: &mut Worker, ahead: *const u8, out: &mut EncodedRows<I>) {
         let Worker { text, starts, ends, .. } = worker;
         // No other step of the normaliser tells a capital of ASCII from its small letter, so it can be made small first.
         segment(self.simd, text, self.lowercase, starts, ends);
@@ -242,53 +265,67 @@ impl<I: TokenId> WordPiece<I> {
         text.extend_from_slice(&[b' '; KEY_BYTES]);
         starts.resize(words.next_multiple_of(AHEAD), 0);
         ends.resize(words.next_multiple_of(AHEAD), 0);
-        let mut marks = 0;
-        for number in 0..words.div_ceil(AHEAD) {
-            let first = number * AHEAD;
-            let count = AHEAD.min(words - first);
-            let bounds = (worker.starts[first..].first_chunk(), worker.ends[first..].first_chunk());
-            let (Some(starts), Some(ends)) = bounds else { return };
-            // SAFETY: `segment` gives positions in the text, which 16 more bytes come after.
-            unsafe { worker.batch.prepare(self.simd, &worker.text, starts, ends, &worker.cache) };
+        (worker.added, worker.torn) = (0, false);
+        let count = words.div_ceil(AHEAD);
+        self.prepare(worker, 0);
+        for number in 0..count {
+            // The lines of the next batch come while this one is looked at.
+            if number + 1 < count {
+                self.prepare(worker, number + 1);
+            }
             for line in 0..LINES_PER_BATCH {
                 prefetch(ahead.wrapping_add((number * LINES_PER_BATCH + line) * BLOCK));
             }
-            let mut word = 0;
+            let first = number * AHEAD;
+            let (mut word, count) = (0, AHEAD.min(words - first));
             loop {
-                word = worker.batch.resolve(self.simd, &worker.cache, word, count, out);
+                word = worker.batches[number % 2].resolve(self.simd, &worker.cache, word, count, out);
                 if word == count {
                     break;
                 }
-                self.encode_word(worker, first + word, &mut marks, out);
+                self.encode_word(worker, first + word, out);
                 word += 1;
             }
         }
     }
 
+    /// Makes a batch ready to be looked at.
+    #[inline]
+    fn prepare(&self, worker: &mut Worker, number: usize) {
+        let Worker { cache, text, starts, ends, batches, .. } = worker;
+        let bounds = (starts.as_chunks().0.get(number), ends.as_chunks().0.get(number));
+        let (Some(starts), Some(ends)) = bounds else { return };
+        // SAFETY: `segment` gives positions in the text, which 16 more bytes come after.
+        unsafe { batches[number % 2].prepare(self.simd, text, starts, ends, cache) };
+    }
+
     /// Encodes a word that is not in its set of the cache.
     #[cold]
-    fn encode_word(&self, worker: &mut Worker<I>, number: usize, marks: &mut usize, out: &mut EncodedRows<I>) {
-        let Worker { cache, long_words, text, starts, ends, batch, added_ids, word, ids } = worker;
-        let key = batch.keys[number % AHEAD];
-        if let Some(lanes) = cache.find(key) {
-            out.ids.extend_from_slice(&lanes.as_ref()[..I::unpack(&lanes).0]);
+    fn encode_word(&self, worker: &mut Worker, number: usize, out: &mut EncodedRows<I>) {
+        let Worker { cache, long_words, text, starts, ends, batches, added_ids, added, word, ids, torn } = worker;
+        let key = batches[number / AHEAD % 2].keys[number % AHEAD];
+        if let Some(packed) = cache.find(key) {
+            packed.append(&mut out.ids);
             return;
         }
         let bytes = &text[starts[number] as usize..ends[number] as usize];
         if bytes == [ADDED] {
-            out.ids.extend(added_ids.get(*marks).map(|&id| I::from_u32(id)));
-            *marks += 1;
+            out.ids.extend(added_ids.get(*added).map(|&id| I::from_u32(id)));
+            *added += 1;
             return;
         }
         if long_words.append(bytes, &mut out.ids) {
             return;
         }
         ids.clear();
-        // The rows are UTF-8 and words end at ASCII or at marks.
-        let unit = std::str::from_utf8(bytes).unwrap_or_default();
+        // Words end at ASCII or at marks: each is UTF-8 if its row is.
+        let Ok(unit) = std::str::from_utf8(bytes) else {
+            *torn = true;
+            return;
+        };
         self.words.encode(unit, word, ids);
-        if !cache.insert(key, ids, 0) {
-            long_words.insert(bytes, ids);
+        if !Packed::new::<I>(ids, 0).is_some_and(|packed| cache.insert(key, packed)) {
+            long_words.insert::<I>(bytes, ids);
         }
         out.ids.extend(ids.iter().map(|&id| I::from_u32(id)));
     }

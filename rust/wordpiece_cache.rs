@@ -2,7 +2,7 @@
 //! whether it hits.
 //!
 //! A set is one line of 64 bytes: two keys of 16 bytes, the text of a word as it stands, and their values, up to seven
-//! `u16` or three `u32` ids and their count. A word that finds its set full goes to a neighbour of the set, from where it
+//! `u16` or six `u32` ids and their count. A word that finds its set full goes to a neighbour of the set, from where it
 //! comes back when it is looked for, and if those are full too it replaces the second word of its own set: so the table
 //! never grows.
 
@@ -10,15 +10,15 @@ use std::hint::select_unpredictable;
 use std::mem::MaybeUninit;
 
 use crate::large_pages::{PAGE_BYTES, advise};
-use crate::tokenizer::TokenId;
+use crate::token_id::Packed;
 use crate::wordpiece_key::{KEY_BYTES, Key, NO_KEY};
 
 /// Two words and their ids.
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
-pub struct Set<I: TokenId> {
+pub struct Set {
     keys: [Key; 2],
-    values: [I::Lanes; 2],
+    values: [Packed; 2],
 }
 
 /// The size of a [`Set`], as a power of two.
@@ -31,31 +31,31 @@ const NEIGHBOURS: usize = 4;
 
 /// As many sets as make a large page of memory: tables that lie in a few of those take few look-ups of addresses.
 #[repr(C, align(2_097_152))]
-struct Page<I: TokenId>([Set<I>; PAGE_BYTES >> SET_BITS]);
+struct Page([Set; PAGE_BYTES >> SET_BITS]);
 
 /// The table of a thread.
-pub struct WordCache<I: TokenId> {
-    pages: Vec<Page<I>>,
+pub struct WordCache {
+    pages: Vec<Page>,
 }
 
-impl<I: TokenId> Default for WordCache<I> {
+impl Default for WordCache {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl<I: TokenId> WordCache<I> {
+impl WordCache {
     /// An empty table.
     pub fn new() -> Self {
-        let empty = Set { keys: [NO_KEY; 2], values: [I::Lanes::default(); 2] };
+        let empty = Set { keys: [NO_KEY; 2], values: [Packed::default(); 2] };
         Self::filled(|sets| sets.iter_mut().for_each(|set| _ = set.write(empty)))
     }
 
     /// A table whose sets are all written by `fill`.
-    fn filled(fill: impl FnOnce(&mut [MaybeUninit<Set<I>>])) -> Self {
-        const { assert!(size_of::<Set<u16>>() == 1 << SET_BITS && size_of::<Set<u32>>() == 1 << SET_BITS) };
+    fn filled(fill: impl FnOnce(&mut [MaybeUninit<Set>])) -> Self {
+        const { assert!(size_of::<Set>() == 1 << SET_BITS) };
         let count = (SETS << SET_BITS) / PAGE_BYTES;
-        let mut pages: Vec<Page<I>> = Vec::with_capacity(count);
+        let mut pages: Vec<Page> = Vec::with_capacity(count);
         let start = pages.as_mut_ptr();
         advise(start, count * PAGE_BYTES);
         // SAFETY: the vector has room for `count` pages, which are `SETS` sets without anything between them; all are
@@ -69,12 +69,12 @@ impl<I: TokenId> WordCache<I> {
 
     /// All sets, in order.
     #[inline]
-    pub fn sets(&self) -> &[Set<I>] {
+    pub fn sets(&self) -> &[Set] {
         // SAFETY: pages are sets without anything between them.
         unsafe { std::slice::from_raw_parts(self.pages.as_ptr().cast(), SETS) }
     }
 
-    fn sets_mut(&mut self) -> &mut [Set<I>] {
+    fn sets_mut(&mut self) -> &mut [Set] {
         // SAFETY: as above, and borrowed for as long as the table is.
         unsafe { std::slice::from_raw_parts_mut(self.pages.as_mut_ptr().cast(), SETS) }
     }
@@ -83,7 +83,7 @@ impl<I: TokenId> WordCache<I> {
     ///
     /// What is found there changes places with the second word of its own set: which it is looked for in first, the next
     /// time. That stays in the neighbourhood, which is the same for all that belong to it.
-    pub fn find(&mut self, key: Key) -> Option<I::Lanes> {
+    pub fn find(&mut self, key: Key) -> Option<Packed> {
         if !key.is_word() {
             return None;
         }
@@ -93,22 +93,24 @@ impl<I: TokenId> WordCache<I> {
         if sets[place].keys[way] != key {
             return None;
         }
-        let lanes = sets[place].values[way];
+        let packed = sets[place].values[way];
         if place != own {
             (sets[place].keys[way], sets[place].values[way]) = (sets[own].keys[1], sets[own].values[1]);
-            (sets[own].keys[1], sets[own].values[1]) = (key, lanes);
+            (sets[own].keys[1], sets[own].values[1]) = (key, packed);
         }
-        Some(lanes)
+        Some(packed)
     }
 
-    /// Notes the ids of a word, and tells whether it has; more than fit, and words without a key, are not noted.
-    pub fn insert(&mut self, key: Key, ids: &[u32], flag: u32) -> bool {
-        let Some(lanes) = I::pack(ids, flag).filter(|_| key.is_word()) else { return false };
+    /// Notes the ids of a word, and tells whether it has; words without a key are not noted.
+    pub fn insert(&mut self, key: Key, packed: Packed) -> bool {
+        if !key.is_word() {
+            return false;
+        }
         let own = key.place();
         let (place, way) = self.way(key, own).unwrap_or((own, 1));
         let set = &mut self.sets_mut()[place];
         set.keys[way] = key;
-        set.values[way] = lanes;
+        set.values[way] = packed;
         true
     }
 
@@ -126,21 +128,23 @@ impl<I: TokenId> WordCache<I> {
     }
 }
 
-impl<I: TokenId> Set<I> {
+impl Set {
     /// The ids of a word that belongs to this set, if they are known.
     #[inline]
-    pub fn get(&self, key: Key) -> Option<&I::Lanes> {
+    pub fn get(&self, key: Key) -> Option<&Packed> {
         // Which of the two it is cannot be predicted, that it is one of them can: so the half of the second key chooses
         // without a branch, and one branch tells whether the whole of the chosen key is right. A word that shares its
         // first half and its set with another may be missed, which costs time, not truth.
-        let bytes: *const Self = self;
-        let chosen = select_unpredictable(self.keys[1].half() == key.half(), bytes.wrapping_byte_add(KEY_BYTES), bytes);
+        let way = select_unpredictable(self.keys[1].half() == key.half(), KEY_BYTES, 0);
         // SAFETY: a set is two keys and two values of 16 bytes each, so 16 bytes after the first of each is the second.
-        unsafe { ((*chosen).keys[0] == key).then(|| &(*chosen).values[0]) }
+        unsafe {
+            let chosen = (&raw const *self).byte_add(way);
+            ((*chosen).keys[0] == key).then(|| &(*chosen).values[0])
+        }
     }
 }
 
-impl<I: TokenId> Clone for WordCache<I> {
+impl Clone for WordCache {
     fn clone(&self) -> Self {
         Self::filled(|sets| {
             for (set, &own) in sets.iter_mut().zip(self.sets()) {
@@ -162,23 +166,23 @@ mod tests {
         /// What is found is what was last put in, and what was just put in is found.
         #[test]
         fn finds_what_was_put_in(words in prop::collection::vec(("[ab]{1,3}|[a-z]{1,16}", 0_u32..9), 1..300)) {
-            let mut cache = WordCache::<u16>::new();
+            let mut cache = WordCache::new();
             let mut known: HashMap<String, u32> = HashMap::new();
             for (word, count) in words {
                 let key = Key::of(word.as_bytes());
                 let ids: Vec<u32> = (0..count).collect();
-                cache.insert(key, &ids, 0);
-                if count <= 7 {
+                if let Some(packed) = Packed::new::<u16>(&ids, 0) {
+                    cache.insert(key, packed);
                     known.insert(word.clone(), count);
                 }
-                let found = cache.find(key).map(|lanes| u16::unpack(&lanes).0 as u32);
+                let found = cache.find(key).map(|packed| packed.count_and_flag().0 as u32);
                 prop_assert_eq!(found, known.get(&word).copied());
-                let direct = cache.sets()[key.place()].get(key).map(|lanes| u16::unpack(lanes).0 as u32);
+                let direct = cache.sets()[key.place()].get(key).map(|packed| packed.count_and_flag().0 as u32);
                 prop_assert!(direct.is_none() || direct == found);
             }
             let mut copy = cache.clone();
             for (word, count) in known {
-                let found = copy.find(Key::of(word.as_bytes())).map(|lanes| u16::unpack(&lanes).0 as u32);
+                let found = copy.find(Key::of(word.as_bytes())).map(|packed| packed.count_and_flag().0 as u32);
                 prop_assert_eq!(found, Some(count));
             }
         }
@@ -191,14 +195,14 @@ mod tests {
         let words = (0..u32::MAX).map(|number| (number, Key::of(number.to_string().as_bytes())));
         let words: Vec<(u32, Key)> =
             words.filter(|(_, key)| key.place() / NEIGHBOURS == group).take(2 * NEIGHBOURS).collect();
-        let mut cache = WordCache::<u16>::new();
+        let packed = |number: u32| Packed::new::<u16>(&[number & 0x7FFF], 0).expect("one id");
+        let mut cache = WordCache::new();
         for &(number, key) in &words {
-            cache.insert(key, &[number & 0x7FFF], 0);
+            cache.insert(key, packed(number));
         }
         for round in 0..20 {
             for &(number, key) in words.iter().skip(round % 3).step_by(1 + round % 4) {
-                let lanes = cache.find(key).expect("there is room for all");
-                assert_eq!(lanes[..u16::unpack(&lanes).0], [(number & 0x7FFF) as u16]);
+                assert_eq!(cache.find(key), Some(packed(number)));
                 assert!(cache.sets()[key.place()].get(key).is_some());
             }
         }

@@ -4,7 +4,7 @@
 //! Their pieces would be looked up one by one, all over a trie that with 120,000 tokens is larger than the second-level
 //! cache; here it is one line, at most two.
 
-use crate::tokenizer::TokenId;
+use crate::token_id::{Packed, TokenId};
 use crate::wordpiece_cache::{SET_BITS, SETS_BITS};
 
 /// The most bytes of a word that is kept.
@@ -15,44 +15,44 @@ const ENTRIES_BITS: u32 = SETS_BITS - 3;
 /// The text of a word, filled up with zeros, which are deleted from every text and tell nothing.
 type LongKey = [u64; LONG_BYTES / 8];
 
-/// A word and up to 14 `u16` or 6 `u32` ids. One of zeros is that of no text, and has no ids either.
+/// A word and up to 14 `u16` or 12 `u32` ids. One of zeros is that of no text, and has no ids either.
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
-struct Entry<I: TokenId> {
+struct Entry {
     key: LongKey,
-    values: [I::Lanes; 2],
+    values: [Packed; 2],
 }
 
 /// The table of a thread; it is made when the first word comes.
 #[derive(Default)]
-pub struct LongWords<I: TokenId> {
-    entries: Vec<Entry<I>>,
+pub struct LongWords {
+    entries: Vec<Entry>,
 }
 
-impl<I: TokenId> LongWords<I> {
+impl LongWords {
     /// Appends the ids of a word, if they are known.
-    pub fn append(&self, word: &[u8], ids: &mut Vec<I>) -> bool {
+    pub fn append<I: TokenId>(&self, word: &[u8], ids: &mut Vec<I>) -> bool {
         let Some(key) = key_of(word).filter(|_| !self.entries.is_empty()) else { return false };
         let own = place(&key);
         let Some(entry) = [own, own ^ 1].map(|place| &self.entries[place]).into_iter().find(|entry| entry.key == key)
         else {
             return false;
         };
-        for lanes in &entry.values {
-            ids.extend_from_slice(&lanes.as_ref()[..I::unpack(lanes).0]);
-        }
+        entry.values.iter().for_each(|packed| packed.append(ids));
         true
     }
 
     /// Notes the ids of a word, if they fit: in its place, or else in that beside it, or in place of what has its own.
-    pub fn insert(&mut self, word: &[u8], ids: &[u32]) {
-        let (first, second) = ids.split_at(ids.len().min(I::LANES - 1));
-        let (Some(key), Some(first), Some(second)) = (key_of(word), I::pack(first, 0), I::pack(second, 0)) else {
+    pub fn insert<I: TokenId>(&mut self, word: &[u8], ids: &[u32]) {
+        let (first, second) = ids.split_at(ids.len().min(I::PACKED));
+        let (Some(key), Some(first), Some(second)) =
+            (key_of(word), Packed::new::<I>(first, 0), Packed::new::<I>(second, 0))
+        else {
             return;
         };
-        const { assert!(size_of::<Entry<u16>>() == 1 << SET_BITS && size_of::<Entry<u32>>() == 1 << SET_BITS) };
+        const { assert!(size_of::<Entry>() == 1 << SET_BITS) };
         if self.entries.is_empty() {
-            self.entries.resize(1 << ENTRIES_BITS, Entry { key: [0; 4], values: [I::Lanes::default(); 2] });
+            self.entries.resize(1 << ENTRIES_BITS, Entry { key: [0; 4], values: [Packed::default(); 2] });
         }
         let own = place(&key);
         let free = |place: &usize| self.entries[*place].key == key || self.entries[*place].key == [0; 4];
@@ -91,15 +91,15 @@ mod tests {
         /// What is found is what was last put in, and what was just put in is found if it fits.
         #[test]
         fn finds_what_was_put_in(words in prop::collection::vec(("[ab]{1,3}|[a-z]{1,40}", 0_u32..20), 1..200)) {
-            let mut table = LongWords::<u32>::default();
+            let mut table = LongWords::default();
             let mut known: HashMap<String, Vec<u32>> = HashMap::new();
             for (word, count) in words {
                 let ids: Vec<u32> = (0..count).collect();
-                table.insert(word.as_bytes(), &ids);
-                if count <= 6 && word.len() <= LONG_BYTES {
+                table.insert::<u32>(word.as_bytes(), &ids);
+                if count <= 12 && word.len() <= LONG_BYTES {
                     known.insert(word.clone(), ids);
                 }
-                let mut found = vec![77];
+                let mut found = vec![77_u32];
                 let hit = table.append(word.as_bytes(), &mut found);
                 prop_assert_eq!(hit, known.contains_key(&word));
                 prop_assert_eq!(&found[1..], known.get(&word).map_or(&[][..], Vec::as_slice));
@@ -109,10 +109,10 @@ mod tests {
 
     #[test]
     fn words_that_meet_push_each_other_out() {
-        let mut table = LongWords::<u16>::default();
+        let mut table = LongWords::default();
         for number in 0..100_000_u32 {
-            let (word, mut found) = (format!("a word of number {number}"), Vec::new());
-            table.insert(word.as_bytes(), &[number & 0xFFFF, 5]);
+            let (word, mut found) = (format!("a word of number {number}"), Vec::<u16>::new());
+            table.insert::<u16>(word.as_bytes(), &[number & 0xFFFF, 5]);
             assert!(table.append(word.as_bytes(), &mut found));
             assert_eq!(found, [number as u16, 5]);
         }

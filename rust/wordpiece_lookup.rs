@@ -6,7 +6,8 @@
 #![expect(clippy::inline_always, reason = "what is to be compiled for an instruction set has to be part of its caller")]
 
 use crate::segment::TextSimd;
-use crate::tokenizer::{EncodedRows, TokenId};
+use crate::token_id::{LANES, TokenId};
+use crate::tokenizer::EncodedRows;
 use crate::wordpiece_cache::WordCache;
 use crate::wordpiece_key::{KEY_BYTES, KEY_MASKS, Key};
 
@@ -40,13 +41,13 @@ impl Batch {
     ///
     /// Every start is at most `text.len() - 16`, and no end is before its start.
     #[inline]
-    pub unsafe fn prepare<I: TokenId>(
+    pub unsafe fn prepare(
         &mut self,
         simd: TextSimd,
         text: &[u8],
         starts: &[u32; AHEAD],
         ends: &[u32; AHEAD],
-        cache: &WordCache<I>,
+        cache: &WordCache,
     ) {
         debug_assert!(starts.iter().all(|&start| start as usize + KEY_BYTES <= text.len()));
         match simd {
@@ -65,7 +66,7 @@ impl Batch {
     pub fn resolve<I: TokenId>(
         &self,
         simd: TextSimd,
-        cache: &WordCache<I>,
+        cache: &WordCache,
         from: usize,
         count: usize,
         out: &mut EncodedRows<I>,
@@ -83,13 +84,7 @@ impl Batch {
 
 /// [`Batch::prepare`], to be compiled for an instruction set.
 #[inline(always)]
-pub fn prepare<I: TokenId>(
-    batch: &mut Batch,
-    text: &[u8],
-    starts: &[u32; AHEAD],
-    ends: &[u32; AHEAD],
-    cache: &WordCache<I>,
-) {
+pub fn prepare(batch: &mut Batch, text: &[u8], starts: &[u32; AHEAD], ends: &[u32; AHEAD], cache: &WordCache) {
     for (((&start, &end), key), offset) in starts.iter().zip(ends).zip(&mut batch.keys).zip(&mut batch.offsets) {
         *key = load_key(text, start, end);
         *offset = key.offset();
@@ -126,12 +121,12 @@ pub fn prefetch<T>(address: *const T) {
 #[inline(always)]
 pub fn resolve<I: TokenId>(
     batch: &Batch,
-    cache: &WordCache<I>,
+    cache: &WordCache,
     from: usize,
     count: usize,
     out: &mut EncodedRows<I>,
 ) -> usize {
-    out.ids.reserve(AHEAD * I::LANES);
+    out.ids.reserve(AHEAD * LANES);
     out.ends.reserve(AHEAD + 1);
     let (mut ids, mut ends) = (out.ids.len(), out.ends.len());
     let (ids_start, ends_start) = (out.ids.as_mut_ptr(), out.ends.as_mut_ptr());
@@ -141,9 +136,9 @@ pub fn resolve<I: TokenId>(
         // SAFETY: the offset of a key is that of a set of the table. There is room for `AHEAD` words of `LANES` ids
         // each and for the end of a row after each, of which all that is counted has been written.
         unsafe {
-            let Some(lanes) = (*sets.byte_add(offset as usize)).get(key) else { break };
-            ids_start.add(ids).cast::<I::Lanes>().write_unaligned(*lanes);
-            let (count, flag) = I::unpack(lanes);
+            let Some(packed) = (*sets.byte_add(offset as usize)).get(key) else { break };
+            I::write(packed, ids_start.add(ids));
+            let (count, flag) = packed.count_and_flag();
             ids += count;
             ends_start.add(ends).write(ids);
             ends += flag;
@@ -171,7 +166,7 @@ mod tests {
             text in prop::collection::vec(any::<u8>(), 1..300),
             bounds in prop::collection::vec((0_usize..300, 0_usize..40), AHEAD),
         ) {
-            let cache = WordCache::<u16>::new();
+            let cache = WordCache::new();
             let (mut starts, mut ends) = ([0; AHEAD], [0; AHEAD]);
             for (number, (start, length)) in bounds.into_iter().enumerate() {
                 let start = start.min(text.len());

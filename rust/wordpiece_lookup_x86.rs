@@ -12,7 +12,8 @@ use std::arch::x86_64::{
     _mm512_xor_si512,
 };
 
-use crate::tokenizer::{EncodedRows, TokenId};
+use crate::token_id::TokenId;
+use crate::tokenizer::EncodedRows;
 use crate::wordpiece_cache::WordCache;
 use crate::wordpiece_key::{HASH_KEYS, KEY_BYTES, KEY_MASKS, OFFSET_MASK, OFFSET_SHIFT};
 use crate::wordpiece_lookup::{AHEAD, Batch, prefetch, resolve};
@@ -22,13 +23,7 @@ const GROUP: usize = 16;
 
 /// See [`Batch::prepare`]; two keys to a register.
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-pub fn prepare_avx2<I: TokenId>(
-    batch: &mut Batch,
-    text: &[u8],
-    starts: &[u32; AHEAD],
-    ends: &[u32; AHEAD],
-    cache: &WordCache<I>,
-) {
+pub fn prepare_avx2(batch: &mut Batch, text: &[u8], starts: &[u32; AHEAD], ends: &[u32; AHEAD], cache: &WordCache) {
     // SAFETY: four numbers of four bytes are 16 bytes.
     let hash_keys = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(HASH_KEYS.as_ptr().cast()) });
     // Which lanes hold the hashes of four words, see below.
@@ -38,7 +33,7 @@ pub fn prepare_avx2<I: TokenId>(
         // SAFETY: a word begins at least 16 bytes before the end of the text, see `Batch::prepare`, and there is a mask
         // for every length up to 17.
         unsafe {
-            let bytes = _mm_loadu_si128(text.as_ptr().add(starts[word] as usize).cast());
+            let bytes = _mm_loadu_si128(text.as_ptr().add(load_alone(&starts[word]) as usize).cast());
             let mask: *const u128 = KEY_MASKS.as_ptr().add(lengths[word] as usize);
             _mm_and_si128(bytes, _mm_load_si128(mask.cast()))
         }
@@ -62,17 +57,32 @@ pub fn prepare_avx2<I: TokenId>(
             _mm256_storeu_si256(keys.as_mut_ptr().add(2).cast(), second);
             _mm_storeu_si128(offsets.as_mut_ptr().cast(), places);
         }
-        for &offset in offsets.iter() {
-            prefetch(cache.sets().as_ptr().wrapping_byte_add(offset as usize));
-        }
+        fetch(offsets, cache);
     }
+}
+
+/// Asks for the sets at these offsets, which have just been stored.
+#[inline]
+fn fetch(offsets: &[u32], cache: &WordCache) {
+    for offset in offsets {
+        let offset = load_alone(offset);
+        prefetch(cache.sets().as_ptr().wrapping_byte_add(offset as usize));
+    }
+}
+
+/// The number, by a load of its own: the compiler would take it out of a register of many, which takes longer.
+#[inline]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "it is where the number lies that counts")]
+fn load_alone(number: &u32) -> u32 {
+    // SAFETY: what a reference refers to may be read.
+    unsafe { (&raw const *number).read_volatile() }
 }
 
 /// See [`Batch::resolve`].
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 pub fn resolve_avx2<I: TokenId>(
     batch: &Batch,
-    cache: &WordCache<I>,
+    cache: &WordCache,
     from: usize,
     count: usize,
     out: &mut EncodedRows<I>,
@@ -115,19 +125,13 @@ fn load<T>(values: &[T]) -> __m512i {
 
 /// See [`Batch::prepare`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx2,bmi1,bmi2,lzcnt,popcnt")]
-pub fn prepare_avx512<I: TokenId>(
-    batch: &mut Batch,
-    text: &[u8],
-    starts: &[u32; AHEAD],
-    ends: &[u32; AHEAD],
-    cache: &WordCache<I>,
-) {
+pub fn prepare_avx512(batch: &mut Batch, text: &[u8], starts: &[u32; AHEAD], ends: &[u32; AHEAD], cache: &WordCache) {
     let place_in_key = load(&PLACE_IN_KEY);
     let length_of_byte = LENGTH_OF_BYTE.each_ref().map(|places| load(places));
     let hash_of_word = load(&HASH_OF_WORD);
-    let word = |start: u32| {
+    let word = |start: &u32| {
         // SAFETY: a word begins at least 16 bytes before the end of the text, see `Batch::prepare`.
-        unsafe { _mm_loadu_si128(text.as_ptr().add(start as usize).cast()) }
+        unsafe { _mm_loadu_si128(text.as_ptr().add(load_alone(start) as usize).cast()) }
     };
     let groups = starts.as_chunks::<GROUP>().0.iter().zip(ends.as_chunks::<GROUP>().0);
     let results = batch.keys.as_chunks_mut::<GROUP>().0.iter_mut().zip(batch.offsets.as_chunks_mut::<GROUP>().0);
@@ -137,10 +141,10 @@ pub fn prepare_avx512<I: TokenId>(
         let fits = _mm512_cmple_epu32_mask(lengths, _mm512_set1_epi32(KEY_BYTES as i32));
         let lengths = _mm512_maskz_mov_epi32(fits, lengths);
         let four = |part: usize| {
-            let first = _mm512_castsi128_si512(word(starts[4 * part]));
-            let two = _mm512_inserti32x4::<1>(first, word(starts[4 * part + 1]));
-            let three = _mm512_inserti32x4::<2>(two, word(starts[4 * part + 2]));
-            let texts = _mm512_inserti32x4::<3>(three, word(starts[4 * part + 3]));
+            let first = _mm512_castsi128_si512(word(&starts[4 * part]));
+            let two = _mm512_inserti32x4::<1>(first, word(&starts[4 * part + 1]));
+            let three = _mm512_inserti32x4::<2>(two, word(&starts[4 * part + 2]));
+            let texts = _mm512_inserti32x4::<3>(three, word(&starts[4 * part + 3]));
             let lengths = _mm512_permutexvar_epi8(length_of_byte[part], lengths);
             _mm512_maskz_mov_epi8(_mm512_cmplt_epu8_mask(place_in_key, lengths), texts)
         };
@@ -155,9 +159,7 @@ pub fn prepare_avx512<I: TokenId>(
         let places = _mm512_and_si512(places, _mm512_set1_epi32(OFFSET_MASK as i32));
         // SAFETY: 16 offsets are 64 bytes.
         unsafe { _mm512_storeu_si512(offsets.as_mut_ptr().cast(), places) };
-        for &offset in offsets.iter() {
-            prefetch(cache.sets().as_ptr().wrapping_byte_add(offset as usize));
-        }
+        fetch(offsets, cache);
     }
 }
 

@@ -12,8 +12,6 @@ pub struct Words {
     continuation: Option<u32>,
     unk_id: u32,
     max_chars: usize,
-    /// Of each byte, whether it is a character that stays as it is and is part of a word.
-    plain: [bool; 256],
 }
 
 /// A word that is being put together.
@@ -45,21 +43,23 @@ impl Words {
     ) -> Option<Self> {
         let trie = Trie::new(tokens.iter().map(|(token, id)| (token.as_bytes(), *id)).collect())?;
         let continuation = trie.walk(prefix.as_bytes());
-        let plain = std::array::from_fn(|byte| {
-            let char = char::from(byte as u8);
-            char.is_ascii() && normalizer.class(char) == Class::Word(char)
-        });
-        Some(Self { normalizer, trie, continuation, unk_id, max_chars, plain })
+        Some(Self { normalizer, trie, continuation, unk_id, max_chars })
     }
 
     /// Appends the ids of `text`, a stretch without ASCII separators and punctuation (or one mark of punctuation).
     pub fn encode(&self, text: &str, word: &mut Word, ids: &mut Vec<u32>) {
-        if text.bytes().all(|byte| self.plain[usize::from(byte)]) {
-            self.pieces(text.as_bytes(), text.len(), ids);
+        // Most words stay as they are, and many have a long beginning that does.
+        let mut kept = 0;
+        let Some((changed, _)) =
+            text.char_indices().inspect(|_| kept += 1).find(|&(_, char)| !self.normalizer.stays(char))
+        else {
+            self.pieces(text.as_bytes(), kept, ids);
             return;
-        }
+        };
         let before = ids.len();
-        for char in text.chars() {
+        word.bytes.extend_from_slice(&text.as_bytes()[..changed]);
+        word.chars = kept - 1;
+        for char in text[changed..].chars() {
             match self.normalizer.class(char) {
                 Class::Word(char) => word.push(char),
                 Class::Deleted => {}

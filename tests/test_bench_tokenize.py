@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from distilfast import command
+from distilfast import Tokenizer, command
 from distilfast.bench import tokenize
 from distilfast.bench.cores import available_cores, held_to
 
@@ -27,11 +27,15 @@ def run(monkeypatch: pytest.MonkeyPatch, folder: Path, *flags: str) -> dict[str,
     return report
 
 
-def test_the_result_is_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_result_is_whole(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     report = run(monkeypatch, tmp_path)
+    assert f"distilfast with {report['documents']['instructions']}; " in capsys.readouterr().out
     for name, rows in (("documents", 200), ("sentences", 400), ("multilingual", 200)):
         part = report[name]
         assert part["rows"] == rows
+        assert part["instructions"] == Tokenizer.from_file(tmp_path / "vocab.txt")._core.instructions
         assert part["differing_rows"]["distilfast"] == part["differing_rows"]["distilfast, from Arrow"] == 0
         rates = part["1 threads, MB/s"]
         assert {"distilfast", "distilfast, from Arrow"} < set(rates)

@@ -39,6 +39,41 @@ def test_any_column(column: pa.Array | pa.ChunkedArray, threads: int) -> None:
     assert ids.to_pylist() == [TOK.encode(text) for text in texts]
 
 
+# Halves of characters, bytes that no text has, those that the engine itself puts between rows among them.
+BYTES = [b"the", b" ", b".", b"[MASK]", b"a" * 20, "é日".encode(), b"\xc3", b"\xa9", b"\xe6\x97"]
+BYTES += [
+    b"\xc0\x80",
+    b"\xed\xa0\x80",
+    *(bytes([byte]) for byte in (0, 0x80, 0xF4, 0xF5, 0xF8, 0xF9, 0xFD, 0xFE, 0xFF)),
+]
+
+
+def is_text(row: bytes) -> bool:
+    try:
+        row.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+@given(
+    st.lists(st.lists(st.sampled_from(BYTES), max_size=9).map(b"".join), min_size=1, max_size=8),
+    st.sampled_from(KINDS),
+    st.booleans(),
+)
+def test_bytes_that_are_not_text_are_refused(rows: list[bytes], kind: pa.DataType, add_special_tokens: bool) -> None:
+    """The first row that is not UTF-8 is named, whatever the words of the others have left in the cache."""
+    binary = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}[kind]
+    column = pa.Array.from_buffers(kind, len(rows), pa.array(rows, binary).buffers())
+    torn = [number for number, row in enumerate(rows) if not is_text(row)]
+    if torn:
+        with pytest.raises(df.InputError, match=f"row {torn[0]} is not UTF-8"):
+            TOK.encode_batch(column, add_special_tokens)
+        return
+    expected = [TOK.encode(row.decode(), add_special_tokens) for row in rows]
+    assert TOK.encode_batch(column, add_special_tokens).to_pylist() == expected
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_a_slice_without_rows(kind: pa.DataType) -> None:
     """What is left at the end of a column: its offset lies where the data would end."""

@@ -17,6 +17,7 @@ use pyo3_arrow::input::AnyArray;
 
 use crate::error::{Error, Result};
 use crate::python::arrow::to_pyarrow;
+use crate::segment::TextSimd;
 use crate::tokenizer::{EncodeOptions, Encoded, EncodedRows, Rows, Tokenizer, default_threads};
 use crate::unicode::Profile;
 use crate::wordpiece_lookup::prefetch;
@@ -47,6 +48,11 @@ impl PyTokenizer {
     #[getter]
     fn engine(&self) -> &'static str {
         self.0.engine()
+    }
+
+    #[getter]
+    fn instructions(&self) -> Option<&'static str> {
+        self.0.simd().map(TextSimd::name)
     }
 
     fn token_to_id(&self, token: &str) -> Option<u32> {
@@ -190,6 +196,14 @@ impl ArrowChunk<'_> {
         }
     }
 
+    fn total_len(&self) -> usize {
+        match self {
+            Self::Small(offsets, _) => (offsets[offsets.len() - 1] - offsets[0]) as usize,
+            Self::Large(offsets, _) => (offsets[offsets.len() - 1] - offsets[0]) as usize,
+            Self::View(strings) => (0..strings.len()).map(|row| self.row_len(row)).sum(),
+        }
+    }
+
     fn len(&self) -> usize {
         match self {
             Self::Small(offsets, _) => offsets.len() - 1,
@@ -296,6 +310,10 @@ impl Rows for ArrowRows<'_> {
     fn row_len(&self, index: usize) -> usize {
         let (chunk, start) = self.chunk(index);
         chunk.row_len(index - start)
+    }
+
+    fn total_len(&self) -> usize {
+        self.chunks.iter().map(ArrowChunk::total_len).sum()
     }
 
     fn check(&self, range: Range<usize>) -> Result<()> {

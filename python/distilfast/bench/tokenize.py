@@ -134,7 +134,9 @@ def compare(
     report: dict[str, Any] = {"rows": len(rows), "MB": megabytes(rows), "tokens per MB": tokens_per_megabyte}
     report |= {"compared_rows": len(few), "differing_rows": found}
     mean = 1e6 * megabytes(rows) / len(rows)
-    print(f"\n{name}: {len(rows):,} of {mean:.0f} bytes on average; ids compared on {len(few):,}")
+    report["instructions"] = ours.instructions
+    level = f"distilfast with {ours.instructions or 'the tokenizers crate'}"
+    print(f"\n{name}: {len(rows):,} of {mean:.0f} bytes on average; {level}; ids compared on {len(few):,}")
     count = len(available_cores())
     for threads in sorted({1, count}):
         rates = measure([ours, *others], rows, arguments, threads)

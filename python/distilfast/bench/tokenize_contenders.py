@@ -29,6 +29,8 @@ class Contender:
     ids: Callable[[Rows], list[list[int]]]
     forget: Callable[[], object] | None = None
     slow: bool = False
+    instructions: str | None = None
+    """The vector instructions that ours runs with, as `DISTILFAST_SIMD` names them."""
     times_itself: bool = False
     """Whether `encode` returns its time in seconds, (wall clock, processor), as it works in another process."""
 
@@ -76,7 +78,11 @@ def _ours(tok: Tokenizer) -> tuple[Contender, Contender]:
     def from_list(rows: Rows, threads: int) -> None:
         holder["tok"].encode_batch(rows, threads=threads)
 
-    return Contender("distilfast", from_list, ids, forget), Contender("distilfast, from Arrow", from_arrow, ids, forget)
+    level = tok._core.instructions
+    return (
+        Contender("distilfast", from_list, ids, forget, instructions=level),
+        Contender("distilfast, from Arrow", from_arrow, ids, forget, instructions=level),
+    )
 
 
 def _hugging_face(json_text: str) -> list[Contender]:
