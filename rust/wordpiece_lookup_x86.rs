@@ -72,7 +72,6 @@ fn fetch(offsets: &[u32], cache: &WordCache) {
 
 /// The number, by a load of its own: the compiler would take it out of a register of many, which takes longer.
 #[inline]
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "it is where the number lies that counts")]
 fn load_alone(number: &u32) -> u32 {
     // SAFETY: what a reference refers to may be read.
     unsafe { (&raw const *number).read_volatile() }
