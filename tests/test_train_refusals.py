@@ -110,3 +110,13 @@ def test_what_is_to_be_replaced_stays_until_the_run_begins(
     assert old.is_dir()
     train.main([*flags(folder, tmp_path / "out"), "--overwrite"])
     assert not old.exists()
+
+
+def test_a_resume_with_another_text(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    train.main(flags(folder, out, max_steps=2))
+    (tmp_path / "other.txt").write_text((folder / "text.txt").read_text())
+    resume = ["--resume_from_checkpoint", "last"]
+    said = refusal([*flags(folder, out, max_steps=2, text=tmp_path / "other.txt"), *resume], capsys)
+    assert f"--text was {folder / 'text.txt'} and is {tmp_path / 'other.txt'}" in said
+    train.main([*flags(folder, out, max_steps=2), *resume])

@@ -259,8 +259,9 @@ def distil(
 def cut(argv: Sequence[str], output: Path) -> None:
     """Writes the student that `python -m distilfast.train` with the flags `argv` starts from."""
     models, data, args = train.parse(argv)
+    teachers = train.load_teachers(models)
     tokens = train.open_tokens(models, data, args, write=False)
-    _, student = train.load_models(models, args, tokens)
+    student = train.load_or_cut_student(models, args, teachers, tokens)
     student.save_pretrained(output)
     tokens.tokenizer.save_pretrained(output)
 

@@ -34,14 +34,17 @@ def named_models(arguments: list[str]) -> dict[str, str]:
     return models
 
 
-def refuse_bare_directory(path: str) -> None:
-    """Raises `InputError` where `path` is on this machine and holds no model."""
-    folder = Path(path)
+def refuse_bare_directory(path: str, flag: str = "") -> None:
+    """Raises `InputError` where `path`, given with `flag`, is on this machine, or can only be meant to be, and holds no
+    model."""
+    folder, given = Path(path), f"{flag} {path}".lstrip()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise InputError(f"{path} holds no model: there is no config.json in it")
-    elif folder.exists() or path.startswith((".", "/", "~")):
-        raise InputError(f"{path} is no model directory")
+            raise InputError(f"{given} holds no model: there is no config.json in it")
+    elif folder.exists():
+        raise InputError(f"{given}: is a file; give the directory of a model, or its id on the Hub")
+    elif path.startswith((".", "/", "~")) or path.count("/") > 1:
+        raise InputError(f"{given}: there is no such directory")
 
 
 def load_model(path: str, auto_class: str | None = None, complete: bool = True, **keywords: Any) -> Any:

@@ -6,6 +6,7 @@ From top to bottom: arguments, tokens, models, batches, training, the student's 
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 import sys
@@ -25,7 +26,7 @@ from .arguments import DataArguments, DistillationArguments, ModelArguments, rec
 from .checkpoint import checkpoints, find_checkpoint
 from .data import MaskedBatches, Masking
 from .interruption import NonFiniteLossError
-from .loading import TOKENIZER_FILES
+from .loading import TOKENIZER_FILES, refuse_bare_directory
 from .models import build_from_config, create_student, load_student, load_teacher, read_config
 from .prepare import load_tokenizer, prepare
 from .prepared import PreparedTokens, load_tokens
@@ -33,6 +34,7 @@ from .tokenizer import Tokenizer
 from .trainer import CheckpointError, DistillationTrainer
 
 SUMMARY = "train_summary.json"
+TEXT = "text.json"  # beside tokens that were prepared here: of which text
 PRETRAINING = {"alpha_ce": 0.0, "alpha_cos": 0.0, "alpha_mlm": 1.0}
 PADDED_VOCABULARY = 128  # models round their vocabulary up to a multiple of this at most
 
@@ -133,7 +135,9 @@ def open_tokens(
         folder = Path(str(args.output_dir)) / "tokens"
         if tokenizer is None:
             raise InputError("text needs a tokenizer: give --tokenizer, or a teacher that has one")
-        if write and not (args.resume_from_checkpoint and folder.is_dir()):
+        if args.resume_from_checkpoint and folder.is_dir():
+            refuse_other_text(folder, data.text)
+        elif write:
             prepare(
                 folder,
                 tokenizer,
@@ -142,10 +146,24 @@ def open_tokens(
                 overwrite=args.overwrite or bool(args.resume_from_checkpoint),
                 progress=not args.disable_tqdm,
             )
+            files.write_json(folder / TEXT, {"text": data.text})
         tokens = load_tokens(folder)
     if tokenizer is not None:
         tokens.check_tokenizer(tokenizer, data.tokenizer or (models.teacher or ["the teacher"])[0])
     return tokens
+
+
+def refuse_other_text(folder: Path, text: list[str] | None) -> None:
+    """Refuses to resume with --text `text` where what was prepared into `folder` is another."""
+    try:
+        before = json.loads((folder / TEXT).read_text(encoding="utf-8"))["text"]
+    except FileNotFoundError:
+        return
+    if before != text:
+        raise InputError(
+            f"cannot resume: --text was {' '.join(before)} and is {' '.join(text or [])}. Pass what the run was started"
+            f" with, or its tokens with --tokens {folder}, or start a new run with --student"
+        )
 
 
 def choose_tokenizer(models: ModelArguments, data: DataArguments) -> Tokenizer | None:
@@ -155,7 +173,6 @@ def choose_tokenizer(models: ModelArguments, data: DataArguments) -> Tokenizer |
     if models.teacher is None:
         return None
     directory = Path(models.teacher[0])
-    refuse_no_directory(models.teacher[0])
     if directory.is_dir() and not any((directory / name).is_file() for name in TOKENIZER_FILES):
         return None
     try:
@@ -166,18 +183,9 @@ def choose_tokenizer(models: ModelArguments, data: DataArguments) -> Tokenizer |
         return None
 
 
-def refuse_no_directory(name: str) -> None:
-    """Refuses what can only be meant as a directory, and is none."""
-    path = Path(name)
-    if path.is_file():
-        raise InputError(f"--teacher {name}: is a file; give the directory of a model, or its id on the Hub")
-    if not path.exists() and (path.is_absolute() or name.startswith(".") or name.count("/") > 1):
-        raise InputError(f"--teacher {name}: there is no such directory")
-
-
 def load_teachers(models: ModelArguments) -> list[PreTrainedModel]:
     for name in models.teacher or []:
-        refuse_no_directory(name)
+        refuse_bare_directory(name, "--teacher")
     return [
         load_teacher(name, revision=models.revision, trust_remote_code=models.trust_remote_code)
         for name in models.teacher or []
@@ -203,14 +211,6 @@ def load_or_cut_student(
         student = create_student(teachers[0], layers, models.init, args.seed)
     check_vocabulary(student, tokenizer, "the student")
     return student
-
-
-def load_models(
-    models: ModelArguments, args: DistillationArguments, tokens: PreparedTokens
-) -> tuple[list[PreTrainedModel], PreTrainedModel]:
-    """Teachers and student, all of the tokens' vocabulary."""
-    teachers = load_teachers(models)
-    return teachers, load_or_cut_student(models, args, teachers, tokens)
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: Tokenizer, whose: str) -> None:
