@@ -198,6 +198,19 @@ def test_a_torn_checkpoint_gives_way_to_the_one_before(run_folder: Path, damage:
     assert find_checkpoint(str(run_folder / "checkpoint-4"), "elsewhere")[0].name == "checkpoint-4"
 
 
+def test_a_run_with_all_its_steps_behind_it_takes_none(tmp_path: Path) -> None:
+    options = {"max_steps": 3, "save_steps": 1}
+    first = tiny_training.trainer(tmp_path, **options)
+    first.train()
+    again = tiny_training.trainer(tmp_path, **options)
+    assert again.train(resume_from_checkpoint="last").global_step == again.state.global_step == 3
+    assert again.state.log_history == first.state.log_history[:-1]  # the last says how long it took
+    expected = tiny_training.weights(first.student)
+    found = tiny_training.weights(again.student)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert not (tmp_path / "checkpoint-4").exists()
+
+
 def test_without_a_whole_checkpoint_there_is_no_resume(run_folder: Path, tmp_path: Path) -> None:
     for folder in checkpoints(run_folder):
         (folder / SEAL).unlink()
