@@ -9,7 +9,8 @@ import pytest
 import tiny_training
 import torch
 import torch.nn.functional as F
-from distilfast import _core, losses, train
+import transformers
+from distilfast import _core, cpu_attention, losses, train
 from distilfast.arguments import DataArguments
 from distilfast.cpu_attention import CPU_ATTENTION, attend
 from distilfast.dropout import CPUDropout, dropout_mask
@@ -17,6 +18,7 @@ from distilfast.objective import Objective
 from distilfast.step import DistillationStep
 from hypothesis import given
 from hypothesis import strategies as st
+from test_pruning import FAMILIES
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -112,6 +114,41 @@ def test_a_step_trains_with_both_and_files_do_not_know() -> None:
     kinds = {type(module) for module in step.student.modules() if isinstance(module, torch.nn.Dropout)}
     assert kinds == {CPUDropout}
     assert CPU_ATTENTION not in step.student.config.to_json_string()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_students_of_every_family_train_with_it(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def counted(query: torch.Tensor, *rest: Any) -> torch.Tensor:
+        calls.append(query.shape)
+        return attend(query, *rest)
+
+    monkeypatch.setattr(cpu_attention, "attend", counted)
+    torch.manual_seed(0)
+    teacher = transformers.AutoModelForMaskedLM.from_config(FAMILIES[family])
+    student = tiny_training.create_student(teacher, 1)
+    ids = torch.randint(5, 53, (2, 9))
+    batch = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "mlm_positions": torch.tensor([2, 9]),
+        "mlm_labels": torch.tensor([6, 7]),
+        "num_tokens": torch.tensor(18),
+        "num_attended_in_step": torch.tensor(18),
+        "num_masked_in_step": torch.tensor(2),
+    }
+    step: Any = DistillationStep(student, teacher, Objective()).train()
+    step(batch)["loss"].backward()
+    assert calls == [(2, 4, 9, 8)]
+    gradients = [weight.grad for name, weight in student.named_parameters() if "word_embeddings" in name]
+    assert all(gradient is None or gradient.abs().max() > 0 for gradient in gradients)
+    # As fine-tuning does it.
+    classifier = transformers.AutoModelForSequenceClassification.from_config(student.config).train()
+    cpu_attention.use_cpu_attention(classifier)
+    calls.clear()
+    classifier(input_ids=ids, attention_mask=batch["attention_mask"]).logits.sum().backward()
+    assert calls == [(2, 4, 9, 8)]
 
 
 def test_kept_copies_are_those_of_the_weights_until_they_are_forgotten() -> None:

@@ -10,7 +10,7 @@ import pytest
 import tiny_training
 import torch
 import transformers
-from distilfast import DistillationTrainer, InputError, create_student
+from distilfast import DistillationTrainer, InputError, create_student, graphs
 from distilfast.objective import Objective
 from distilfast.profile import PARTS
 from distilfast.step import DistillationStep
@@ -184,3 +184,55 @@ def test_a_compiled_run_ends_in_the_same_weights(tmp_path: Path) -> None:
         ends.append(tiny_training.weights(run.student))
     for name, value in ends[0].items():
         torch.testing.assert_close(ends[1][name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_graphs_are_recorded_of_both_models_and_replayed_one_micro_batch_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What CUDA graphs need of the loop, looked at without one: the module is taken as compiled and recorded."""
+    compiled: list[tuple[Any, dict[str, Any]]] = []
+    beginnings: list[bool] = []
+
+    def compile_nothing(model: Any, **options: Any) -> Any:
+        compiled.append((model, options))
+        return model
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: beginnings.append(True))
+    for name in ("BACKEND", "MODE"):  # TrainingArguments sets them
+        monkeypatch.setenv(f"ACCELERATE_DYNAMO_{name}", "no")
+    assert graphs.records_graphs("reduce-overhead", "inductor", torch.device("cuda"))
+    assert not graphs.records_graphs("max-autotune-no-cudagraphs", "inductor", torch.device("cuda"))
+    assert not graphs.records_graphs("reduce-overhead", "inductor", torch.device("cpu"))
+    ends = []
+    for recorded in (False, True):
+        monkeypatch.setattr("distilfast.trainer.records_graphs", lambda *_, recorded=recorded: recorded)
+        teacher = tiny_training.teacher(dropout=0.0)
+        options = {"torch_compile_mode": "reduce-overhead", "save_strategy": "no", "max_steps": 2}
+        run = run_of(tmp_path / str(recorded), create_student(teacher, 1), teacher, **options)
+        run.train()
+        ends.append(tiny_training.weights(run.student))
+    (module, given), *_ = compiled
+    assert isinstance(module, DistillationStep)
+    assert module.teacher is not None
+    assert given["mode"] == "reduce-overhead"
+    assert len(beginnings) == 2 * 2  # steps, micro-batches
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_a_replay_leaves_gradients_and_losses_of_the_one_before() -> None:
+    """Memory that a replay writes over is neither a gradient nor a loss that is looked at later."""
+    weight, frozen = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3), requires_grad=False)
+    graphs.begin_replay([weight, frozen])
+    assert frozen.grad is None
+    space = weight.grad
+    (2 * weight).sum().backward()
+    assert weight.grad is space
+    graphs.begin_replay([weight])
+    (2 * weight).sum().backward()
+    assert weight.grad is space
+    assert weight.grad.tolist() == [4.0, 4.0, 4.0]
+    loss = torch.tensor(3.0)
+    copies = graphs.kept({"loss": loss})
+    loss.fill_(7.0)
+    assert copies["loss"].item() == 3.0

@@ -19,6 +19,7 @@ from accelerate.utils import send_to_device  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, ProgressCallback, Trainer, TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from transformers.utils import logging as hf_logging
 
@@ -29,6 +30,7 @@ from .attention import use_packed
 from .families import encoder_of
 from .flops import known_peak, measured_peak, step_flops
 from .fp8 import use_float8
+from .graphs import begin_replay, kept, records_graphs
 from .interruption import Interruption, NonFiniteLossError
 from .meter import Meter, add_states
 from .profile import StepProfile, timed
@@ -131,6 +133,9 @@ class DistillationTrainer(Trainer):
         )
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(LossProgress())
+        self.replays = args.torch_compile and records_graphs(
+            args.torch_compile_mode, args.torch_compile_backend, args.device
+        )
         self.meter = Meter(args.device)
         self._metered_from = 0
 
@@ -181,12 +186,16 @@ class DistillationTrainer(Trainer):
         """
         model.train()
         inputs = self._prepare_inputs(inputs)
+        if self.replays:
+            begin_replay(model.parameters())
         loss, losses = cast("tuple[Tensor, dict[str, Tensor]]", self.compute_loss(model, inputs, return_outputs=True))
         # Data-parallel training averages gradients over the ranks; shares of a step add up.
         scaled: Tensor = loss * self.args.world_size
         kwargs = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
         with timed(self.step.profile, "backward"):
             self.accelerator.backward(scaled, **kwargs)
+        if self.replays:
+            losses = kept(losses)
         self.meter.add(losses, inputs, self._head_rows(inputs))
         self.interruption.watch(losses)
         return scaled.detach()
@@ -206,11 +215,19 @@ class DistillationTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """Trains to the end, to a SIGTERM or to a loss that is not finite.
 
-        `resume_from_checkpoint`: a checkpoint folder, or "last" for the latest in the output directory. Raises
-        `InputError` where there is none that is whole, or it is of another run, naming what differs.
+        `resume_from_checkpoint`: a checkpoint folder, or "last" for the latest in the output directory; one that has
+        all `max_steps` behind it is loaded, and no step taken. Raises `InputError` where there is none that is whole,
+        or it is of another run, naming what differs.
         """
         if resume_from_checkpoint:
-            resume_from_checkpoint = str(self._choose_checkpoint(resume_from_checkpoint))
+            chosen = self._choose_checkpoint(resume_from_checkpoint)
+            state = TrainerState.load_from_json(str(chosen / TRAINER_STATE_NAME))
+            if 0 < self.args.max_steps <= state.global_step:
+                # Trainer would take one more step before it looked.
+                self._load_from_checkpoint(str(chosen))
+                self.state = state
+                return TrainOutput(state.global_step, 0.0, {})
+            resume_from_checkpoint = str(chosen)
         _peak(self.args)  # measured before the clock starts
         self.meter.restart_clock()
         with self.interruption:
