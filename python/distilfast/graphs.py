@@ -7,6 +7,7 @@ keeps copies of losses that it looks at later, and has gradients added up in mem
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ def begin_replay(parameters: Iterable[nn.Parameter]) -> None:
     A parameter without a gradient gets zeros: autograd would otherwise keep the recording's own memory as its gradient,
     and the next micro-batch write over that.
     """
-    torch.compiler.cudagraph_mark_step_begin()
+    cast(Any, torch.compiler).cudagraph_mark_step_begin()
     for parameter in parameters:
         if parameter.requires_grad and parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)

@@ -3,7 +3,7 @@
 #[allow(clippy::wildcard_imports)]
 use std::arch::aarch64::*;
 
-use super::simd::{EXP2, LEAST_EXPONENT, ROUND, Simd};
+use super::simd::{EXP2, LEAST_EXPONENT, Simd};
 
 /// Four lanes.
 #[derive(Clone, Copy)]
