@@ -82,9 +82,11 @@ def check_models(student: PreTrainedModel, teachers: Sequence[PreTrainedModel], 
     if not (objective.student_logits or objective.alpha_cos != 0 or objective.inner_states):
         raise InputError("every alpha is 0, so there is nothing to learn; give at least one loss a weight")
     if objective.student_logits and not has_mlm_head(student):
+        headless = [type(teacher).__name__ for teacher in teachers if not has_mlm_head(teacher)]
+        cause = f", like its teacher {headless[0]}" if headless else ""
         raise InputError(
-            f"the student {type(student).__name__} has no masked-language-model head, which alpha_ce, alpha_mlm and "
-            "alpha_mse need; set them to 0 and keep alpha_cos"
+            f"the student {type(student).__name__} has no masked-language-model head{cause}; alpha_ce, alpha_mlm and "
+            "alpha_mse need one: set them to 0 and keep alpha_cos"
         )
     if not objective.teacher_needed:
         return
