@@ -57,20 +57,25 @@ python -m distilfast.train --student twelve-layers-1 "${pretrain[@]}" --output_d
     --max_steps 550 --learning_rate 3.5e-4 --warmup_steps 5 --seed 3 --save_strategy no "${quiet[@]}"
 sed -i 's/dropout_prob": 0.0/dropout_prob": 0.1/' teacher/config.json # students and fine-tuning with BERT's dropout
 
-# 3. The ablation, distilled to 6 layers with the published losses, and judged on held-out text; then the teacher, the
-# full loss and what lacks a part of it fine-tuned on STS-B. Several processes may run the same command at once.
-study=(--teacher teacher --tokens tokens --held_out held_out.txt --max_lines 400 --max_length 64 --steps 120 --seeds 1
+# 3. The ablation, distilled to 6 layers with the published losses, and judged on held-out text; then the teacher and the
+# students of the first seed fine-tuned. Several processes may run the same command at once.
+python -m distilfast.ablate --teacher teacher --tokens tokens --held_out held_out.txt --max_lines 400 --max_length 64 \
+    --steps 120 --seeds 2 --controls --output_dir ablation \
     --train_flags "--batch_tokens 2048 --learning_rate 5e-4 --warmup_steps 0.1 --precision bf16 --logging_steps 20"
+cp ablation/ablate.json ablation_controls.json
+students=()
+for variant in full no_kl no_cosine no_mlm random_init; do
+    students+=(--student "$variant-seed0=ablation/students/$variant-seed0")
+done
+tuning=(--data_dir "$data" --learning_rate 1e-4 --max_train_rows 4000 --bf16 --speed false --pictures false
     --output_dir ablation)
-python -m distilfast.ablate "${study[@]}" --controls
-mv ablation/ablate.json ablation_controls.json
-python -m distilfast.ablate "${study[@]}" --tasks stsb --data_dir "$data" --task_learning_rate 1e-4 \
-    --max_train_rows 4000 --task_bf16
-
-# A second fine-tuning seed (ablation_second_task_seed.json holds what was finished of it).
-python -m distilfast.evaluate --teacher full-seed0=ablation/students/full-seed0 \
-    --student no_kl-seed0=ablation/students/no_kl-seed0 --tasks stsb --data_dir "$data" --seeds 2 --learning_rate 1e-4 \
-    --max_train_rows 4000 --bf16 --speed false --pictures false --output_dir ablation
+python -m distilfast.evaluate --teacher teacher=teacher "${students[@]}" --tasks cola,sst2,stsb,wnli --seeds 1 "${tuning[@]}"
+cp ablation/evaluate.json ablation_tasks.json
+# A second fine-tuning seed of some students; what was finished of it is in ablation_second_task_seed.json.
+python -m distilfast.evaluate --teacher "${students[1]}" "${students[@]:2}" --tasks cola,stsb --seeds 2 "${tuning[@]}"
+# Size and speed, while nothing else runs.
+OMP_NUM_THREADS=2 python -m distilfast.evaluate --teacher teacher=teacher --student student=ablation/students/full-seed0 \
+    --speed_repeats 60 --pictures false --output_dir speed
 
 # 4. The student of the full loss, exported, loaded again and compared on held-out text.
 head -c 60000 held_out.txt >export_text.txt

@@ -50,31 +50,17 @@ def similarity_table(found: dict[str, Any]) -> str:
     return table(header, rows)
 
 
-def ablation_table(held_out: dict[str, Any], judged: dict[str, Any]) -> str:
-    """Held-out text of every student, and the tasks of those that were fine-tuned, a row a student."""
-    titles = {"teacher": "teacher, 12 layers"} | {
-        run: VARIANTS[variant] for variant, runs in held_out["runs"].items() for run in runs
-    }
-    tasks = judged["tasks"]
-
-    def task_cells(run: str) -> list[str]:
-        if run not in judged["scores"]:
-            return ["-"] * len(tasks)
-        return [number(task["rows"][run]["median"], 1) for task in tasks.values()]
-
-    rows = [
-        [
-            title,
-            number(held_out["scores"][run]["mlm_accuracy"], 1),
-            number(held_out["scores"][run]["mlm_loss"], 3),
-            number(held_out["scores"][run]["kl"], 3),
-            number(held_out["scores"][run]["agreement"], 1),
-            *task_cells(run),
-        ]
-        for run, title in titles.items()
-    ]
-    header = ["student", "MLM accuracy %", "MLM loss", "KL", "top-1 as teacher %"]
-    return table([*header, *(task["title"] for task in tasks.values())], rows)
+def task_table(judged: dict[str, Any]) -> str:
+    """Scores of the teacher and of each student after fine-tuning, a column a task, and their mean without WNLI."""
+    tasks, macro = judged["tasks"], judged["macro"]["without_wnli"]["rows"]
+    titles = {"teacher": "teacher, 12 layers"} | {f"{variant}-seed0": title for variant, title in VARIANTS.items()}
+    rows = []
+    for run in macro:
+        scores = [task["rows"].get(run, {}).get("median") for task in tasks.values()]
+        cells = ["-" if score is None else number(score, 1) for score in (*scores, macro[run]["score"])]
+        kept = macro[run]["kept"]
+        rows.append([titles[run], *cells, "-" if kept is None else f"{100 * kept:.0f} %"])
+    return table(["student", *(task["title"] for task in tasks.values()), "mean without WNLI", "of teacher's"], rows)
 
 
 def draw_similarity(found: dict[str, Any], path: Path) -> None:
@@ -97,11 +83,10 @@ def main() -> None:
     similarity = read("sentence_similarity")
     (HERE / "generated_similarity.md").write_text(similarity_table(similarity) + "\n", encoding="utf-8")
     draw_similarity(similarity, HERE / "similarity.png")
-    held_out, ablation = read("ablation_controls"), read("ablation")
+    held_out = read("ablation_controls")
     draw_deltas(held_out, HERE / "ablation.png")
     (HERE / "generated_ablation.md").write_text(ablation_markdown(held_out), encoding="utf-8")
-    whole = ablation_table(held_out, ablation)
-    (HERE / "generated_ablation_tasks.md").write_text(whole + "\n", encoding="utf-8")
+    (HERE / "generated_ablation_tasks.md").write_text(task_table(read("ablation_tasks")) + "\n", encoding="utf-8")
     losses = read("losses")
     draw_losses(losses, HERE / "losses.png")
 
