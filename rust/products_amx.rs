@@ -67,7 +67,7 @@ impl Tiles {
             configuration.0[48 + tile] = SIDE as u8;
         }
         // SAFETY: the instructions are there, and the configuration is a valid one.
-        unsafe { asm!("ldtilecfg [{}]", in(reg) &configuration, options(nostack, readonly)) };
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const configuration, options(nostack, readonly)) };
         Self(())
     }
 }
