@@ -228,7 +228,9 @@ def test_models_that_do_not_fit_are_refused() -> None:
     encoder = transformers.BertModel(teacher.config)
     with pytest.raises(InputError, match="no masked-language-model head to take logits from"):
         DistillationStep(student, encoder, Objective())
-    with pytest.raises(InputError, match="DistilBertModel has no masked-language-model head, like its teacher BertModel"):
+    with pytest.raises(
+        InputError, match="DistilBertModel has no masked-language-model head, like its teacher BertModel"
+    ):
         DistillationStep(create_student(encoder, 1), encoder, Objective())
     with pytest.raises(InputError, match="there is no teacher"):
         DistillationStep(student, None, Objective())
