@@ -141,7 +141,7 @@ def test_bad_input_is_named_and_nothing_half_written(tmp_path: Path) -> None:
     assert (tmp_path / "full" / "mine.txt").read_text() == "mine"
     with pytest.raises(InputError, match=r"no config\.json"):
         export_student(tmp_path / "words", tmp_path / "out")
-    with pytest.raises(InputError, match="no model directory"):
+    with pytest.raises(InputError, match="there is no such directory"):
         export_student(tmp_path / "nowhere", tmp_path / "out")
     for file in ("vocab.txt", "tokenizer.json"):
         (source / file).unlink(missing_ok=True)
