@@ -7,6 +7,7 @@ DistilBERT script.
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -228,10 +229,20 @@ class DistillationArguments(TrainingArguments):
                 f"--relation_layers takes two numbers, a layer of the student and one of the teacher, not "
                 f"{len(self.relation_layers)}"
             )
+        launched = int(os.environ.get("WORLD_SIZE", "1"))
+        if launched > 1 and not torch.cuda.is_available():
+            # Else Accelerate, which looks for GPUs, would let each process train by itself.
+            self.use_cpu = True
         try:
             super().__post_init__()  # type: ignore[no-untyped-call]
         except (ValueError, ImportError) as error:
             raise InputError(str(error).strip().splitlines()[0]) from None
+        if self.world_size != launched:
+            raise InputError(
+                f"{launched} processes were launched, but they make {self.world_size} rank"
+                f"{'s' * (self.world_size > 1)} on {self.device.type}: each would train by itself; see to it that "
+                "each has a GPU, or give --use_cpu"
+            )
         if self.teacher_fp8:
             refuse_without_float8(self.device)
         if self.teacher_stream and (self.device.type != "cuda" or self.torch_compile):
