@@ -95,8 +95,7 @@ class _TaskTrainer(Trainer):
         self.task = task
         self.teacher = None if teacher is None else teacher.eval().requires_grad_(False).to(self.args.device)
         self.student_inputs = _inputs_of(self.model)
-        self.copies = WeightCopies(torch.bfloat16, kept=True) if settings.bf16 else None
-        self.teacher_copies = WeightCopies(torch.bfloat16, kept=True) if settings.bf16 else None
+        self.copies, self.teacher_copies = weight_copies(settings.bf16), weight_copies(settings.bf16)
         if self.copies is not None:
             self.add_callback(ForgetCopies(self.copies))
         # The loss is the mean over one batch; there is no accumulation to correct for.
@@ -113,6 +112,11 @@ class _TaskTrainer(Trainer):
             soft = soft_task_loss(self.task, outputs, reference, self.settings.temperature)
             loss = self.settings.alpha_ce * soft + self.settings.alpha_task * loss
         return (loss, outputs) if return_outputs else loss
+
+
+def weight_copies(bf16: bool) -> WeightCopies | None:
+    """What a model computes with in bfloat16; None where it computes with its weights."""
+    return WeightCopies(torch.bfloat16, kept=True) if bf16 else None
 
 
 def run_model(model: Any, inputs: Mapping[str, Any], copies: WeightCopies | None) -> Any:
@@ -217,7 +221,7 @@ def predict(
     rows = _Rows({key: columns[key] for key in MODEL_INPUTS if key in columns})
     collate, names = _Collator(tokenizer), _inputs_of(model)
     outputs: list[np.ndarray] = []
-    copies = WeightCopies(torch.bfloat16, kept=True) if bf16 else None
+    copies = weight_copies(bf16)
     model.eval().to(device)
     with torch.no_grad():
         for start in range(0, number, EVALUATION_BATCH):

@@ -162,18 +162,8 @@ pub fn sum_of_squares<S: Simd>(simd: S, mass: &[f32], excess: &[f32]) -> f64 {
     simd.sum(total)
 }
 
-/// Writes `weight * (excess - relative_excess * mass)`, a multiple of p - q, over whole vectors.
-#[inline(always)]
-pub fn gradient<S: Simd>(simd: S, [mass, excess]: [&[f32]; 2], grad: &mut [f32], relative_excess: f32, weight: f32) {
-    let from = mass.chunks_exact(S::LANES).zip(excess.chunks_exact(S::LANES));
-    for ((mass, excess), grad) in from.zip(grad.chunks_exact_mut(S::LANES)) {
-        let step = simd.mul_add(simd.load(mass), simd.splat(-relative_excess), simd.load(excess));
-        simd.store(simd.mul(step, simd.splat(weight)), grad);
-    }
-}
-
-/// Writes the multiple of p - q that `gradient` gives to `grad` itself, past the caches if `stream` says so, and with it,
-/// if `student` is there, a weight times `e exp(u)` or (true) its square.
+/// Writes `weight * (excess - relative_excess * mass)`, a multiple of p - q, to `grad`, past the caches if `stream` says so,
+/// and with it, if `student` is there, a weight times `e exp(u)` or (true) its square.
 #[inline(always)]
 pub fn write_gradient<S: Simd>(
     simd: S,
@@ -213,16 +203,5 @@ fn put<S: Simd>(simd: S, [mass, excess]: [&[f32]; 2], grad: &mut [f32], stream: 
         } else {
             simd.store(value, grad);
         }
-    }
-}
-
-/// Adds `weight * e exp(u)`, or its square, to whole vectors of the gradient.
-#[inline(always)]
-pub fn add_student<S: Simd>(simd: S, [mass, excess]: [&[f32]; 2], grad: &mut [f32], weight: f32, squared: bool) {
-    let from = mass.chunks_exact(S::LANES).zip(excess.chunks_exact(S::LANES));
-    for ((mass, excess), grad) in from.zip(grad.chunks_exact_mut(S::LANES)) {
-        let student = simd.add(simd.load(mass), simd.load(excess));
-        let student = if squared { simd.mul(student, student) } else { student };
-        simd.store(simd.mul_add(student, simd.splat(weight), simd.load(grad)), grad);
     }
 }

@@ -157,31 +157,28 @@ impl NearRow {
         let student_sum = self.sums.mass * (1.0 + relative_excess);
         let kl_weight = (f64::from(job.kl_grad) * f64::from(place.weight) / student_sum) as f32;
         let ce_weight = (f64::from(job.ce_grad) / self.at_one.sum) as f32;
-        let has_more = job.mse_grad != 0.0 || (place.label.is_some() && job.unscaled == Unscaled::Another);
-        let student = place.label.map(|_| (ce_weight, job.unscaled == Unscaled::Square));
+        let has_another = place.label.is_some() && job.unscaled == Unscaled::Another;
+        let student = place.label.filter(|_| !has_another).map(|_| (ce_weight, job.unscaled == Unscaled::Square));
+        let factors = [relative_excess as f32, kl_weight];
         let mut start = 0;
         while start < job.columns {
             let end = block_end(start, job, Some(grad));
             let padded = (end - start).next_multiple_of(S::LANES);
             let terms = scratch.terms.each_ref().map(|terms| &terms[start..start + padded]);
             if let RowMut::F32(row) = grad
-                && !has_more
+                && !has_another
+                && job.mse_grad == 0.0
             {
-                let factors = [relative_excess as f32, kl_weight];
                 near::write_gradient(simd, terms, &mut row[start..end], job.stream, factors, student);
                 start = end;
                 continue;
             }
-            let wide = &mut scratch.grad[..padded];
-            near::gradient(simd, terms, wide, relative_excess as f32, kl_weight);
-            if place.label.is_some() && job.unscaled != Unscaled::Another {
-                near::add_student(simd, terms, wide, ce_weight, job.unscaled == Unscaled::Square);
-            }
-            let wide = &mut wide[..end - start];
-            if has_more {
+            let wide = &mut scratch.grad[..end - start];
+            near::write_gradient(simd, terms, wide, false, factors, student);
+            if has_another || job.mse_grad != 0.0 {
                 let rows: [Row<'_>; 2] = [job.student_row(place.index, Some(grad)), job.teacher[place.index]];
                 let [s, t] = pair(rows, start..end, &mut scratch.wide);
-                if place.label.is_some() && job.unscaled == Unscaled::Another {
+                if has_another {
                     add_exponentials(simd, s, wide, self.unscaled, ce_weight);
                 }
                 if job.mse_grad != 0.0 {
