@@ -16,11 +16,13 @@ import transformers
 from torch.func import functional_call
 from torch.nn import functional as F
 from transformers import Trainer, TrainingArguments
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from . import squad
 from ._core import InputError
 from .cpu_attention import use_cpu_attention
 from .dropout import use_cpu_dropout
+from .length_groups import logits_by_length
 from .loading import load_model, load_tokenizer
 from .products import use_cpu_products
 from .task_data import Split, TaskData
@@ -104,14 +106,21 @@ class _TaskTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        outputs = run_model(model, _taken(inputs, self.student_inputs), self.copies)
+        outputs = self.outputs(model, _taken(inputs, self.student_inputs), self.copies)
         loss = task_loss(self.task, outputs, inputs)
         if self.teacher is not None and model.training:
             with torch.no_grad():
-                reference = run_model(self.teacher, _taken(inputs, _inputs_of(self.teacher)), self.teacher_copies)
+                reference = self.outputs(self.teacher, _taken(inputs, _inputs_of(self.teacher)), self.teacher_copies)
             soft = soft_task_loss(self.task, outputs, reference, self.settings.temperature)
             loss = self.settings.alpha_ce * soft + self.settings.alpha_task * loss
         return (loss, outputs) if return_outputs else loss
+
+    def outputs(self, model: Any, inputs: dict[str, Any], copies: WeightCopies | None) -> Any:
+        """The model's outputs for a batch; on a CPU, where they are one row of logits each, without most padding."""
+        if self.task.kind == "questions" or self.args.device.type != "cpu":
+            return run_model(model, inputs, copies)
+        logits = logits_by_length(lambda narrow: run_model(model, narrow, copies).logits, inputs)
+        return SequenceClassifierOutput(logits=logits)
 
 
 def weight_copies(bf16: bool) -> WeightCopies | None:
