@@ -193,6 +193,9 @@ class DistillationArguments(TrainingArguments):
     )
     restrict_ce_to_mask: bool = _choice(False, "The original script's name for --kl_positions masked.")
     loss_impl: Literal["auto", "fused", "eager"] = _choice("auto", "Implementation of the losses.")
+    dropout: bool = _choice(
+        True, "Dropout in the student, as its configuration says; without it, the saved configuration keeps it still."
+    )
     precision: Precision = _choice(
         "auto", "bf16 computes in bfloat16 and keeps float32 weights; auto takes it where the hardware is fast at it."
     )

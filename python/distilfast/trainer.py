@@ -27,6 +27,7 @@ from . import checkpoint
 from ._core import InputError
 from .arguments import DistillationArguments
 from .attention import use_packed
+from .dropout import remove_dropout
 from .families import encoder_of
 from .flops import known_peak, measured_peak, step_flops
 from .fp8 import use_float8
@@ -44,7 +45,6 @@ from .weight_copies import ForgetCopies
 logger = logging.getLogger(__name__)
 
 EXTRA_WEIGHTS = "step.safetensors"  # what the step learns beside the student, if anything
-
 
 # What saving a configuration adds to it.
 _OF_THE_FILE = frozenset({"_name_or_path", "architectures", "dtype", "transformers_version", "use_cache"})
@@ -116,6 +116,8 @@ class DistillationTrainer(Trainer):
         if getattr(train_dataset, "layout", "padded") == "packed":
             for model in (student, *teachers):
                 use_packed(model)
+        if not args.dropout:
+            remove_dropout(student)
         if args.teacher_fp8:
             for each in teachers:
                 change = use_float8(each, send_to_device(train_dataset[0], args.device), args.teacher_fp8_kl)
