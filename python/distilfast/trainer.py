@@ -304,11 +304,13 @@ class DistillationTrainer(Trainer):
                 progress = {"meters": meters, "metered_from": self._metered_from}
                 checkpoint.seal(folder, self.describe_run(), progress)
         except Exception as error:
-            # Libraries report a full disk each in its own way.
+            # Libraries report a full disk each in its own way, some without the word.
+            free = shutil.disk_usage(run_dir).free
             if self.args.should_save:
                 shutil.rmtree(folder, ignore_errors=True)
             raise CheckpointError(
-                f"{folder} could not be written: {type(error).__name__}: {error}. {self._last_whole()}"
+                f"{folder} could not be written, with {free / 1e6:,.0f} MB left on that disk: {type(error).__name__}: "
+                f"{error}. {self._last_whole()}"
             ) from error
         finally:
             self.args.save_total_limit = keep
