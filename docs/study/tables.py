@@ -6,6 +6,7 @@ python docs/study/tables.py
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,12 @@ TITLES = {
     "distilled": "student, 3 layers, distilled",
     "cut": "the same 3 layers, not trained",
     "random": "3 layers, random weights",
+    "paragraphs_dropout": "300 steps on pieces of paragraphs, with dropout",
+    "paragraphs": "300 steps on pieces of paragraphs",
+    "sentences": "300 steps on sentences",
 }
+LEARNED = ("cola", "sst2", "mrpc", "stsb")
+LONGER = "full loss, 600 steps, no dropout"
 
 
 def read(name: str) -> dict[str, Any]:
@@ -50,17 +56,55 @@ def similarity_table(found: dict[str, Any]) -> str:
     return table(header, rows)
 
 
-def task_table(judged: dict[str, Any]) -> str:
-    """Scores of the teacher and of each student after fine-tuning, a column a task, and their mean without WNLI."""
-    tasks, macro = judged["tasks"], judged["macro"]["without_wnli"]["rows"]
+def task_table(first: dict[str, Any], second: dict[str, Any], earlier: dict[str, Any], longer: dict[str, Any]) -> str:
+    """Scores of the teacher and of each student after fine-tuning, a column a task: of the students of the first seed
+    and, behind the stroke, of those of the second, or of the first with an earlier version of the program; the mean is
+    that of the first over the tasks that the teacher learned."""
+    tasks = {name: first["tasks"][name] for name in (*LEARNED, "rte", "wnli")}
     titles = {"teacher": "teacher, 12 layers"} | {f"{variant}-seed0": title for variant, title in VARIANTS.items()}
+    runs = {run: [task["rows"][run]["median"] for task in tasks.values()] for run in first["tasks"]["cola"]["rows"]}
+    seconds = {run.removesuffix("0") + "1": run for run in runs if run != "teacher"}
+    others = {
+        (run, name): task["rows"][other]["median"]
+        for name, task in second["tasks"].items()
+        for other, run in seconds.items()
+    } | {(run, "stsb"): row["median"] for run, row in earlier["tasks"]["stsb"]["rows"].items()}
+    reference = statistics.fmean(runs["teacher"][: len(LEARNED)])
     rows = []
-    for run in macro:
-        scores = [task["rows"].get(run, {}).get("median") for task in tasks.values()]
-        cells = ["-" if score is None else number(score, 1) for score in (*scores, macro[run]["score"])]
-        kept = macro[run]["kept"]
-        rows.append([titles[run], *cells, "-" if kept is None else f"{100 * kept:.0f} %"])
-    return table(["student", *(task["title"] for task in tasks.values()), "mean without WNLI", "of teacher's"], rows)
+    for run, scores in runs.items():
+        found = [(score, others.get((run, name))) for name, score in zip(tasks, scores, strict=True)]
+        rows.append([titles[run], *(strokes(*pair) for pair in found), *mean_and_share(scores, reference)])
+    scores = [longer["tasks"][name]["rows"]["longer"]["median"] if name in LEARNED else None for name in tasks]
+    rows.append([LONGER, *("-" if score is None else strokes(score) for score in scores)])
+    rows[-1] += mean_and_share([score for score in scores if score is not None], reference)
+    return table(
+        ["student", *(task["title"] for task in tasks.values()), "mean of the first four", "of teacher's"], rows
+    )
+
+
+def strokes(*scores: float | None) -> str:
+    """The scores that there are, strokes between."""
+    return " / ".join(number(score, 1) for score in scores if score is not None)
+
+
+def mean_and_share(scores: list[float], reference: float) -> list[str]:
+    """The mean of the tasks that the teacher learned, and its share of the teacher's."""
+    mean = statistics.fmean(scores[: len(LEARNED)])
+    return [number(mean, 1), f"{100 * mean / reference:.0f} %"]
+
+
+def longer_table(longer: dict[str, Any], short: dict[str, Any]) -> str:
+    """The student that was trained longest beside the teacher and the ablation's full student, on held-out text."""
+    rows = []
+    for title, row in (
+        ("teacher", longer["held_out"]["models"]["teacher"]),
+        ("full loss, 120 steps", short["held_out"]["models"]["full"]),
+        ("full loss, 120 steps, no dropout", short["held_out"]["models"]["nodrop"]),
+        (LONGER, longer["held_out"]["models"]["longer"]),
+    ):
+        shares = [number(100 * row[key], 1) for key in ("mlm_accuracy", "agreement")]
+        rows.append([title, shares[0], number(row["mlm_loss"], 3), shares[1], number(row["kl"], 3)])
+    return table(["student", "MLM accuracy, %", "MLM loss", "top-1 as teacher, %", "KL"], rows)
 
 
 def draw_similarity(found: dict[str, Any], path: Path) -> None:
@@ -86,7 +130,10 @@ def main() -> None:
     held_out = read("ablation_controls")
     draw_deltas(held_out, HERE / "ablation.png")
     (HERE / "generated_ablation.md").write_text(ablation_markdown(held_out), encoding="utf-8")
-    (HERE / "generated_ablation_tasks.md").write_text(task_table(read("ablation_tasks")) + "\n", encoding="utf-8")
+    tasks = task_table(*map(read, ("ablation_tasks", "ablation_tasks_seed1", "stsb_earlier", "longer")))
+    (HERE / "generated_ablation_tasks.md").write_text(tasks + "\n", encoding="utf-8")
+    longer = longer_table(read("longer"), read("dropout"))
+    (HERE / "generated_longer.md").write_text(longer + "\n", encoding="utf-8")
     losses = read("losses")
     draw_losses(losses, HERE / "losses.png")
 
