@@ -97,6 +97,7 @@ class _TaskTrainer(Trainer):
         self.task = task
         self.teacher = None if teacher is None else teacher.eval().requires_grad_(False).to(self.args.device)
         self.student_inputs = _inputs_of(self.model)
+        self.teacher_inputs = () if teacher is None else _inputs_of(teacher)
         self.copies, self.teacher_copies = weight_copies(settings.bf16), weight_copies(settings.bf16)
         if self.copies is not None:
             self.add_callback(ForgetCopies(self.copies))
@@ -110,7 +111,7 @@ class _TaskTrainer(Trainer):
         loss = task_loss(self.task, outputs, inputs)
         if self.teacher is not None and model.training:
             with torch.no_grad():
-                reference = self.outputs(self.teacher, _taken(inputs, _inputs_of(self.teacher)), self.teacher_copies)
+                reference = self.outputs(self.teacher, _taken(inputs, self.teacher_inputs), self.teacher_copies)
             soft = soft_task_loss(self.task, outputs, reference, self.settings.temperature)
             loss = self.settings.alpha_ce * soft + self.settings.alpha_task * loss
         return (loss, outputs) if return_outputs else loss
