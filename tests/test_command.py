@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from distilfast import InputError
-from distilfast.command import parse, run
-from distilfast.files import refuse_occupied, whole_directory, write_json, write_text
+from distilfast._command import parse, run
+from distilfast._files import refuse_occupied, whole_directory, write_json, write_text
 
 
 @dataclass

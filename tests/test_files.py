@@ -7,7 +7,7 @@ from pathlib import Path
 
 import distilfast as df
 import pytest
-from distilfast.files import whole_directory
+from distilfast._files import whole_directory
 
 
 def names(folder: Path) -> list[str]:

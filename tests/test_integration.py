@@ -9,10 +9,11 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
-from distilfast import command, train
-from distilfast.evaluate import EvaluateOptions, run_evaluation
-from distilfast.export import export_student
-from distilfast.prepare import load_tokens, prepare
+from distilfast import _command as command
+from distilfast.evaluate.run import EvaluateOptions, run_evaluation
+from distilfast.export.run import export_student
+from distilfast.prepare.run import load_tokens, prepare
+from distilfast.train import run as train
 
 CONFIG = {
     "model_type": "bert",

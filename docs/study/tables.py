@@ -10,10 +10,10 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from distilfast.ablate_report import TITLES as VARIANTS
-from distilfast.ablate_report import ablation_markdown, draw_deltas
-from distilfast.pictures import COLOURS, draw_losses, figure_and_axes
-from distilfast.report import number, table
+from distilfast.ablate.report import TITLES as VARIANTS
+from distilfast.ablate.report import ablation_markdown, draw_deltas
+from distilfast.evaluate.pictures import COLOURS, draw_losses, figure_and_axes
+from distilfast.evaluate.report import number, table
 
 HERE = Path(__file__).parent
 TITLES = {

@@ -15,14 +15,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from ._command import parse, run
 from ._core import InputError
-from .command import parse, run
-from .files import refuse_occupied, whole_directory, write_json
-from .finetune import encode_split, evaluate_task, fine_tune, load_for_task, predict, published_settings
-from .loading import load_tokenizer
-from .models import create_student
-from .task_data import Split, TaskData, load_task
-from .tasks import Task, score
+from ._files import refuse_occupied, whole_directory, write_json
+from .evaluate.finetune import encode_split, evaluate_task, fine_tune, load_for_task, predict, published_settings
+from .evaluate.task_data import Split, TaskData, load_task
+from .evaluate.tasks import Task, score
+from .models.load import load_tokenizer
+from .models.student import create_student
 
 
 @dataclass

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from . import _core
 from ._core import InputError
-from .files import write_json, write_text
+from ._files import write_json, write_text
 from .tokenizer_files import check_wordpiece, read_json, vocab_to_json, with_lowercase
 
 # What a folder with a tokenizer in it holds at least one of.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-from ..command import run
+from .._command import run
 
 BENCHES = {
     "tokenize": "text to token ids: MB/s and tokens/s against tokenizers, transformers and other tokenisers",

@@ -22,9 +22,10 @@ import pyarrow as pa
 import torch
 import transformers
 
-from .. import __version__, command
-from ..data import MaskedBatches, Masking
-from ..files import write_json
+from .. import _command as command
+from .._core import __version__
+from .._files import write_json
+from ..batches.masked import MaskedBatches, Masking
 from .batches_modernbert import load_packer, packed_batches
 from .batches_plan import length_grouped, measure_plan, wikipedia_lengths
 
@@ -222,7 +223,7 @@ def main() -> None:
     figures: dict[str, Any] = {"versions": versions}
     figures["synthetic"] = measure("synthetic Wikipedia-like lengths", wikipedia_like(arguments.rows), arguments)
     if arguments.tokens is not None:
-        from ..prepare import load_tokens
+        from ..prepare.run import load_tokens
 
         column = load_tokens(arguments.tokens).dataset.data.column("input_ids")
         figures["tokens"] = measure(arguments.tokens, column, arguments)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import transformers
 
 from .._core import plan_lengths
-from ..data import MAX_SHAPES
+from ..batches.masked import MAX_SHAPES
 
 TILE = 1_000_000
 

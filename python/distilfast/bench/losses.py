@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import losses
+from .._command import parse, run
 from .._core import InputError
-from ..command import parse, run
-from ..files import write_json
+from .._files import write_json
 
 Step = Callable[[], object]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .._command import parse, run
 from .._core import InputError
-from ..command import parse, run
-from ..files import write_json
+from .._files import write_json
+from .contenders import Contender, Rows, contenders
 from .cores import available_cores, held_to
-from .tokenize_contenders import Contender, Rows, contenders
 
 
 @dataclass

@@ -25,16 +25,16 @@ from tokenizers.models import WordPiece
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from .._command import parse, run
 from .._core import InputError
-from ..attention import use_packed
-from ..command import parse, run
-from ..data import MaskedBatches
-from ..files import write_json
-from ..flops import device_peak, step_flops
-from ..models import create_student, freeze
-from ..objective import Objective
-from ..step import DistillationStep
+from .._files import write_json
+from ..batches.masked import MaskedBatches
+from ..models.attention import use_packed
+from ..models.student import create_student, freeze
 from ..tokenizer import Tokenizer
+from ..train.flops import device_peak, step_flops
+from ..train.objective import Objective
+from ..train.step import DistillationStep
 from .plain_loop import PlainLoop, collated_batches, distillation_losses
 from .train_measure import loader_seconds, loss_seconds, measure
 

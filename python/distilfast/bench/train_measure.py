@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from .. import losses
-from ..data import MaskedBatches
+from ..batches.masked import MaskedBatches
 
 
 class PeakMemory:

@@ -1,0 +1,7 @@
+"""`python -m distilfast.ablate`."""
+
+from .._command import run
+from .run import main
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,330 @@
+"""`python -m distilfast.ablate`: which part of the method earns the quality, on your text and at your budget.
+
+The full loss, and the same without its KL, its cosine, its masked-LM part, and from random initialisation; each with
+the same steps, the same batches in the same order and the same seeds. With --controls also what the teacher's layers
+are worth without its losses.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import BertConfig
+
+from .. import _command as command
+from .._core import InputError
+from .._files import write_json, write_text
+from ..evaluate.cells import claim, model_fingerprint
+from ..evaluate.published import ABLATION
+from ..evaluate.run import EvaluateOptions, held_out_report
+from ..evaluate.scores import TaskPlan, parse_tasks, task_report
+from ..metrics.held_out import pick_device
+from ..models.load import quiet, refuse_bare_directory
+from ..prepare.directory import load_tokens
+from ..prepare.run import prepare
+from ..train import run as train
+from .report import METRICS, ablation_markdown, draw_deltas
+
+FULL = "full"
+# Flags of `python -m distilfast.train` that make each variant; they come after all others and win.
+VARIANTS: dict[str, tuple[str, ...]] = {
+    FULL: (),
+    "no_kl": ("--alpha_ce", "0"),
+    "no_cosine": ("--alpha_cos", "0"),
+    "no_mlm": ("--alpha_mlm", "0"),
+    "random_init": ("--init", "random"),
+}
+# With --controls: the student cut from the teacher and trained on the masked-LM loss alone, and the cut as it is.
+CUT = "cut"
+CONTROLS: dict[str, tuple[str, ...]] = {"mlm_only": ("--alpha_ce", "0", "--alpha_cos", "0"), CUT: ()}
+OURS = ("teacher", "text", "tokens", "output_dir", "seed", "data_seed", "max_steps", "overwrite", "init", "config")
+TEACHER = "teacher"
+
+
+@dataclass
+class AblateOptions:
+    """Flags of `python -m distilfast.ablate`."""
+
+    output_dir: str = field(metadata={"help": "Where students, ablate.md, ablate.json go; what is finished is kept."})
+    held_out: list[str] = field(metadata={"help": "Text files to judge on, UTF-8; none of the text trained on."})
+    text: list[str] = field(default_factory=list, metadata={"help": "Text to train on: files as prepare takes them."})
+    tokens: str | None = field(
+        default=None, metadata={"help": "Instead of --text: a directory of python -m distilfast.prepare."}
+    )
+    teacher: str | None = field(
+        default=None,
+        metadata={"help": "Teacher: a directory or hub id. Without one, a small BERT is pretrained first."},
+    )
+    tokenizer: str | None = field(
+        default=None, metadata={"help": "vocab.txt or tokenizer.json for --text without --teacher."}
+    )
+    teacher_layers: int = field(default=4, metadata={"help": "Layers of the teacher that is pretrained."})
+    teacher_hidden: int = field(default=128, metadata={"help": "Its hidden size, a multiple of 64."})
+    teacher_steps: int = field(default=1000, metadata={"help": "Its steps."})
+    steps: int = field(default=500, metadata={"help": "Steps of every student."})
+    seeds: int = field(default=3, metadata={"help": "Seeds, each with its own order of batches and random weights."})
+    controls: bool = field(
+        default=False,
+        metadata={"help": "Also: cut from the teacher and trained on the masked-LM loss alone; cut and not trained."},
+    )
+    train_flags: str = field(
+        default="", metadata={"help": 'Flags for every run of python -m distilfast.train, as "--batch_tokens 4096".'}
+    )
+    max_length: int = field(default=128, metadata={"help": "Longest example in tokens, in training and held out."})
+    max_lines: int | None = field(default=None, metadata={"help": "Use this many held-out lines at most."})
+    tasks: str | None = field(
+        default=None, metadata={"help": "Also judge on tasks, comma-separated, as the published study did on GLUE."}
+    )
+    data_dir: str | None = field(default=None, metadata={"help": "Folder with the task folders; without it, the hub."})
+    task_seeds: int = field(default=1, metadata={"help": "Fine-tuning seeds of each student and task."})
+    task_learning_rate: float | None = field(default=None, metadata={"help": "Of fine-tuning; else the published."})
+    task_epochs: float | None = field(default=None, metadata={"help": "Of fine-tuning; else 3."})
+    max_train_rows: int | None = field(default=None, metadata={"help": "Fine-tune on this many rows at most."})
+    max_dev_rows: int | None = field(default=None, metadata={"help": "Score tasks on this many rows at most."})
+    task_bf16: bool = field(default=False, metadata={"help": "Fine-tune in bfloat16."})
+    device: str = field(default="auto", metadata={"help": "Where quality is evaluated: auto, cpu, cuda, cuda:1."})
+    pictures: bool = field(default=True, metadata={"help": "Draw ablation.png."})
+
+
+@dataclass(frozen=True)
+class Run:
+    """One student. variant: a key of `VARIANTS` or `CONTROLS`."""
+
+    variant: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Its name in folder and report; what is cut and not trained is the same for every seed."""
+        return CUT if self.variant == CUT else f"{self.variant}-seed{self.seed}"
+
+
+def run_ablation(options: AblateOptions) -> dict[str, Any]:
+    """The whole study as JSON-ready values; writes `ablate.json`, `ablate.md` and `ablation.png`."""
+    flags = _check(options)
+    folder = Path(options.output_dir)
+    tokens = prepared_tokens(options, folder)
+    teacher = options.teacher or str(pretrained_teacher(options, folder, tokens, flags))
+    variants = [*VARIANTS, *(CONTROLS if options.controls else ())]
+    named = {run.name: run for seed in range(options.seeds) for variant in variants for run in [Run(variant, seed)]}
+    runs = list(named.values())
+    conditions = {
+        "teacher": model_fingerprint(teacher),
+        "tokens": json.loads((Path(tokens) / "tokens.json").read_text(encoding="utf-8")).get("files"),
+        "steps": options.steps,
+        "max_length": options.max_length,
+        "train_flags": flags,
+    }
+    finished = [run for run in runs if distil(run, options, folder, teacher, tokens, flags, conditions)]
+    if len(finished) < len(runs):
+        raise InputError(
+            f"{len(runs) - len(finished)} students are being trained by other processes; run this again when they end"
+        )
+    paths = {TEACHER: teacher} | {name: str(_student(folder, run)) for name, run in named.items()}
+    judged = judge(paths, options, folder)
+    report = {
+        "format": 1,
+        "steps": options.steps,
+        "seeds": options.seeds,
+        "teacher": teacher,
+        "train_flags": flags,
+        **judged,
+        "runs": {variant: [run.name for run in runs if run.variant == variant] for variant in variants},
+        "deltas": deltas(judged["scores"], options.seeds, variants),
+        "published": ABLATION,
+    }
+    report["pictures"] = draw_deltas(report, folder / "ablation.png") if options.pictures else []
+    write_json(folder / "ablate.json", report)
+    write_text(folder / "ablate.md", ablation_markdown(report))
+    return report
+
+
+def _check(options: AblateOptions) -> list[str]:
+    """The flags for training, once all flags are known to make sense."""
+    if bool(options.text) == (options.tokens is not None):
+        raise InputError("give the text to train on, either raw with --text or prepared with --tokens, and not both")
+    if options.text and options.teacher is None and options.tokenizer is None:
+        raise InputError("--text without --teacher needs --tokenizer, a vocab.txt or tokenizer.json")
+    if options.teacher is not None:
+        refuse_bare_directory(options.teacher)
+    for name in ("steps", "seeds", "teacher_layers", "teacher_hidden", "teacher_steps", "task_seeds"):
+        if getattr(options, name) < 1:
+            raise InputError(f"--{name} is {getattr(options, name)}; at least 1 is needed")
+    if options.teacher is None and options.teacher_hidden % 64:
+        raise InputError(
+            f"--teacher_hidden is {options.teacher_hidden}; it must be a multiple of 64, the width of a head"
+        )
+    if options.tasks is not None:
+        parse_tasks(options.tasks)
+    try:
+        flags = shlex.split(options.train_flags)
+    except ValueError as error:
+        raise InputError(f"--train_flags {options.train_flags!r}: {error}") from None
+    for flag in flags:
+        name = flag.removeprefix("--").partition("=")[0].replace("-", "_")
+        if flag.startswith("--") and name in OURS:
+            raise InputError(f"--train_flags: {flag} is set by the study itself; leave it out")
+    return flags
+
+
+def prepared_tokens(options: AblateOptions, folder: Path) -> str:
+    """The prepared directory; from --text it is made once, inside `folder`."""
+    if options.tokens is not None:
+        load_tokens(options.tokens)
+        return options.tokens
+    made = folder / "tokens"
+    with claim(made, wait=True):
+        if not made.is_dir():
+            tokenizer = options.tokenizer or options.teacher
+            assert tokenizer is not None
+            prepare(made, tokenizer, options.text, max_length=options.max_length, progress=False)
+    load_tokens(made)
+    return str(made)
+
+
+def pretrained_teacher(options: AblateOptions, folder: Path, tokens: str, flags: Sequence[str]) -> Path:
+    """A small BERT, pretrained on the same text with the masked-LM loss; made once, inside `folder`."""
+    made = folder / TEACHER
+    with claim(made, wait=True):
+        if not (made / train.SUMMARY).is_file():
+            tokenizer = load_tokens(tokens).tokenizer
+            config = BertConfig(
+                vocab_size=tokenizer.vocab_size,
+                pad_token_id=tokenizer.pad_id,
+                hidden_size=options.teacher_hidden,
+                num_hidden_layers=options.teacher_layers,
+                num_attention_heads=options.teacher_hidden // 64,
+                intermediate_size=4 * options.teacher_hidden,
+                max_position_embeddings=max(512, options.max_length),
+                architectures=["BertForMaskedLM"],
+            )
+            write_text(folder / "teacher_config.json", config.to_json_string())
+            given = ["--student_config", str(folder / "teacher_config.json"), "--max_steps", str(options.teacher_steps)]
+            losses = ["--alpha_ce", "0", "--alpha_cos", "0", "--alpha_mlm", "1"]
+            train.main([*_common(options, tokens, made, flags), *given, "--seed", "0", *losses])
+    return made
+
+
+def _common(options: AblateOptions, tokens: str, output: Path, flags: Sequence[str]) -> list[str]:
+    quiet_run = ["--save_strategy", "no", "--report_to", "none", "--disable_tqdm", "true", "--overwrite", "true"]
+    length = ["--max_length", str(options.max_length)]
+    return [*quiet_run, *length, *flags, "--tokens", tokens, "--output_dir", str(output)]
+
+
+def _student(folder: Path, run: Run) -> Path:
+    return folder / "students" / run.name
+
+
+def distil(
+    run: Run,
+    options: AblateOptions,
+    folder: Path,
+    teacher: str,
+    tokens: str,
+    flags: Sequence[str],
+    conditions: Mapping[str, Any],
+) -> bool:
+    """Trains the student unless it is finished; False where another process is at it.
+
+    Raises `InputError`, naming the difference, where a finished one was made under other conditions.
+    """
+    output = _student(folder, run)
+    kept = output / "ablation.json"
+    with claim(output) as claimed:
+        if kept.is_file():
+            found = json.loads(kept.read_text(encoding="utf-8"))
+            different = [key for key in conditions if found.get(key) != conditions[key]]
+            if different:
+                said = ", ".join(f"{key} {found.get(key)} where {conditions[key]} is asked for" for key in different)
+                raise InputError(f"{output} was made with other settings: {said}; use another --output_dir")
+            return True
+        if not claimed:
+            return False
+        given = ["--teacher", teacher, "--max_steps", str(options.steps), "--seed", str(run.seed)]
+        argv = [*_common(options, tokens, output, flags), *given, *(VARIANTS | CONTROLS)[run.variant]]
+        if run.variant == CUT:
+            cut(argv, output)
+        else:
+            print(f"{run.name}: {options.steps} steps", flush=True)
+            train.main(argv)
+        write_json(kept, conditions)
+    return True
+
+
+def cut(argv: Sequence[str], output: Path) -> None:
+    """Writes the student that `python -m distilfast.train` with the flags `argv` starts from."""
+    models, data, args = train.parse(argv)
+    teachers = train.load_teachers(models)
+    tokens = train.open_tokens(models, data, args, write=False)
+    student = train.load_or_cut_student(models, args, teachers, tokens)
+    student.save_pretrained(output)
+    tokens.tokenizer.save_pretrained(output)
+
+
+def judge(paths: Mapping[str, str], options: AblateOptions, folder: Path) -> dict[str, Any]:
+    """{"held_out": facts, "scores": {name: {metric: value}}} of the teacher and every student."""
+    evaluation = EvaluateOptions(
+        teacher=paths[TEACHER],
+        output_dir=str(folder),
+        text=options.held_out,
+        max_length=options.max_length,
+        max_lines=options.max_lines,
+        device=options.device,
+    )
+    held_out = held_out_report(dict(paths), TEACHER, evaluation)
+    models = held_out.pop("models")
+    scores: dict[str, dict[str, float]] = {
+        name: {
+            "mlm_loss": found["mlm_loss"],
+            "mlm_accuracy": 100 * found["mlm_accuracy"],
+            "agreement": 100 * found["agreement"],
+            "kl": found["kl"],
+        }
+        for name, found in models.items()
+    }
+    judged: dict[str, Any] = {"held_out": held_out, "scores": scores}
+    if options.tasks is not None:
+        settings = {
+            "learning_rate": options.task_learning_rate,
+            "epochs": options.task_epochs,
+            "max_train_rows": options.max_train_rows,
+            "max_dev_rows": options.max_dev_rows,
+            "bf16": options.task_bf16,
+        }
+        tasks = parse_tasks(options.tasks)
+        plan = TaskPlan(tasks, options.task_seeds, settings, data_dir=options.data_dir)
+        found, missing = task_report(paths, plan, folder, pick_device(options.device))
+        if missing:
+            raise InputError(f"{len(missing)} task cells are run by other processes; run the same again when they end")
+        for name in scores:
+            medians = [task["rows"][name]["median"] for task in found["tasks"].values()]
+            scores[name]["tasks"] = statistics.fmean(medians)
+        judged["tasks"] = found["tasks"]
+    return judged
+
+
+def deltas(
+    scores: Mapping[str, Mapping[str, float]], seeds: int, variants: Sequence[str] = tuple(VARIANTS)
+) -> dict[str, dict[str, list[float]]]:
+    """{variant: {metric: its value less that of the full loss with the same seed, for each seed}}."""
+    return {
+        variant: {
+            metric: [scores[Run(variant, i).name][metric] - scores[Run(FULL, i).name][metric] for i in range(seeds)]
+            for metric in METRICS
+            if metric in scores[Run(FULL, 0).name]
+        }
+        for variant in variants
+        if variant != FULL
+    }
+
+
+def main() -> None:
+    (options,) = command.parse([AblateOptions], __doc__ or "", prog="python -m distilfast.ablate")
+    quiet()
+    print(ablation_markdown(run_ablation(options)))

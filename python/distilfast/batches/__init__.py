@@ -1,0 +1,19 @@
+"""Token ids to masked batches, each a pure function of (seed, epoch, batch number)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .._lazy import attach
+
+if TYPE_CHECKING:
+    from .masked import MaskedBatches as MaskedBatches
+    from .masked import Masking as Masking
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "MaskedBatches": ".masked",
+        "Masking": ".masked",
+    },
+)

@@ -1,0 +1,206 @@
+"""`python -m distilfast.evaluate`: what share of the teacher's quality students keep, how much smaller and faster
+they are; one Markdown table, one JSON."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from .. import _command as command
+from .._core import InputError, __version__
+from .._files import write_json, write_text
+from ..metrics.held_out import HeldOutScores as HeldOutScores
+from ..metrics.held_out import evaluate_held_out as evaluate_held_out
+from ..metrics.held_out import pick_device
+from ..metrics.held_out_text import held_out_batches, read_text
+from ..models.load import load_model, named_models, quiet, refuse_bare_directory
+from .finetune import refuse_other_gpus
+from .pictures import draw_pictures, require_matplotlib
+from .report import markdown
+from .scores import SWEEP, TaskPlan, parse_tasks, task_report
+from .speed import hardware, measure_size, measure_speed
+
+
+@dataclass
+class EvaluateOptions:
+    """Flags of `python -m distilfast.evaluate`."""
+
+    teacher: str = field(metadata={"help": "Teacher: a directory, a hub id, or name=directory."})
+    output_dir: str = field(metadata={"help": "Where evaluate.md and evaluate.json go; finished parts in it are kept."})
+    student: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Students, like --teacher; may be given more than once.", "action": "extend"},
+    )
+    text: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Held-out text files, UTF-8, one example a line, for masked-LM loss and agreement."},
+    )
+    tokens: str | None = field(
+        default=None,
+        metadata={"help": "Held-out text as a directory of python -m distilfast.prepare, instead of --text."},
+    )
+    max_length: int = field(default=512, metadata={"help": "Longest held-out example in tokens; longer ones are cut."})
+    max_lines: int | None = field(default=None, metadata={"help": "Use this many lines of --text at most."})
+    batch_tokens: int = field(default=8192, metadata={"help": "Token budget of a held-out batch."})
+    mask_seed: int = field(default=0, metadata={"help": "Seed of the held-out masks; same for every model."})
+    device: str = field(default="auto", metadata={"help": "Where quality is evaluated: auto, cpu, cuda, cuda:1."})
+    tasks: str | None = field(
+        default=None,
+        metadata={
+            "help": "Tasks to fine-tune on, comma-separated: cola,sst2,mrpc,stsb,qqp,mnli,qnli,rte,wnli,imdb,squad, or "
+            "folders of your own in --data_dir."
+        },
+    )
+    data_dir: str | None = field(
+        default=None, metadata={"help": "Folder with task folders (CoLA/train.tsv ...); without it, the hub."}
+    )
+    seeds: int = field(default=5, metadata={"help": "Seeds a model and task; tables show the median."})
+    shard: str = field(default="1/1", metadata={"help": "i/n: run the i-th of n parts of the cells."})
+    distil: bool = field(
+        default=False, metadata={"help": "Also tune each student beside the task-tuned teacher, a row of its own."}
+    )
+    sweep: bool = field(default=False, metadata={"help": "Try --sweep_learning_rates and keep the best median."})
+    sweep_learning_rates: list[float] = field(
+        default_factory=lambda: list(SWEEP), metadata={"help": "Learning rates of --sweep."}
+    )
+    learning_rate: float | None = field(default=None, metadata={"help": "Of fine-tuning; else 2e-5, SQuAD 3e-5."})
+    epochs: float | None = field(default=None, metadata={"help": "Of fine-tuning; else 3."})
+    batch_size: int | None = field(default=None, metadata={"help": "Of fine-tuning; else 32, SQuAD 12."})
+    task_max_length: int | None = field(
+        default=None, metadata={"help": "Tokens an example; else 128, IMDb 512, SQuAD 384."}
+    )
+    max_train_rows: int | None = field(default=None, metadata={"help": "Fine-tune on this many rows at most."})
+    max_dev_rows: int | None = field(default=None, metadata={"help": "Score on this many rows at most."})
+    alpha_ce: float = field(default=0.5, metadata={"help": "--distil: weight of the KL to the tuned teacher."})
+    alpha_task: float = field(default=0.5, metadata={"help": "--distil: weight of the task's own loss."})
+    temperature: float = field(default=2.0, metadata={"help": "--distil: temperature of the KL."})
+    bf16: bool = field(default=False, metadata={"help": "Fine-tune in bfloat16."})
+    speed: bool = field(default=True, metadata={"help": "Measure latency and throughput on the CPU and a GPU, if any."})
+    pictures: bool = field(default=True, metadata={"help": "Draw kept.png, quality.png and losses.png."})
+    speed_length: int = field(default=128, metadata={"help": "Tokens a sequence when measuring speed."})
+    speed_repeats: int = field(default=30, metadata={"help": "Timed forwards a model at batch 1."})
+
+
+def describe_models(paths: dict[str, str], options: EvaluateOptions) -> dict[str, dict[str, Any]]:
+    """Size and speed of each model by name, the teacher first."""
+    models = {name: load_for_size(path) for name, path in paths.items()}
+    described: dict[str, dict[str, Any]] = {
+        name: {"path": path, "class": type(models[name]).__name__, **vars(measure_size(models[name], path))}
+        for name, path in paths.items()
+    }
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])] if options.speed else []
+    for device in devices:
+        speeds = measure_speed(models, device, options.speed_length, options.speed_repeats)
+        for name, speed in speeds.items():
+            described[name].setdefault("speed", {})[device] = vars(speed)
+    return described
+
+
+def load_for_size(path: str) -> Any:
+    """The masked-LM model in `path` where it is one whole, else its bare encoder."""
+    try:
+        return load_model(path, "AutoModelForMaskedLM")
+    except InputError:
+        return load_model(path, "AutoModel", complete=False)
+
+
+def held_out_report(paths: dict[str, str], teacher: str, options: EvaluateOptions) -> dict[str, Any]:
+    """Masked-LM quality of every model on the held-out text."""
+    batches, info = held_out_batches(
+        paths,
+        lines=read_text(options.text, options.max_lines) if options.text else (),
+        tokens=options.tokens,
+        max_length=options.max_length,
+        batch_tokens=options.batch_tokens,
+        seed=options.mask_seed,
+    )
+    models = {name: load_model(path, "AutoModelForMaskedLM") for name, path in paths.items()}
+    scores = evaluate_held_out(
+        models[teacher],
+        {name: model for name, model in models.items() if name != teacher},
+        batches,
+        device=options.device,
+        progress=sys.stderr.isatty(),
+    )
+    renamed = {teacher if name == "teacher" else name: score for name, score in scores.items()}
+    return {
+        **info,
+        "models": {name: {**vars(score), "perplexity": score.perplexity} for name, score in renamed.items()},
+    }
+
+
+def task_plan(options: EvaluateOptions) -> TaskPlan:
+    """What the flags ask to be fine-tuned."""
+    assert options.tasks is not None
+    if options.sweep and options.learning_rate is not None:
+        raise InputError("--sweep and --learning_rate contradict each other; give --sweep_learning_rates")
+    settings = {
+        "learning_rate": options.learning_rate,
+        "epochs": options.epochs,
+        "batch_size": options.batch_size,
+        "max_length": options.task_max_length,
+        "max_train_rows": options.max_train_rows,
+        "max_dev_rows": options.max_dev_rows,
+        "alpha_ce": options.alpha_ce,
+        "alpha_task": options.alpha_task,
+        "temperature": options.temperature,
+        "bf16": options.bf16,
+    }
+    for name in ("learning_rate", "epochs", "batch_size", "max_length", "temperature"):
+        if (value := settings[name]) is not None and not value > 0:
+            raise InputError(f"{name} is {value}; it must be above 0")
+    return TaskPlan(
+        tasks=parse_tasks(options.tasks),
+        seeds=options.seeds,
+        settings=settings,
+        learning_rates=options.sweep_learning_rates if options.sweep else (),
+        distil=options.distil,
+        data_dir=options.data_dir,
+        shard=options.shard,
+    )
+
+
+def run_evaluation(options: EvaluateOptions) -> dict[str, Any]:
+    """The whole report as JSON-ready values; writes `evaluate.json` and `evaluate.md` in the output directory."""
+    paths = named_models([options.teacher, *options.student])
+    teacher = next(iter(paths))
+    for path in paths.values():
+        refuse_bare_directory(path)
+    if options.text and options.tokens:
+        raise InputError("--text and --tokens both name held-out text; give one of them")
+    if options.pictures:
+        require_matplotlib()
+    plan = None if options.tasks is None else task_plan(options)
+    on = pick_device(options.device)
+    if plan is not None:
+        refuse_other_gpus(on)
+    report: dict[str, Any] = {
+        "format": 1,
+        "versions": {"distilfast": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
+        "hardware": {"cpu": hardware("cpu"), **({"cuda": hardware("cuda")} if torch.cuda.is_available() else {})},
+        "device": str(on),
+        "teacher": teacher,
+    }
+    if options.text or options.tokens:
+        report["held_out"] = held_out_report(paths, teacher, options)
+    report["models"] = describe_models(paths, options)
+    folder = Path(options.output_dir)
+    if plan is not None:
+        found, report["missing"] = task_report(paths, plan, folder, on)
+        report |= found
+    folder.mkdir(parents=True, exist_ok=True)
+    report["pictures"] = draw_pictures(report, folder) if options.pictures else []
+    write_json(folder / "evaluate.json", report)
+    write_text(folder / "evaluate.md", markdown(report))
+    return report
+
+
+def main() -> None:
+    (options,) = command.parse([EvaluateOptions], __doc__ or "", prog="python -m distilfast.evaluate")
+    quiet()
+    print(markdown(run_evaluation(options)))

@@ -1,0 +1,165 @@
+"""Task scores of teacher and students: which cells to run, and what the finished ones say."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .._core import InputError
+from ..models.load import load_tokenizer
+from .cells import Cell, Runner, model_fingerprint
+from .finetune import published_settings
+from .task_data import load_task
+from .tasks import require_metrics
+
+SWEEP = (2e-5, 3e-5, 5e-5)
+DISTILLED = " (D)"
+
+
+@dataclass(frozen=True)
+class TaskPlan:
+    """What to run. seeds: their number, counted from 0; settings: changes to the published ones, None where not
+    changed; learning_rates: all that are tried, empty for the published one of each task; distil: also each student
+    beside the task-tuned teacher."""
+
+    tasks: Sequence[str]
+    seeds: int
+    settings: Mapping[str, Any]
+    learning_rates: Sequence[float] = ()
+    distil: bool = False
+    data_dir: str | None = None
+    shard: str = "1/1"
+
+
+def parse_tasks(names: str) -> list[str]:
+    """The names in a comma-separated list."""
+    tasks = [name.strip() for name in names.split(",") if name.strip()]
+    if not tasks or len(set(tasks)) < len(tasks):
+        raise InputError(f"--tasks {names!r} names {'a task twice' if tasks else 'no task'}")
+    return tasks
+
+
+def task_report(
+    paths: Mapping[str, str], plan: TaskPlan, folder: Path, device: torch.device
+) -> tuple[dict[str, Any], list[str]]:
+    """Runs what is missing into `folder`; then the scores by task and row, and the names of cells still missing.
+
+    paths: models by name, the teacher first.
+    """
+    require_metrics()
+    if plan.seeds < 1:
+        raise InputError(f"--seeds is {plan.seeds}; at least 1 is needed")
+    data = {
+        task: load_task(task, plan.data_dir, plan.settings.get("max_train_rows"), plan.settings.get("max_dev_rows"))
+        for task in plan.tasks
+    }
+    for path in paths.values():
+        load_tokenizer(path)  # named now rather than after the first task
+    runner = Runner(folder, data, {path: model_fingerprint(path) for path in paths.values()}, device)
+    cells = planned_cells(paths, plan, runner)
+    runner.run(cells, plan.shard)
+    return collect(cells, runner, next(iter(paths)))
+
+
+def planned_cells(paths: Mapping[str, str], plan: TaskPlan, runner: Runner) -> list[Cell]:
+    """Every cell, task by task and seed by seed, so that whole rows of the table come early."""
+    teacher = next(iter(paths))
+    cells: list[Cell] = []
+    for task in plan.tasks:
+        settings = published_settings(runner.data[task].task, **plan.settings)
+        rates = plan.learning_rates or (settings.learning_rate,)
+        for seed in range(plan.seeds):
+            for rate in rates:
+                tuned = replace(settings, learning_rate=rate)
+                alone = {name: Cell(name, path, task, seed, tuned) for name, path in paths.items()}
+                cells += alone.values()
+                if plan.distil:
+                    cells += [
+                        replace(cell, row=name + DISTILLED, teacher=alone[teacher])
+                        for name, cell in alone.items()
+                        if name != teacher
+                    ]
+    return cells
+
+
+def collect(cells: Sequence[Cell], runner: Runner, teacher: str) -> tuple[dict[str, Any], list[str]]:
+    """{"tasks": ..., "macro": ...} from the finished cells, and the names of the others."""
+    missing = [cell.name() for cell in cells if runner.finished(cell) is None]
+    tasks: dict[str, Any] = {}
+    for name in dict.fromkeys(cell.task for cell in cells):
+        data = runner.data[name]
+        here = [cell for cell in cells if cell.task == name]
+        tasks[name] = {
+            "title": data.task.title,
+            "glue": data.task.glue,
+            "metrics": list(data.task.metrics),
+            "train_rows": len(data.train),
+            "dev_rows": {split: len(rows) for split, rows in data.dev.items()},
+            "notes": list(data.notes),
+            "settings": {
+                **vars(here[0].settings),
+                "learning_rate": sorted({cell.settings.learning_rate for cell in here}),
+            },
+            "rows": _rows(here, runner, teacher),
+        }
+    rows = list(dict.fromkeys(cell.row for cell in cells))
+    return {"tasks": tasks, "macro": macro_scores(tasks, rows, teacher)}, missing
+
+
+def _rows(cells: Sequence[Cell], runner: Runner, teacher: str) -> dict[str, Any]:
+    """Median and spread of each row over seeds, at its best learning rate; rows with a cell missing are left out."""
+    rows: dict[str, Any] = {}
+    for row in dict.fromkeys(cell.row for cell in cells):
+        by_rate: dict[float, list[dict[str, Any]]] = {}
+        own = [cell for cell in cells if cell.row == row]
+        for cell in own:
+            found = runner.finished(cell)
+            if found is not None:
+                by_rate.setdefault(cell.settings.learning_rate, []).append(found)
+        if sum(map(len, by_rate.values())) < len(own):
+            continue
+        rate = max(by_rate, key=lambda rate: statistics.median(found["score"] for found in by_rate[rate]))
+        best = by_rate[rate]
+        values = [found["score"] for found in best]
+        rows[row] = {
+            "median": statistics.median(values),
+            "low": min(values),
+            "high": max(values),
+            "seeds": {str(found["seed"]): found["score"] for found in best},
+            "metrics": {key: statistics.median(found["scores"][key] for found in best) for key in best[0]["scores"]},
+            "learning_rate": rate,
+            "seconds": statistics.median(found["seconds"] for found in best),
+            "losses": best[0]["losses"],
+        }
+    for row in rows.values():
+        row["kept"] = share(row["median"], rows.get(teacher, {}).get("median"))
+    return rows
+
+
+def share(score: float | None, reference: float | None) -> float | None:
+    """`score` as a share of the teacher's; None where either is missing or the teacher's is not above 0."""
+    if score is None or reference is None or reference <= 0:
+        return None
+    return score / reference
+
+
+def macro_scores(tasks: Mapping[str, Any], rows: Sequence[str], teacher: str) -> dict[str, Any]:
+    """Mean of the medians over the GLUE tasks run, with and without WNLI, and the share of the teacher's."""
+    kinds: dict[str, Callable[[str], bool]] = {"with_wnli": lambda _: True, "without_wnli": lambda name: name != "wnli"}
+    macro: dict[str, Any] = {}
+    for kind, counts in kinds.items():
+        over = [name for name, task in tasks.items() if task["glue"] and counts(name)]
+        means: dict[str, float | None] = {}
+        for row in rows:
+            medians = [tasks[name]["rows"][row]["median"] for name in over if row in tasks[name]["rows"]]
+            means[row] = statistics.fmean(medians) if over and len(medians) == len(over) else None
+        macro[kind] = {
+            "over": over,
+            "rows": {row: {"score": means[row], "kept": share(means[row], means.get(teacher))} for row in rows},
+        }
+    return macro

@@ -1,0 +1,141 @@
+"""The distillation loss from hidden states and heads, a chunk of rows at a time: all logits are never held at once.
+
+On the CPU the logits of a chunk are overwritten by their gradient, and rows that count in no term are left out.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..cpu.matmul import multiply
+from .definitions import IGNORED
+from .rows import cpu_row_losses
+from .terms import LossTerms
+
+Head = tuple[Tensor, Tensor, Tensor | None]
+"""Hidden states [N, H], weight [V, H], bias [V] or None."""
+
+CHUNK_BYTES = 128 << 20
+"""Space for the logits of a chunk, all sides together."""
+
+
+def linear_distillation_loss_forward(
+    student: Head,
+    teachers: Sequence[Head],
+    teacher_weights: Sequence[float],
+    terms: LossTerms,
+    needs_gradients: Sequence[bool],
+    chunk_rows: int | None = None,
+) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor | None, Tensor | None, Tensor | None]]:
+    """Values of the counted rows (as of `cpu_row_losses`) and the gradients of the student's hidden states, weight and
+    bias.
+
+    Gradients that are not needed are None. Those of weight and bias are summed in float32.
+    """
+    hidden, weight, bias = student
+    needs_hidden, needs_weight, needs_bias = needs_gradients
+    counted = _counted_rows(terms)
+    rows = hidden.shape[0] if counted is None else counted.shape[0]
+    if chunk_rows is None:
+        bytes_each = sum(each[0].element_size() for each in (student, *teachers))
+        chunk_rows = max(64, CHUNK_BYTES // (bytes_each * weight.shape[0]))
+    # As equal as can be: a small rest would be a slow product.
+    chunk_rows = -(-rows // max(1, -(-rows // chunk_rows)))
+    d_hidden = torch.zeros_like(hidden, memory_format=torch.contiguous_format) if needs_hidden else None
+    d_weight = _Sum() if needs_weight else None
+    d_bias = _Sum() if needs_bias else None
+    values = []
+    for start in range(0, rows, max(1, chunk_rows)):
+        chunk = slice(start, min(start + chunk_rows, rows))
+        picked = chunk if counted is None else counted[chunk]
+        x = hidden[picked]
+        student_logits = _logits(x, weight, bias, 0)
+        teacher_logits = [
+            _logits(teacher[0][picked], teacher[1], teacher[2], index)
+            for index, teacher in enumerate(teachers, start=1)
+        ]
+        kl, ce, mse, gradient = cpu_row_losses(
+            student_logits,
+            teacher_logits,
+            teacher_weights,
+            terms.of_rows(picked),
+            reuse_student=any(needs_gradients),
+            needs_gradient=any(needs_gradients),
+        )
+        values.append((kl, ce, mse))
+        if gradient is None:
+            continue
+        if d_hidden is not None:
+            d_hidden[picked] = multiply(gradient, weight)
+        if d_weight is not None:
+            d_weight.add(multiply(gradient.t(), x))
+        if d_bias is not None:
+            d_bias.add(gradient.sum(dim=0))
+    if values:
+        kl, ce, mse = (torch.cat(parts) for parts in zip(*values, strict=True))
+    else:
+        kl = ce = mse = torch.zeros(0, dtype=torch.float32, device=hidden.device)
+    of_weight = None if d_weight is None else d_weight.like(weight)
+    of_bias = None if d_bias is None or bias is None else d_bias.like(bias)
+    return (kl, ce, mse), (d_hidden, of_weight, of_bias)
+
+
+def _counted_rows(terms: LossTerms) -> Tensor | None:
+    """Numbers of the rows that count in any term; None for all, and on a GPU, which would have to be waited for."""
+    if terms.row_weights is None or terms.row_weights.device.type != "cpu":
+        return None
+    counts = terms.row_weights != 0
+    if terms.labels is not None:
+        counts |= terms.labels != IGNORED
+    return None if bool(counts.all()) else counts.nonzero().squeeze(1)
+
+
+def _logits(x: Tensor, weight: Tensor, bias: Tensor | None, index: int) -> Tensor:
+    """x @ weight.T + bias, in the workspace of that number where x is on the CPU."""
+    shape = (x.shape[0], weight.shape[0])
+    if x.device.type == "cpu":
+        out = _workspace(index, shape, x.dtype)
+    else:
+        out = torch.empty(shape, dtype=x.dtype, device=x.device)
+    return multiply(x, weight.t(), bias, out=out)
+
+
+_kept = threading.local()
+
+
+def _workspace(index: int, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """Space for a matrix that holds until the next call with this `index` on this thread; what is in it is left over.
+
+    Kept between calls, up to `CHUNK_BYTES`: fresh memory of this size comes page by page from the system, which takes
+    as long as a tenth of the product that fills it.
+    """
+    size = shape[0] * shape[1] * dtype.itemsize
+    if size > CHUNK_BYTES:
+        return torch.empty(shape, dtype=dtype)
+    spaces: dict[int, Tensor] = _kept.__dict__.setdefault("spaces", {})
+    if index not in spaces or spaces[index].numel() < size:
+        with torch.inference_mode(False):  # or training could not write to what an evaluation had made
+            spaces[index] = torch.empty(size, dtype=torch.uint8)
+    return spaces[index][:size].view(dtype).view(shape)
+
+
+class _Sum:
+    """The sum of the chunks' matrices in float32; of a single one, that one."""
+
+    def __init__(self) -> None:
+        self.total: Tensor | None = None
+
+    def add(self, part: Tensor) -> None:
+        if self.total is None:
+            self.total = part
+        else:
+            # Converted first: adding numbers of two formats is slow on CPUs.
+            self.total = self.total.float().add_(part.float()) if part.dtype != torch.float64 else self.total + part
+
+    def like(self, parameter: Tensor) -> Tensor:
+        """The sum as the gradient of `parameter`."""
+        return torch.zeros_like(parameter) if self.total is None else self.total.to(parameter.dtype)

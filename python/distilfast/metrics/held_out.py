@@ -1,0 +1,205 @@
+"""How well masked-language models predict held-out text, and how near students are to their teacher on it.
+
+Every model sees the same masked batches, so differences between rows of the table are differences between models.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from tqdm import tqdm
+
+from .._core import InputError
+from ..models.families import encoder_of, has_mlm_head, mlm_decoder, mlm_transform
+
+# Logits held at once per model, in numbers: 16 MiB of float32, which stays in a large cache and is reused by malloc.
+LOGITS_AT_ONCE = 1 << 22
+TEACHER = "teacher"
+IGNORED = -100
+
+
+class Batches(Protocol):
+    """Batches by number; see `MaskedBatches`."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Mapping[str, torch.Tensor]: ...
+
+
+@dataclass(frozen=True)
+class HeldOutScores:
+    """One model on held-out text; losses and divergences in nats, shares from 0 to 1.
+
+    mlm_loss, mlm_accuracy: cross-entropy of and share of the original ids at masked positions.
+    agreement, kl: share of masked positions where the most likely id is the teacher's, and mean KL(teacher || model)
+    at temperature 1 there. agreement_all, kl_all: the same over all attended positions. None where there is no teacher.
+    masked, tokens: the number of masked and of attended positions they are taken over.
+    """
+
+    mlm_loss: float
+    mlm_accuracy: float
+    agreement: float | None
+    kl: float | None
+    agreement_all: float | None
+    kl_all: float | None
+    masked: int
+    tokens: int
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the masked cross-entropy."""
+        return math.exp(self.mlm_loss) if self.mlm_loss < 700 else math.inf
+
+
+class _Teacher:
+    """What is needed of the teacher's logits [N, V], once for all models."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        self.logits = logits
+        self.normaliser = logits.logsumexp(-1)
+        self.best = logits.argmax(-1)
+        self.probabilities = (logits - self.normaliser[:, None]).exp_()
+
+    def expected(self, values: torch.Tensor) -> torch.Tensor:
+        """The mean of values [N, V] under the teacher's distribution, [N], without a product as large as both."""
+        return torch.bmm(self.probabilities[:, None, :], values[:, :, None]).flatten()
+
+
+class _Sums:
+    """Running sums of one model, float64 on its device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.values = torch.zeros(6, dtype=torch.float64, device=device)
+
+    def add(self, logits: torch.Tensor, teacher: _Teacher, masked: torch.Tensor, labels: torch.Tensor) -> None:
+        """logits [N, V] of some attended positions; masked [M] indexes them; labels [M] their original ids."""
+        normaliser = logits.logsumexp(-1)
+        best = logits.argmax(-1)
+        self.values[0] += (normaliser[masked] - logits[masked, labels]).sum(dtype=torch.float64)
+        self.values[1] += (best[masked] == labels).sum()
+        agrees = best == teacher.best
+        # sum_v p (log p - log q), where log q is the logits less their normaliser; a copy of the teacher gives 0.
+        divergence = teacher.expected(teacher.logits) - teacher.normaliser - teacher.expected(logits) + normaliser
+        self.values[2] += agrees[masked].sum()
+        self.values[3] += divergence[masked].sum(dtype=torch.float64)
+        self.values[4] += agrees.sum()
+        self.values[5] += divergence.sum(dtype=torch.float64)
+
+    def scores(self, masked: int, tokens: int, has_teacher: bool) -> HeldOutScores:
+        loss, correct, agreement, kl, agreement_all, kl_all = self.values.tolist()
+        return HeldOutScores(
+            mlm_loss=loss / masked,
+            mlm_accuracy=correct / masked,
+            agreement=agreement / masked if has_teacher else None,
+            kl=kl / masked if has_teacher else None,
+            agreement_all=agreement_all / tokens if has_teacher else None,
+            kl_all=kl_all / tokens if has_teacher else None,
+            masked=masked,
+            tokens=tokens,
+        )
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device of that name; "auto" is the first CUDA GPU where there is one, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"device {name!r} is none that torch knows; use auto, cpu, cuda or cuda:1") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device {name!r} asked for, but torch sees no CUDA GPU here; use cpu or auto")
+    return device
+
+
+def evaluate_held_out(
+    teacher: Any | None,
+    students: Mapping[str, Any],
+    batches: Batches,
+    *,
+    device: str = "auto",
+    max_batches: int | None = None,
+    progress: bool = False,
+) -> dict[str, HeldOutScores]:
+    """Scores of the teacher (under the name "teacher", where there is one) and of each student, in that order.
+
+    teacher, students: masked-language models of one vocabulary (`...ForMaskedLM`); they are put in evaluation mode and
+    back as they were. batches: `MaskedBatches` of layout "padded", or anything with its keys `input_ids`,
+    `attention_mask` [rows, width], `mlm_positions`, `mlm_labels` [K].
+
+    Raises `InputError` for no model, no batch, no masked position, a student called "teacher", models of different
+    vocabulary sizes, or packed batches.
+    """
+    if TEACHER in students:
+        raise InputError(f"a student may not be called {TEACHER!r}, the name of the teacher's row; rename it")
+    models = ({TEACHER: teacher} if teacher is not None else {}) | dict(students)
+    _check_vocabularies(models)
+    number = len(batches) if max_batches is None else min(max_batches, len(batches))
+    if number < 1:
+        raise InputError("no batch of held-out text to evaluate on; give more text")
+    on = pick_device(device)
+    sums = {name: _Sums(on) for name in models}
+    masked = tokens = 0
+    modes = {name: model.training for name, model in models.items()}
+    homes = {name: model.device for name, model in models.items()}
+    try:
+        for model in models.values():
+            model.eval().to(on)
+        with torch.inference_mode():
+            for i in tqdm(range(number), desc="held-out text", disable=not progress):
+                batch = {key: value.to(on) for key, value in batches[i].items() if isinstance(value, torch.Tensor)}
+                masked += int((batch["mlm_labels"] != IGNORED).sum())
+                tokens += int(_attention_mask(batch).sum())
+                _score_batch(models, sums, batch)
+    finally:
+        for name, model in models.items():
+            model.train(modes[name]).to(homes[name])
+    if masked == 0:
+        raise InputError("the held-out batches mask no position; raise the masking probability")
+    return {name: total.scores(masked, tokens, teacher is not None) for name, total in sums.items()}
+
+
+def _check_vocabularies(models: Mapping[str, Any]) -> None:
+    if not models:
+        raise InputError("no model to evaluate: give a teacher or a student")
+    for name, model in models.items():
+        if not has_mlm_head(model):
+            raise InputError(
+                f"{name} is a {type(model).__name__}, which predicts no tokens; give a masked-language model"
+            )
+    sizes = {name: int(model.config.vocab_size) for name, model in models.items()}
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise InputError(f"models of different vocabulary sizes cannot be compared on one text: {listed}")
+
+
+def _attention_mask(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    if "attention_mask" not in batch:
+        raise InputError('held-out evaluation takes batches of layout "padded"; these have no attention_mask')
+    return batch["attention_mask"]
+
+
+def _score_batch(models: Mapping[str, Any], sums: Mapping[str, _Sums], batch: Mapping[str, torch.Tensor]) -> None:
+    """Adds the batch to every model's sums; the first model is the one the others are compared with."""
+    attended = _attention_mask(batch).bool().flatten()
+    used = batch["mlm_labels"] != IGNORED
+    labels = batch["mlm_labels"][used]
+    # Where each masked position stands among the attended ones.
+    places = (attended.cumsum(0) - 1)[batch["mlm_positions"][used]]
+    hidden = {}
+    for name, model in models.items():
+        states = encoder_of(model)(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        hidden[name] = mlm_transform(model, states.last_hidden_state.flatten(0, 1)[attended])
+    number = int(attended.sum())
+    step = max(1, LOGITS_AT_ONCE // mlm_decoder(next(iter(models.values()))).out_features)
+    for start in range(0, number, step):
+        stop = min(start + step, number)
+        here = (places >= start) & (places < stop)
+        teacher = None
+        for name, model in models.items():
+            logits = mlm_decoder(model)(hidden[name][start:stop]).float()
+            teacher = _Teacher(logits) if teacher is None else teacher
+            sums[name].add(logits, teacher, places[here] - start, labels[here])

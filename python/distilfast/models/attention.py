@@ -1,0 +1,233 @@
+"""Attention over sequences laid end to end, without padding: CUDA's varlen kernel, or one SDPA call a sequence on CPU.
+
+Registered with transformers' `AttentionInterface` as `distilfast_packed`, so BERT, DistilBERT, RoBERTa, ELECTRA and
+ModernBERT run unpadded with their own code. Packing fails in silence when a model does not hand on what tells the
+sequences apart, so `check_packed` compares packed with padded on the loaded model and refuses a difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+
+from .._core import InputError
+from ..cpu.attention import attend, serves
+
+PACKED = "distilfast_packed"
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    cu_seq_lens_q: Tensor | None = None,
+    cu_seq_lens_k: Tensor | None = None,
+    max_length_q: int | None = None,
+    max_length_k: int | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention within each of the sequences that `cu_seq_lens_q` [C+1] int32 cuts the N packed tokens into.
+
+    `query`, `key`, `value`: [1, heads, N, head_dim]; the result is [1, N, heads, head_dim]. `sliding_window` counts as
+    in transformers: a token sees `sliding_window - 1` tokens to each side. Raises `InputError` for a batch that is not
+    packed, since without its boundaries every token would see every other.
+    """
+    if cu_seq_lens_q is None or max_length_q is None or attention_mask is not None:
+        raise InputError(
+            "packed attention got a padded batch (no cu_seq_lens_q, or an attention_mask); give it the inputs that "
+            "model_inputs() makes of a packed batch, or build the batches with layout='packed'"
+        )
+    side = -1 if sliding_window is None else sliding_window - 1
+    if not query.is_cuda:
+        return _attend_by_sequence(query, key, value, cu_seq_lens_q, dropout, scaling, side), None
+    if dropout:
+        raise InputError(
+            f"packed attention on CUDA has no dropout, and this model asks for {dropout}: call use_packed(model), "
+            "which turns attention dropout off"
+        )
+    from torch.nn.attention.varlen import varlen_attn
+
+    q, k, v = (states.transpose(1, 2)[0] for states in (query, key, value))  # views [N, heads, head_dim]
+    output = varlen_attn(
+        q, k, v, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q, scale=scaling, window_size=(side, side)
+    )
+    return cast(Tensor, output)[None], None
+
+
+def _attend_by_sequence(
+    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, dropout: float, scaling: float | None, side: int
+) -> Tensor:
+    """SDPA on every sequence by itself; torch has no varlen kernel on CPU."""
+    bounds = cu_seqlens.tolist()
+    lengths = [end - start for start, end in pairwise(bounds) if end > start]  # without the unused tail
+    outputs = []
+    # Split at once: backward then joins the gradients, instead of adding one of full length for each sequence.
+    for q, k, v in zip(*(torch.split(states, lengths, dim=2) for states in (query, key, value)), strict=True):
+        mask = None
+        if 0 <= side < q.shape[2] - 1:
+            position = torch.arange(q.shape[2], device=query.device)
+            mask = (position[:, None] - position[None, :]).abs() <= side
+        if serves(q, k):
+            attended = attend(q, k, v, mask, dropout, scaling)
+        else:
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling)
+        outputs.append(attended.transpose(1, 2))
+    return torch.cat(outputs, dim=1)
+
+
+AttentionInterface.register(PACKED, packed_attention)
+
+
+def use_packed(model: PreTrainedModel) -> None:
+    """Makes `model` run on packed batches, its attention dropout off (the varlen kernel has none).
+
+    The configuration keeps its dropout, so that a saved model fine-tunes as its family does. Raises `InputError` for a
+    model whose attention transformers cannot replace (DeBERTa, say), and what `check_packed` raises.
+    """
+    if not getattr(model, "_supports_attention_backend", False):
+        raise InputError(
+            f"{type(model).__name__} does not let its attention be replaced, so it cannot run unpadded; "
+            "use the padded layout"
+        )
+    check_packed(model)
+    model.set_attn_implementation(PACKED)
+    for module in _attention_modules(model):
+        if isinstance(getattr(module, "dropout", None), nn.Dropout):
+            module.dropout.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
+
+
+def _attention_modules(model: nn.Module) -> Iterator[Any]:
+    """The modules that call the attention function: those whose class is named after self-attention."""
+    for module in model.modules():
+        if type(module).__name__.endswith(("SelfAttention", "ModernBertAttention")):
+            yield module
+
+
+def model_inputs(model: PreTrainedModel, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of `model`'s forward for a batch of `MaskedBatches`, padded or packed.
+
+    Positions are given where the model would otherwise guess them: in a packed batch, and for the RoBERTa family, which
+    counts them from the ids and would be off by one behind a [PAD] that masking drew as a random token.
+    """
+    input_ids = batch["input_ids"]
+    offset = position_offset(model)
+    if "cu_seqlens" in batch:
+        cu_seqlens, longest = batch["cu_seqlens"], batch["max_seqlen"]
+        return {
+            "input_ids": input_ids,
+            "position_ids": batch["position_ids"] + offset if offset else batch["position_ids"],
+            "cu_seq_lens_q": cu_seqlens,
+            "cu_seq_lens_k": cu_seqlens,
+            "max_length_q": longest,
+            "max_length_k": longest,
+        }
+    inputs = {"input_ids": input_ids, "attention_mask": batch["attention_mask"]}
+    if offset:
+        positions = torch.arange(offset, offset + input_ids.shape[1], device=input_ids.device)
+        inputs["position_ids"] = positions.expand_as(input_ids)
+    return inputs
+
+
+def position_offset(model: PreTrainedModel) -> int:
+    """What the model adds to positions counted from 0: `pad_token_id + 1` in the RoBERTa family, otherwise 0."""
+    embeddings = getattr(model.base_model, "embeddings", None)
+    counts_from_ids = hasattr(embeddings, "create_position_ids_from_input_ids")
+    return int(embeddings.padding_idx) + 1 if counts_from_ids and embeddings is not None else 0
+
+
+@torch.no_grad()
+def check_packed(model: PreTrainedModel, lengths: tuple[int, ...] = (7, 12, 3, 10)) -> None:
+    """Refuses a model that does not compute the same unpadded as padded.
+
+    Two comparisons on random ids, in the model's own dtype and on its device: the last hidden states packed against
+    padded, within rounding; and the first sequence packed beside two different sets of neighbours, which must not
+    change a single bit by more than rounding. Raises `InputError` with the size of the difference.
+    """
+    encoder = cast(PreTrainedModel, model.base_model)
+    device, dtype = encoder.device, encoder.dtype
+    generator = torch.Generator().manual_seed(0)
+    vocab_size = int(encoder.config.vocab_size)
+    pad = int(getattr(encoder.config, "pad_token_id", None) or 0)
+    sequences = [torch.randint(vocab_size, (length,), generator=generator) for length in lengths]
+    others = [sequences[0], *(torch.randint(vocab_size, (length,), generator=generator) for length in lengths[1:])]
+    rounding = 64 * torch.finfo(dtype).eps  # of a few dozen operations; attention across sequences changes far more
+
+    with _evaluating(encoder):
+        padded = _padded_batch(sequences, pad)
+        with _attention(encoder, "sdpa"):
+            reference = encoder(**model_inputs(encoder, _to(padded, device))).last_hidden_state
+            reference = torch.cat([row[:length] for row, length in zip(reference, lengths, strict=True)]).float()
+        with _attention(encoder, PACKED):
+            states = [
+                encoder(**model_inputs(encoder, _to(pack(parts, pad), device))).last_hidden_state[0].float()
+                for parts in (sequences, others)
+            ]
+    packed, beside_others = (each[: sum(lengths)] for each in states)
+    scale = reference.norm()
+    difference = float((packed - reference).norm() / scale)
+    first = slice(0, lengths[0])
+    leak = float((packed[first] - beside_others[first]).norm() / packed[first].norm())
+    if not (difference <= rounding and leak <= torch.finfo(dtype).eps):
+        raise InputError(
+            f"{type(model).__name__} computes something else unpadded: hidden states differ by {difference:.1e} from "
+            f"the padded ones (allowed {rounding:.1e}) and by {leak:.1e} with other sequences beside them (allowed "
+            f"{torch.finfo(dtype).eps:.1e}); use the padded layout for this model"
+        )
+
+
+def pack(sequences: list[Tensor], pad_id: int, tail: int = 5) -> dict[str, Any]:
+    """The sequences end to end, then a dummy one of `tail` pad tokens, as a packed batch: see `MaskedBatches`."""
+    parts = [*sequences, torch.full((tail,), pad_id)]
+    lengths = torch.tensor([len(part) for part in parts])
+    ends = lengths.cumsum(0).tolist()
+    return {
+        "input_ids": torch.cat(parts)[None],
+        "position_ids": torch.cat([torch.arange(len(part)) for part in parts])[None],
+        # One entry more than needed, as in a batch of fixed capacity.
+        "cu_seqlens": torch.tensor([0, *ends, ends[-1]], dtype=torch.int32),
+        "max_seqlen": int(lengths.max()),
+    }
+
+
+def _padded_batch(sequences: list[Tensor], pad_id: int) -> dict[str, Any]:
+    rows = nn.utils.rnn.pad_sequence(sequences, batch_first=True, padding_value=pad_id)
+    lengths = torch.tensor([len(sequence) for sequence in sequences])
+    return {"input_ids": rows, "attention_mask": (torch.arange(rows.shape[1]) < lengths[:, None]).long()}
+
+
+def _to(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+@contextmanager
+def _attention(model: PreTrainedModel, implementation: str) -> Iterator[None]:
+    before = model.config._attn_implementation
+    model.set_attn_implementation(implementation)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)

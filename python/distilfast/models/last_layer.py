@@ -1,0 +1,210 @@
+"""The last layer computed only where a loss looks: exact, and a sixth of a six-layer student's work saved.
+
+In the last layer keys and values are needed of every token, but queries, the output projection and the feed-forward
+block only at the selected positions. `prune_last_layer` gives the last layer of a model this ability by swapping its
+class for one below; a call without `selected_positions` runs as before, and weights, names and files stay as they are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.bert.modeling_bert import BertLayer, eager_attention_forward
+from transformers.models.distilbert.modeling_distilbert import TransformerBlock
+from transformers.models.electra.modeling_electra import ElectraLayer
+from transformers.models.modernbert.modeling_modernbert import ModernBertEncoderLayer, apply_rotary_pos_emb
+from transformers.models.roberta.modeling_roberta import RobertaLayer
+
+from .._core import InputError
+from .families import FAMILIES, layers_of
+
+SELECTED = "selected_positions"
+
+
+def attend_at(attention: Any, query: Tensor, key: Tensor, value: Tensor, selected: Tensor, **kwargs: Any) -> Tensor:
+    """What the queries [K, heads * head_dim] of the `selected` tokens attend to: [K, heads * head_dim].
+
+    `key`, `value`: [rows, heads, width, head_dim] of all tokens; `selected` [K] int64: flat indices into rows * width,
+    which may repeat. The queries are spread over a zero tensor of full width, so that any attention function serves,
+    padded or packed; attention itself is a few per cent of a layer.
+    """
+    rows, heads, width, head_dim = key.shape
+    spread = spread_rows(query, selected, rows * width).view(rows, width, heads, head_dim).transpose(1, 2)
+    return _attend(attention, spread, key, value, selected, **kwargs)
+
+
+def _attend(attention: Any, query: Tensor, key: Tensor, value: Tensor, selected: Tensor, **kwargs: Any) -> Tensor:
+    function = ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, eager_attention_forward)
+    attended, _ = function(attention, query, key, value, **kwargs)
+    rows: Tensor = attended.flatten(2).flatten(0, 1).index_select(0, selected)
+    return rows
+
+
+def spread_rows(values: Tensor, selected: Tensor, size: int) -> Tensor:
+    """[size, D] with `values` [K, D] at the rows `selected` and zeros elsewhere.
+
+    Of equal entries in `selected` the first one is written and the others get no gradient, so that a position selected
+    twice is still one token.
+    """
+    slots = torch.arange(selected.numel(), device=selected.device)
+    first = torch.full((size,), selected.numel(), dtype=torch.int64, device=selected.device)
+    first = first.scatter_reduce(0, selected, slots, reduce="amin")
+    # Repeats go to a row of their own behind the end, which is cut off again.
+    target = torch.where(first[selected] == slots, selected, size)
+    return values.new_zeros(size + 1, values.shape[1]).index_copy(0, target, values)[:size]
+
+
+def by_heads(states: Tensor, head_dim: int) -> Tensor:
+    """[rows, width, heads * head_dim] to [rows, heads, width, head_dim]."""
+    return states.view(*states.shape[:2], -1, head_dim).transpose(1, 2)
+
+
+class _BertPruned:
+    """The BERT layer and its copies: attention, projection and norm, feed-forward and norm."""
+
+    attention: Any
+    feed_forward_chunk: Any
+
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
+        selected = kwargs.pop(SELECTED, None)
+        if selected is None:
+            return super().forward(hidden_states, attention_mask, *args, **kwargs)  # type: ignore[misc,no-any-return]
+        attention = self.attention.self
+        chosen = hidden_states.flatten(0, 1).index_select(0, selected)
+        attended = attend_at(
+            attention,
+            attention.query(chosen),
+            by_heads(attention.key(hidden_states), attention.attention_head_size),
+            by_heads(attention.value(hidden_states), attention.attention_head_size),
+            selected,
+            attention_mask=attention_mask,
+            dropout=attention.dropout.p if attention.training else 0.0,
+            scaling=attention.scaling,
+            **_attention_arguments(kwargs),
+        )
+        output: Tensor = self.feed_forward_chunk(self.attention.output(attended, chosen))
+        return output[None]
+
+
+class PrunedBertLayer(_BertPruned, BertLayer):  # type: ignore[no-untyped-call]
+    """`BertLayer` that can stop at the selected positions."""
+
+
+class PrunedRobertaLayer(_BertPruned, RobertaLayer):  # type: ignore[no-untyped-call]
+    """`RobertaLayer` that can stop at the selected positions."""
+
+
+class PrunedElectraLayer(_BertPruned, ElectraLayer):  # type: ignore[no-untyped-call]
+    """`ElectraLayer` that can stop at the selected positions."""
+
+
+class PrunedDistilBertBlock(TransformerBlock):  # type: ignore[no-untyped-call]
+    """DistilBERT's `TransformerBlock` that can stop at the selected positions."""
+
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
+        selected = kwargs.pop(SELECTED, None)
+        if selected is None:
+            return super().forward(hidden_states, attention_mask, **kwargs)
+        attention = self.attention
+        chosen = hidden_states.flatten(0, 1).index_select(0, selected)
+        attended = attend_at(
+            attention,
+            attention.q_lin(chosen),
+            by_heads(attention.k_lin(hidden_states), attention.attention_head_size),
+            by_heads(attention.v_lin(hidden_states), attention.attention_head_size),
+            selected,
+            attention_mask=attention_mask,
+            dropout=attention.dropout.p if attention.training else 0.0,
+            scaling=attention.scaling,
+            **_attention_arguments(kwargs),
+        )
+        mixed = self.sa_layer_norm(attention.out_lin(attended) + chosen)
+        output: Tensor = self.output_layer_norm(self.ffn(mixed[None]) + mixed)
+        return output
+
+
+class PrunedModernBertLayer(ModernBertEncoderLayer):  # type: ignore[no-untyped-call]
+    """`ModernBertEncoderLayer` that can stop at the selected positions."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        position_embeddings: Any = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        selected = kwargs.pop(SELECTED, None)
+        if selected is None or position_embeddings is None:
+            return super().forward(hidden_states, attention_mask, position_embeddings, **kwargs)
+        attention = self.attn
+        rows, width, size = hidden_states.shape
+        normed = self.attn_norm(hidden_states)
+        # Wqkv holds the three projections one under the other.
+        projection = attention.Wqkv
+        q_weight, kv_weight = projection.weight[:size], projection.weight[size:]
+        q_bias, kv_bias = (None, None) if projection.bias is None else (projection.bias[:size], projection.bias[size:])
+        query = nn.functional.linear(normed.flatten(0, 1).index_select(0, selected), q_weight, q_bias)
+        key, value = (
+            by_heads(states, attention.head_dim)
+            for states in nn.functional.linear(normed, kv_weight, kv_bias).chunk(2, dim=-1)
+        )
+        spread = by_heads(spread_rows(query, selected, rows * width).view(rows, width, size), attention.head_dim)
+        cos, sin = position_embeddings
+        spread, key = apply_rotary_pos_emb(spread, key, cos, sin, unsqueeze_dim=1)
+        attended = _attend(
+            attention,
+            spread,
+            key,
+            value,
+            selected,
+            attention_mask=attention_mask,
+            dropout=attention.attention_dropout if attention.training else 0.0,
+            scaling=attention.head_dim**-0.5,
+            sliding_window=attention.sliding_window,
+            **_attention_arguments(kwargs),
+        )
+        chosen = hidden_states.flatten(0, 1).index_select(0, selected)
+        chosen = chosen + attention.out_drop(attention.Wo(attended))
+        output: Tensor = chosen + self.mlp(self.mlp_norm(chosen))
+        return output[None]
+
+
+def _attention_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Of what a layer is called with, what the attention functions read: the bounds of a packed batch."""
+    return {name: kwargs[name] for name in kwargs if name.startswith(("cu_seq_lens", "max_length"))}
+
+
+_PRUNED: dict[type, type] = {
+    BertLayer: PrunedBertLayer,
+    RobertaLayer: PrunedRobertaLayer,
+    ElectraLayer: PrunedElectraLayer,
+    TransformerBlock: PrunedDistilBertBlock,
+    ModernBertEncoderLayer: PrunedModernBertLayer,
+}
+
+
+def can_prune(model: PreTrainedModel) -> bool:
+    """Whether `prune_last_layer` knows the last layer of `model`."""
+    if model.config.model_type not in FAMILIES:
+        return False
+    layer = type(layers_of(model)[-1])
+    return layer in _PRUNED or layer in _PRUNED.values()
+
+
+def prune_last_layer(model: PreTrainedModel) -> None:
+    """Lets `model` be called with `selected_positions` [K] int64, flat indices into the batch's rows * width.
+
+    The encoder's `last_hidden_state` is then [1, K, hidden], at those positions alone, and equals the rows that the
+    full layer would have given there. Raises `InputError` for a family without a pruned layer.
+    """
+    if not can_prune(model):
+        known = ", ".join(sorted(known.__name__ for known in _PRUNED))
+        raise InputError(
+            f"the last layer of {type(model).__name__} cannot stop at selected positions; only {known} can"
+        )
+    layer: Any = layers_of(model)[-1]
+    layer.__class__ = _PRUNED.get(type(layer), type(layer))

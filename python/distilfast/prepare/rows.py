@@ -1,0 +1,167 @@
+"""Batches of text to rows of token ids as a plain function of Arrow tables, for any engine that maps over them."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from .._core import InputError
+from .._files import whole_directory
+from ..tokenizer import Tokenizer
+from .directory import TokenWriter, write_description
+from .run import check_specials, load_tokenizer, new_cutter
+from .text import check_column, column_block
+
+if TYPE_CHECKING:
+    import datasets
+
+
+class BatchTokenizer:
+    """A callable from an Arrow table with a column of text to an Arrow table with the column `input_ids`.
+
+    Every row is a document. The rows made of it depend on nothing but it, so tables may be cut, ordered and spread over
+    processes and machines in any way. Pickles to what it was made of. The arguments are those of `distilfast.prepare`.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer | str | Path,
+        column: str = "text",
+        mode: str = "lines",
+        max_length: int = 512,
+        min_length: int = 12,
+        max_unknown: float = 0.5,
+        threads: int | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer if isinstance(tokenizer, Tokenizer) else load_tokenizer(tokenizer)
+        check_specials(self.tokenizer)
+        self.column = column
+        self.rules: dict[str, Any] = {
+            "mode": mode,
+            "max_length": max_length,
+            "min_length": min_length,
+            "max_unknown": max_unknown,
+        }
+        self.threads = threads
+        new_cutter(self.tokenizer, **self.rules)  # refuses bad rules here, not in the workers
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """`table` with one row a document to a table of `input_ids`; raises `InputError` for nulls in the column."""
+        check_column(self.column, table.column_names, "the table")
+        texts = column_block(table.column(self.column), self.column, "the table", 0, len(table)).texts
+        token_ids = self.tokenizer.encode_batch(
+            texts, add_special_tokens=False, threads=self.threads, split_special_tokens=True
+        )
+        cutter = new_cutter(self.tokenizer, **self.rules)
+        rows = pa.chunked_array([cutter.push(token_ids), cutter.finish()])
+        return pa.table({"input_ids": rows})
+
+
+def tokenize_dataset(
+    dataset: datasets.Dataset,
+    tokenizer: Tokenizer | str | Path,
+    column: str = "text",
+    *,
+    mode: str = "lines",
+    max_length: int = 512,
+    min_length: int = 12,
+    max_unknown: float = 0.5,
+    batch_size: int = 10_000,
+    num_proc: int | None = None,
+    threads: int | None = None,
+) -> datasets.Dataset:
+    """`dataset` with its `column` of text turned into rows of token ids, cached on disk by `datasets` as any `map` is.
+
+    Returns a dataset whose one column `input_ids` holds lists of uint16 (vocabularies of up to 65,536) or uint32, rows
+    `[CLS] ... [SEP]` made by the rules of `distilfast.prepare`; a row of text may become several, or none. `batch_size`
+    is in rows of text; `num_proc` processes share the work, on top of the `threads` of each.
+
+    Raises `InputError` for a missing column, for a row without text, and for a tokenizer without [MASK].
+    """
+    check_column(column, dataset.column_names, "the dataset")
+    tokenize = BatchTokenizer(tokenizer, column, mode, max_length, min_length, max_unknown, threads)
+    return (
+        dataset.with_format("arrow")
+        .map(
+            tokenize,
+            batched=True,
+            batch_size=batch_size,
+            remove_columns=dataset.column_names,
+            features=id_features(tokenize.tokenizer),
+            num_proc=num_proc,
+            desc="tokenize",
+        )
+        .with_format(None)
+    )
+
+
+def id_features(tokenizer: Tokenizer) -> datasets.Features:
+    """The `datasets.Features` of rows of ids of `tokenizer`."""
+    import datasets
+
+    kind = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
+    return datasets.Features({"input_ids": datasets.List(datasets.Value(kind))})
+
+
+def save_tokens(
+    dataset: datasets.Dataset,
+    tokenizer: Tokenizer | str | Path,
+    output_dir: str | Path,
+    mode: str = "lines",
+    max_length: int = 512,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Writes rows that were tokenised elsewhere as a prepared directory and returns its `tokens.json`.
+
+    dataset: the column `input_ids`, lists of ids of `tokenizer`, rows `[CLS] ... [SEP]` of at most `max_length`.
+    Counts the tokens on the way. Raises `InputError` for ids that the vocabulary does not have, rows that are longer or
+    lack their ends, and an `output_dir` that holds something.
+    """
+    tokenizer = tokenizer if isinstance(tokenizer, Tokenizer) else load_tokenizer(tokenizer)
+    check_specials(tokenizer)
+    check_column("input_ids", dataset.column_names, "the dataset")
+    counts = np.zeros(tokenizer.vocab_size, np.int64)
+    rows = 0
+    with (
+        whole_directory(output_dir, overwrite) as directory,
+        closing(TokenWriter(directory, tokenizer.vocab_size)) as writer,
+    ):
+        for table in dataset.select_columns(["input_ids"]).with_format("arrow").iter(batch_size=100_000):
+            for chunk in table.column("input_ids").chunks:
+                chunk = _checked(chunk, tokenizer, max_length, rows)
+                counts += np.bincount(chunk.flatten().to_numpy(), minlength=tokenizer.vocab_size)
+                writer.write(chunk)
+                rows += len(chunk)
+        info = {"mode": mode, "max_length": max_length, "rows": rows, "tokens": int(counts.sum())}
+        return write_description(directory, tokenizer, counts, writer.finish(), info)
+
+
+def _checked(rows: pa.ListArray, tokenizer: Tokenizer, max_length: int, start: int) -> pa.ListArray:
+    """`rows` in the type they are stored in, each known to be a row of `tokenizer`; the first is row `start`."""
+    kind = pa.uint16() if tokenizer.vocab_size <= 1 << 16 else pa.uint32()
+    if not pa.types.is_list(rows.type) or not pa.types.is_integer(rows.type.value_type):
+        raise InputError(f"input_ids holds {rows.type}, not lists of token ids")
+    # From its parts, so that a slice does not bring the ids outside it along.
+    offsets = rows.offsets.to_numpy().astype(np.int64)
+    ids = rows.flatten().to_numpy(zero_copy_only=False)
+    if rows.null_count or len(ids) != offsets[-1] - offsets[0] or ids.dtype.kind not in "iu":
+        raise InputError("input_ids holds nulls")
+    offsets -= offsets[0]
+    lengths = np.diff(offsets)
+    whole = (lengths >= 2) & (lengths <= max_length)
+    filled = np.flatnonzero(whole)
+    whole[filled] &= (ids[offsets[filled]] == tokenizer.cls_id) & (ids[offsets[filled + 1] - 1] == tokenizer.sep_id)
+    if not whole.all():
+        raise InputError(
+            f"row {start + int(np.flatnonzero(~whole)[0])} (counted from 0) of input_ids is not [CLS] ... [SEP] of "
+            f"at most {max_length} tokens; make the rows with distilfast.BatchTokenizer, or say their max_length"
+        )
+    if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < tokenizer.vocab_size:
+        raise InputError(
+            f"input_ids goes from {ids.min()} to {ids.max()}; the vocabulary has {tokenizer.vocab_size:,} ids from 0"
+        )
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(ids.astype(kind.to_pandas_dtype())))

@@ -1,0 +1,338 @@
+"""What can be chosen about a training run: its data, its models, its losses, its optimiser.
+
+The last is `transformers.TrainingArguments` with other defaults. Names of losses and masking are those of the original
+DistilBERT script.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+import torch
+from transformers import TrainingArguments
+
+from .._core import InputError
+from .fp8 import refuse_without_float8
+from .layer_losses import parse_layer_map
+from .objective import Objective
+
+Precision = Literal["auto", "bf16", "fp32"]
+
+# The published run (Sanh et al. 2019 and the command in its repository), spelled out so that no change of a default
+# changes it. 256k tokens a step are about the 2,000 sequences of the published command.
+RECIPES: dict[str, dict[str, Any]] = {
+    "distilbert": {
+        "alpha_ce": 5.0,
+        "alpha_mlm": 2.0,
+        "alpha_cos": 1.0,
+        "alpha_mse": 0.0,
+        "temperature": 2.0,
+        "kl_positions": "all",
+        "mlm_mask_prop": 0.15,
+        "word_mask": 0.8,
+        "word_keep": 0.1,
+        "word_rand": 0.1,
+        "mlm_smoothing": 0.7,
+        "max_length": 512,
+        "batch_tokens": 16384,
+        "batches_per_step": 16,
+        "num_train_epochs": 3,
+        "learning_rate": 5e-4,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": 0.05,
+        "adam_beta1": 0.9,
+        "adam_beta2": 0.98,
+        "adam_epsilon": 1e-6,
+        "weight_decay": 0.0,
+        "max_grad_norm": 5.0,
+        "seed": 56,
+    }
+}
+
+
+def recipe(name: str) -> dict[str, Any]:
+    """The arguments of a published run by name. Raises `InputError` for a name that is not one."""
+    if name not in RECIPES:
+        raise InputError(f"--recipe {name}: there is no such recipe; there is {', '.join(RECIPES)}")
+    return dict(RECIPES[name])
+
+
+ALPHAS = ("alpha_ce", "alpha_mlm", "alpha_cos", "alpha_mse", "alpha_hidden", "alpha_rel")
+
+# Flags of TrainingArguments that would do nothing here, or harm.
+UNSUPPORTED = {
+    "activation_checkpointing": "it would recompute with other weights than it computed with; lower --batch_tokens",
+    "auto_find_batch_size": "the batches are planned beforehand; lower --batch_tokens",
+    "eval_strategy": "evaluate the student afterwards with python -m distilfast.evaluate",
+    "fp16": "its range needs loss scaling; use --precision bf16",
+    "gradient_checkpointing": "it would recompute with other weights than it computed with; lower --batch_tokens",
+    "label_smoothing_factor": "the teacher's distribution takes its place",
+    "load_best_model_at_end": "nothing is evaluated while training",
+    "neftune_noise_alpha": "it would make teacher and student see different inputs",
+    "per_device_train_batch_size": "a batch has a number of tokens; use --batch_tokens",
+    "use_liger_kernel": "the losses have kernels of their own; see --loss_impl",
+}
+
+
+def _choice(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class ModelArguments:
+    """Which models."""
+
+    _argument_group_name = "models"
+
+    teacher: list[str] | None = _choice(
+        None,
+        "Directory or Hub id of the teacher, or of several: the student then follows the mean of their tempered "
+        "probabilities. Without one a model is pretrained from --student_config.",
+    )
+    teacher_weights: list[float] | None = _choice(None, "A weight for each of several teachers. Default: equal.")
+    student: str | None = _choice(
+        None, "Directory or Hub id of a student to train on, instead of one cut from the teacher."
+    )
+    student_config: str | None = _choice(
+        None, "config.json (or its directory) of a student or, without a teacher, of the model to pretrain."
+    )
+    layers: list[int] | None = _choice(
+        None,
+        "How many of the teacher's layers the student takes (one number), or which (two or more, from 0). "
+        "Default: half, spread evenly; [0, 2, 4, 7, 9, 11] of 12.",
+    )
+    init: Literal["teacher", "random"] = _choice("teacher", "What the student starts from.")
+    revision: str | None = _choice(None, "Revision of the teacher on the Hub.")
+    trust_remote_code: bool = _choice(False, "Run model code that comes with the teacher.")
+
+
+@dataclass
+class DataArguments:
+    """Which text, and how it becomes batches."""
+
+    _argument_group_name = "data"
+
+    text: list[str] | None = _choice(
+        None, "Text files (.txt, .jsonl, .parquet), a dataset directory or name; prepared in --output_dir first."
+    )
+    tokens: str | None = _choice(None, "What `python -m distilfast.prepare` wrote, instead of --text.")
+    tokenizer: str | None = _choice(
+        None, "vocab.txt, tokenizer.json, or a directory with one. Default: the teacher's, or that of --tokens."
+    )
+    max_length: int = _choice(512, "Longest sequence, in tokens with [CLS] and [SEP].")
+    batch_tokens: int = _choice(16384, "Tokens in a micro-batch, padding included.")
+    layout: Literal["padded", "packed"] = _choice("padded", "Rows of equal width, or sequences end to end.")
+    mlm_mask_prop: float = _choice(0.15, "Share of the tokens that are to be predicted.")
+    word_mask: float = _choice(0.8, "Share of those that become [MASK].")
+    word_keep: float = _choice(0.1, "Share of those that stay.")
+    word_rand: float = _choice(0.1, "Share of those that become a random token.")
+    mlm_smoothing: float = _choice(
+        0.0, "Masks rare tokens more often: weight count^-smoothing. 0.7 in the published run."
+    )
+    whole_word_mask: bool = _choice(False, "Mask all pieces of a word together.")
+    mask_count: Literal["exact", "bernoulli"] = _choice(
+        "exact", "The same number of masked tokens in every batch of a shape, or an independent draw for each token."
+    )
+    masking_compat: Literal["none", "distilbert"] = _choice(
+        "none", "'distilbert' draws random tokens from the whole vocabulary, special tokens included, as the original."
+    )
+    loader_threads: int | None = _choice(
+        None, "Threads that read the tokens at the start. Default: as many as torch has."
+    )
+    prefetch: int = _choice(2, "Batches built ahead.")
+
+
+@dataclass
+class DistillationArguments(TrainingArguments):
+    """`transformers.TrainingArguments`, the losses, and the defaults of the published run.
+
+    Raises `InputError` for values that cannot be trained with.
+    """
+
+    _argument_group_name = "losses and training (the flags of transformers.TrainingArguments follow)"
+
+    learning_rate: float = _choice(5e-4, "The highest learning rate, after warm-up.")
+    warmup_steps: float = _choice(0.05, "Steps of linear warm-up; below 1, the share of all steps.")
+    adam_beta2: float = _choice(0.98, "Decay rate of Adam's second moments.")
+    adam_epsilon: float = _choice(1e-6, "Adam's epsilon.")
+    max_grad_norm: float = _choice(5.0, "Gradients are clipped to this norm; 0 for no clipping.")
+    logging_steps: float = _choice(50, "Steps between two lines of the log.")
+    save_total_limit: int | None = _choice(2, "Checkpoints that are kept; older ones are deleted.")
+    # In the order that HfArgumentParser can read.
+    report_to: None | str | list[str] = _choice(  # noqa: RUF036
+        "tensorboard", "Where logs go besides the screen; 'none' for nowhere."
+    )
+    logging_nan_inf_filter: bool = _choice(False, "Off: a loss that is not finite stops the run (see the docs).")
+    ddp_find_unused_parameters: bool | None = _choice(False, "Off: every parameter of the student has a gradient.")
+    remove_unused_columns: bool = _choice(False, "Off: batches are used whole.")
+
+    alpha_ce: float = _choice(5.0, "Weight of the KL to the teacher's tempered distribution.")
+    alpha_mlm: float = _choice(2.0, "Weight of the masked-language-model loss.")
+    alpha_cos: float = _choice(1.0, "Weight of the cosine loss between last hidden states.")
+    alpha_mse: float = _choice(0.0, "Weight of the squared distance between logits.")
+    temperature: float = _choice(2.0, "Temperature of both softmaxes in the KL.")
+    kl_positions: Literal["all", "masked", "sampled"] = _choice(
+        "all", "Tokens at which KL and MSE are taken; sampled: the masked ones and --kl_sample_share of all."
+    )
+    kl_sample_share: float = _choice(0.15, "Tokens beside the masked ones that 'sampled' takes, as a share of all.")
+    cos_positions: Literal["all", "kl"] = _choice(
+        "all", "Tokens at which the cosine is taken; 'kl': those of the KL, which lets the last layer stop there."
+    )
+    alpha_hidden: float = _choice(0.0, "Weight of the loss between intermediate layers.")
+    hidden_map: str | None = _choice(
+        None, "Pairs student:teacher of layers, counted from 1, as in 1:2,2:4. Default: spread evenly."
+    )
+    hidden_kind: Literal["cosine", "mse"] = _choice("cosine", "How intermediate layers are compared.")
+    alpha_rel: float = _choice(0.0, "Weight of the loss between self-attention relations (MiniLMv2).")
+    relation_heads: int | None = _choice(None, "Relation heads. Default: the teacher's attention heads.")
+    relation_layers: list[int] | None = _choice(
+        None, "Layer of the student and of the teacher, from 1, whose relations are compared. Default: the last."
+    )
+    restrict_ce_to_mask: bool = _choice(False, "The original script's name for --kl_positions masked.")
+    loss_impl: Literal["auto", "fused", "eager"] = _choice("auto", "Implementation of the losses.")
+    dropout: bool = _choice(
+        True, "Dropout in the student, as its configuration says; without it, the saved configuration keeps it still."
+    )
+    precision: Precision = _choice(
+        "auto", "bf16 computes in bfloat16 and keeps float32 weights; auto takes it where the hardware is fast at it."
+    )
+    teacher_fp8: bool = _choice(
+        False, "The teacher's encoder in float8, on GPUs that have it, if --teacher_fp8_kl allows."
+    )
+    teacher_fp8_kl: float = _choice(
+        5e-3, "Most that float8 may change the teacher: KL in nats, mean over the masked tokens of a batch."
+    )
+    teacher_stream: bool = _choice(False, "The teacher beside the student, on a CUDA stream of its own.")
+    batches_per_step: int | None = _choice(
+        None,
+        "Micro-batches of an optimiser step over all ranks together; sets gradient_accumulation_steps for whatever "
+        "number of ranks divides it.",
+    )
+    recipe: str | None = _choice(None, "'distilbert': the published run's settings; other flags win over them.")
+    profile: bool = _choice(False, "Say at the end where the time of a step went.")
+    overwrite: bool = _choice(False, "Replace what --output_dir holds.")
+
+    def __post_init__(self) -> None:
+        if not self.output_dir:
+            raise InputError("--output_dir is needed: the directory that the student and its checkpoints go to")
+        if self.bf16:
+            # Trainer's own bf16 is autocast, which keeps activations between layers and all outputs in float32.
+            self.bf16, self.precision = False, "bf16"
+        for name, reason in UNSUPPORTED.items():
+            if getattr(self, name, None) != getattr(TrainingArguments, name, None):
+                raise InputError(f"--{name} is not supported: {reason}")
+        if self.restrict_ce_to_mask:
+            self.kl_positions = "masked"
+        self._check_numbers()
+        if self.relation_layers is not None and len(self.relation_layers) != 2:
+            raise InputError(
+                f"--relation_layers takes two numbers, a layer of the student and one of the teacher, not "
+                f"{len(self.relation_layers)}"
+            )
+        launched = int(os.environ.get("WORLD_SIZE", "1"))
+        if launched > 1 and not torch.cuda.is_available():
+            # Else Accelerate, which looks for GPUs, would let each process train by itself.
+            self.use_cpu = True
+        try:
+            super().__post_init__()  # type: ignore[no-untyped-call]
+        except (ValueError, ImportError) as error:
+            raise InputError(str(error).strip().splitlines()[0]) from None
+        if self.world_size != launched:
+            raise InputError(
+                f"{launched} processes were launched, but they make {self.world_size} rank"
+                f"{'s' * (self.world_size > 1)} on {self.device.type}: each would train by itself; see to it that "
+                "each has a GPU, or give --use_cpu"
+            )
+        if self.teacher_fp8:
+            refuse_without_float8(self.device)
+        if self.teacher_stream and (self.device.type != "cuda" or self.torch_compile):
+            reason = f"here is {self.device.type}" if self.device.type != "cuda" else "a compiled step has one stream"
+            raise InputError(f"--teacher_stream needs a GPU and no --torch_compile; {reason}: leave it out")
+        if self.batches_per_step is not None:
+            if self.batches_per_step < 1 or self.batches_per_step % self.world_size:
+                raise InputError(
+                    f"--batches_per_step {self.batches_per_step}: {self.world_size} ranks cannot share a step of that "
+                    "many micro-batches equally; choose a multiple of the number of ranks"
+                )
+            self.gradient_accumulation_steps = self.batches_per_step // self.world_size
+        self.batches_per_step = self.gradient_accumulation_steps * self.world_size
+        if self.fsdp and (self.device.type == "cpu" or self.world_size == 1):
+            raise InputError(
+                f"--fsdp with {self.world_size} rank{'s' * (self.world_size > 1)} on {self.device.type}: Accelerate "
+                "shards a model between several GPUs alone, and would leave it whole here without a word; leave --fsdp "
+                "out, and several ranks train data-parallel"
+            )
+
+    def _check_numbers(self) -> None:
+        """Refuses numbers that would end in NaN, or in a run other than the one asked for, hours later."""
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InputError(f"--{each.name} {value}: must be finite")
+        for name in ("temperature", "learning_rate", "teacher_fp8_kl"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"--{name} {getattr(self, name):g}: must be greater than 0")
+        for name in (*ALPHAS, "weight_decay", "max_grad_norm", "warmup_steps"):
+            if getattr(self, name) < 0:
+                raise InputError(f"--{name} {getattr(self, name):g}: must not be below 0")
+        for name in ("adam_beta1", "adam_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"--{name} {getattr(self, name):g}: must be at least 0 and below 1")
+        if not 0 < self.kl_sample_share <= 1:
+            raise InputError(f"--kl_sample_share {self.kl_sample_share:g}: must be above 0 and at most 1")
+        if self.save_steps <= 0:
+            raise InputError(f"--save_steps {self.save_steps:g}: must be above 0; --save_strategy no saves nothing")
+        if not any(getattr(self, name) for name in ALPHAS):
+            raise InputError("every alpha is 0, so there is nothing to learn; give at least one loss a weight")
+        if self.max_steps == 0 or self.max_steps < -1 or (self.max_steps == -1 and self.num_train_epochs <= 0):
+            asked = f"--max_steps {self.max_steps}, --num_train_epochs {self.num_train_epochs:g}"
+            raise InputError(f"{asked}: there would be no step to take; give one of them a number above 0")
+
+    @property
+    def objective(self) -> Objective:
+        """The losses asked for."""
+        return Objective(
+            alpha_ce=self.alpha_ce,
+            alpha_mlm=self.alpha_mlm,
+            alpha_cos=self.alpha_cos,
+            alpha_mse=self.alpha_mse,
+            temperature=self.temperature,
+            kl_positions=self.kl_positions,
+            kl_sample_share=self.kl_sample_share,
+            cos_positions=self.cos_positions,
+            alpha_hidden=self.alpha_hidden,
+            hidden_map=None if self.hidden_map is None else tuple(parse_layer_map(self.hidden_map)),
+            hidden_kind=self.hidden_kind,
+            alpha_rel=self.alpha_rel,
+            relation_heads=self.relation_heads,
+            relation_layers=None if self.relation_layers is None else (*self.relation_layers,),  # type: ignore[arg-type]
+            seed=self.seed,
+            impl=self.loss_impl,
+        )
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """The dtype that teacher and student compute in."""
+        if self.precision == "bf16" or (self.precision == "auto" and bf16_is_fast(self.device)):
+            return torch.bfloat16
+        return torch.float32
+
+
+def bf16_is_fast(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices in hardware."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        native = any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+        return native and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return False
+
+
+# `--help` shows our own flags before the hundred and more of TrainingArguments.
+_fields = DistillationArguments.__dataclass_fields__
+_first = ["output_dir", *(name for name in _fields if name not in TrainingArguments.__dataclass_fields__)]
+DistillationArguments.__dataclass_fields__ = {**{name: _fields[name] for name in _first}, **_fields}

@@ -1,0 +1,404 @@
+"""`transformers.Trainer` around `DistillationStep`: exact under accumulation and ranks, and under interruption."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import shutil
+import zlib
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, cast
+
+import safetensors.torch
+import torch
+import torch.distributed as dist
+from accelerate.utils import send_to_device  # type: ignore[import-untyped]
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, ProgressCallback, Trainer, TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
+from transformers.utils import logging as hf_logging
+
+from .._core import InputError
+from ..batches.loader import Batches, batch_loader
+from ..cpu.dropout import remove_dropout
+from ..models.attention import use_packed
+from ..models.bf16 import ForgetCopies
+from ..models.families import encoder_of
+from . import checkpoint
+from .arguments import DistillationArguments
+from .callbacks import LossProgress, ProfileOptimizer
+from .flops import known_peak, measured_peak, step_flops
+from .fp8 import use_float8
+from .graphs import begin_replay, kept, records_graphs
+from .interruption import Interruption, NonFiniteLossError
+from .meter import Meter, add_states
+from .profile import StepProfile, timed
+from .profile import table as profile_table
+from .relations import BoundsOnHost
+from .step import DistillationStep
+
+logger = logging.getLogger(__name__)
+
+EXTRA_WEIGHTS = "step.safetensors"  # what the step learns beside the student, if anything
+
+# What saving a configuration adds to it.
+_OF_THE_FILE = frozenset({"_name_or_path", "architectures", "dtype", "transformers_version", "use_cache"})
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written; the message says why and which earlier one is whole."""
+
+
+class DistillationTrainer(Trainer):
+    """Trains `student` to follow `teacher` on `train_dataset`, a `MaskedBatches`.
+
+    `student` keeps float32 weights; `teacher` (several: see `DistillationStep`; None: masked-language-model loss alone)
+    is frozen and moved to the device in the dtype that is computed in. `processing_class` is the tokenizer that is
+    saved with the student. Checkpoints hold all that a resume needs to go on bit for bit;
+    `train(resume_from_checkpoint="last")` goes on from the latest that is whole. `interrupted` is true after a SIGTERM,
+    which saves before it stops.
+
+    Raises `InputError` for models that do not fit each other or the losses, and for batches planned for another number
+    of micro-batches a step; while training, `NonFiniteLossError` and `CheckpointError`.
+    """
+
+    args: DistillationArguments
+
+    def __init__(
+        self,
+        student: PreTrainedModel,
+        teacher: PreTrainedModel | Sequence[PreTrainedModel] | None = None,
+        args: DistillationArguments | None = None,
+        train_dataset: Batches | None = None,
+        processing_class: Any = None,
+        callbacks: list[TrainerCallback] | None = None,
+        teacher_weights: Sequence[float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        args = DistillationArguments("distilled") if args is None else args
+        if train_dataset is None:
+            raise TypeError("DistillationTrainer needs train_dataset, a MaskedBatches")
+        if train_dataset.batches_per_step != args.batches_per_step:
+            raise InputError(
+                f"the batches were planned for {train_dataset.batches_per_step} micro-batches a step, but "
+                f"{args.gradient_accumulation_steps} accumulation steps on {args.world_size} ranks make "
+                f"{args.batches_per_step}; build MaskedBatches with batches_per_step={args.batches_per_step}"
+            )
+        if args.n_gpu > 1:
+            logger.warning("one process trains on one GPU; start one for each with torchrun --nproc-per-node")
+            args._n_gpu = 1
+        teachers = [] if teacher is None else [teacher] if isinstance(teacher, PreTrainedModel) else list(teacher)
+        self.teacher_fingerprint = checkpoint.fingerprint(teachers)
+        dtype = args.compute_dtype
+        for each in teachers:
+            cast(nn.Module, each).to(device=args.device, dtype=dtype)
+        # FSDP shards the parameters themselves and casts what it gathers, under autocast.
+        self.autocast_dtype = dtype if args.fsdp and dtype != student.dtype else None
+        step = DistillationStep(
+            student,
+            teachers,
+            args.objective,
+            compute_dtype=dtype if dtype != student.dtype and not args.fsdp else None,
+            teacher_weights=teacher_weights,
+            teacher_stream=args.teacher_stream,
+        )
+        if step.copies is not None:
+            step.copies.kept = True
+            callbacks = [ForgetCopies(step.copies), *(callbacks or [])]
+        if args.profile:
+            step.profile = StepProfile(args.device)
+            callbacks = [ProfileOptimizer(step.profile), *(callbacks or [])]
+        if getattr(train_dataset, "layout", "padded") == "packed":
+            for model in (student, *teachers):
+                use_packed(model)
+        if not args.dropout:
+            remove_dropout(student)
+        if args.teacher_fp8:
+            for each in teachers:
+                change = use_float8(each, send_to_device(train_dataset[0], args.device), args.teacher_fp8_kl)
+                logger.warning("the teacher is in float8, %.2g nats from its own distributions", change)
+        if not step.objective.student_logits:
+            _freeze_head(student)
+        self.interruption = Interruption()
+        super().__init__(
+            model=step,
+            args=args,
+            train_dataset=cast(Any, train_dataset),
+            processing_class=processing_class,
+            callbacks=[_SetEpoch(train_dataset), self.interruption, *(callbacks or [])],
+            **kwargs,
+        )
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(LossProgress())
+        self.replays = args.torch_compile and records_graphs(
+            args.torch_compile_mode, args.torch_compile_backend, args.device
+        )
+        self.meter = Meter(args.device)
+        self._metered_from = 0
+
+    @property
+    def step(self) -> DistillationStep:
+        """The module that is trained, without what Accelerate wraps it in."""
+        return cast(DistillationStep, self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
+
+    @property
+    def student(self) -> PreTrainedModel:
+        return self.step.student
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether SIGTERM ended the run; a checkpoint of that moment was written."""
+        return self.interruption.requested
+
+    def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        batches = cast(Batches, self.train_dataset)
+        if self.step.relation_losses and getattr(batches, "layout", "padded") == "packed":
+            batches = BoundsOnHost(batches)
+        pin = self.args.dataloader_pin_memory and self.args.device.type == "cuda"
+        loader = batch_loader(batches, self.args.world_size, pin)
+        return cast("DataLoader[dict[str, Any]]", self.accelerator.prepare(loader))
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The batch's share of the step's loss, and the parts of it."""
+        autocast = nullcontext()
+        if self.autocast_dtype is not None:
+            autocast = torch.autocast(self.args.device.type, self.autocast_dtype)  # type: ignore[assignment]
+        with autocast:
+            losses = model(inputs)
+        return (losses["loss"], losses) if return_outputs else losses["loss"]
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Forward and backward of one micro-batch.
+
+        Written out, because `Trainer` divides by the number of micro-batches or does not, depending on its version; the
+        denominators of the whole step are in the batch already.
+        """
+        model.train()
+        inputs = self._prepare_inputs(inputs)
+        if self.replays:
+            begin_replay(model.parameters())
+        loss, losses = cast("tuple[Tensor, dict[str, Tensor]]", self.compute_loss(model, inputs, return_outputs=True))
+        # Data-parallel training averages gradients over the ranks; shares of a step add up.
+        scaled: Tensor = loss * self.args.world_size
+        kwargs = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
+        with timed(self.step.profile, "backward"):
+            self.accelerator.backward(scaled, **kwargs)
+        if self.replays:
+            losses = kept(losses)
+        self.meter.add(losses, inputs, self._head_rows(inputs))
+        self.interruption.watch(losses)
+        return scaled.detach()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds each loss's mean since the last line, tokens per second and the share of padding."""
+        if "loss" in logs:
+            means, work = self.meter.read(self.state.global_step - self._metered_from)
+            logs |= means
+            step = self.step
+            flops = step_flops(step.student, step.needed_teachers, *work, pruned=step.stops_early)
+            logs["model_flops_utilization"] = flops / (_peak(self.args) * self.args.world_size)
+            self.meter.reset()
+            self._metered_from = self.state.global_step
+        super().log(logs, start_time)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Trains to the end, to a SIGTERM or to a loss that is not finite.
+
+        `resume_from_checkpoint`: a checkpoint folder, or "last" for the latest in the output directory; one that has
+        all `max_steps` behind it is loaded, and no step taken. Raises `InputError` where there is none that is whole,
+        or it is of another run, naming what differs.
+        """
+        if resume_from_checkpoint:
+            chosen = self._choose_checkpoint(resume_from_checkpoint)
+            state = TrainerState.load_from_json(str(chosen / TRAINER_STATE_NAME))
+            if 0 < self.args.max_steps <= state.global_step:
+                # Trainer would take one more step before it looked.
+                self._load_from_checkpoint(str(chosen))
+                self.state = state
+                return TrainOutput(state.global_step, 0.0, {})
+            resume_from_checkpoint = str(chosen)
+        _peak(self.args)  # measured before the clock starts
+        self.meter.restart_clock()
+        with self.interruption:
+            try:
+                output = super().train(resume_from_checkpoint or None, *args, **kwargs)
+                self.interruption.check_losses()
+            except NonFiniteLossError as error:
+                raise NonFiniteLossError(
+                    f"{error} (epoch {self.state.epoch or 0:.2f}); {self._last_whole()}. Lower --learning_rate, or "
+                    "compute with --precision fp32, and resume"
+                ) from None
+        if self.step.profile is not None and self.args.process_index == 0:
+            print(profile_table(self.step.profile.report()))
+        return output
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        with timed(self.step.profile, "data"):
+            return super().get_batch_samples(*args, **kwargs)
+
+    def _head_rows(self, batch: dict[str, Any]) -> int:
+        """How many rows of the batch the heads run on."""
+        objective, positions = self.step.objective, int(batch["input_ids"].numel())
+        if not objective.student_logits:
+            return 0
+        if not objective.selects_rows:
+            return positions
+        sampled = objective.teacher_logits and objective.kl_positions == "sampled"
+        return int(batch["mlm_labels"].numel()) + (math.ceil(objective.kl_sample_share * positions) if sampled else 0)
+
+    def _choose_checkpoint(self, wanted: str | bool) -> Path:
+        chosen, notes = checkpoint.find_checkpoint(wanted, self._get_output_dir(None))
+        for note in notes:
+            logger.warning("%s", note)
+        checkpoint.compare_run(chosen, self.describe_run())
+        progress = checkpoint.read_seal(chosen)["progress"]
+        meters = progress["meters"]
+        rank = self.args.process_index
+        if len(meters) == self.args.world_size:
+            self.meter.load_state(meters[rank])
+        elif rank == 0:
+            self.meter.load_state(add_states(meters))
+        self._metered_from = progress["metered_from"]
+        return chosen
+
+    def describe_run(self) -> dict[str, Any]:
+        """What a resumed run must have in common with this one."""
+        batches = cast(Batches, self.train_dataset)
+        config = {name: value for name, value in self.student.config.to_dict().items() if name not in _OF_THE_FILE}
+        return {
+            **checkpoint.describe_arguments(self.args),
+            "computing dtype": str(self.args.compute_dtype),
+            "data (fingerprint of tokens and batches)": batches.state_fingerprint,
+            "teacher (checksum of weights)": self.teacher_fingerprint,
+            "student (checksum of configuration)": f"{zlib.crc32(repr(sorted(config.items())).encode()):08x}",
+        }
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """A checkpoint that is sealed when it is whole; older ones go only then."""
+        self.interruption.check_losses()
+        self._check_weights()
+        run_dir = Path(self._get_output_dir(trial=trial))
+        folder = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if self.args.should_save:
+            shutil.rmtree(folder, ignore_errors=True)  # torn, or it would be this one
+        self._wait_for_all()
+        keep, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+            meters = self._gather(self.meter.state())
+            self._wait_for_all()
+            if self.args.should_save:
+                progress = {"meters": meters, "metered_from": self._metered_from}
+                checkpoint.seal(folder, self.describe_run(), progress)
+        except Exception as error:
+            # Libraries report a full disk each in its own way, some without the word.
+            free = shutil.disk_usage(run_dir).free
+            if self.args.should_save:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise CheckpointError(
+                f"{folder} could not be written, with {free / 1e6:,.0f} MB left on that disk: {type(error).__name__}: "
+                f"{error}. {self._last_whole()}"
+            ) from error
+        finally:
+            self.args.save_total_limit = keep
+        if self.args.should_save:
+            checkpoint.remove_old(run_dir, keep)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """The student as plain `transformers` loads it, the tokenizer, and what else the step learned."""
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self._get_output_dir(None))
+        folder.mkdir(parents=True, exist_ok=True)
+        state = self.step.state_dict() if state_dict is None else state_dict
+        of_student = {
+            name.removeprefix("student."): value for name, value in state.items() if name.startswith("student.")
+        }
+        showing = hf_logging.is_progress_bar_enabled()
+        hf_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        try:
+            self.student.save_pretrained(folder, state_dict=of_student)
+        finally:
+            if showing:
+                hf_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+        extra = {name: value.contiguous() for name, value in state.items() if not name.startswith("student.")}
+        if extra:
+            safetensors.torch.save_file(extra, folder / EXTRA_WEIGHTS)
+        if self.processing_class is not None:
+            cast(Any, self.processing_class).save_pretrained(str(folder))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        folder = Path(resume_from_checkpoint)
+        safetensors.torch.load_model(self.student, folder / "model.safetensors")
+        if (folder / EXTRA_WEIGHTS).is_file():
+            extra = safetensors.torch.load_file(folder / EXTRA_WEIGHTS)
+            cast(nn.Module, self.model).load_state_dict(extra, strict=False)
+
+    def _check_weights(self) -> None:
+        """A gradient can overflow where the loss did not; weights that are not finite must not be saved."""
+        finite = torch.stack([torch.isfinite(parameter).all() for parameter in self.student.parameters()]).all()
+        if not bool(finite):
+            raise NonFiniteLossError(f"the weights are not finite after optimiser step {self.state.global_step}")
+
+    def _last_whole(self) -> str:
+        for folder in checkpoint.checkpoints(self._get_output_dir(None)):
+            if checkpoint.tear(folder) is None:
+                return f"the last whole checkpoint is {folder}"
+        return "there is no checkpoint yet"
+
+    def _gather(self, value: dict[str, Any]) -> list[dict[str, Any]]:
+        """`value` of every rank, in order of rank."""
+        if self.args.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.args.world_size
+        dist.all_gather_object(values, value)
+        return cast("list[dict[str, Any]]", values)
+
+    def _wait_for_all(self) -> None:
+        if self.args.world_size > 1:
+            dist.barrier()
+
+
+@functools.lru_cache
+def _peak_of(device: torch.device, dtype: torch.dtype) -> float:
+    return known_peak(device) or measured_peak(device, dtype, seconds=0.1)
+
+
+def _peak(args: DistillationArguments) -> float:
+    """What one device can do at most in a second, in FLOP: from its data sheet, or measured on a matrix product."""
+    return _peak_of(args.device, args.compute_dtype)
+
+
+class _SetEpoch(TrainerCallback):
+    """Tells the batches which epoch begins."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+
+    def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Mapping[str, Any]) -> None:
+        # A whole number at an epoch's begin; with a part behind the point on a resume within it.
+        self.batches.set_epoch(int(state.epoch or 0))
+
+
+def _freeze_head(student: PreTrainedModel) -> None:
+    """Freezes what only a head's losses would train: data-parallel training waits for every gradient it expects."""
+    encoder = {id(parameter) for parameter in encoder_of(student).parameters()}
+    for parameter in student.parameters():
+        if id(parameter) not in encoder:
+            parameter.requires_grad_(False)

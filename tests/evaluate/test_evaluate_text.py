@@ -1,0 +1,129 @@
+"""Held-out text from files to the report, through the tokeniser and the masked batches."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from distilfast import InputError, Tokenizer
+from distilfast.evaluate import run as evaluate
+from distilfast.evaluate.run import EvaluateOptions, run_evaluation
+from distilfast.metrics.held_out_text import held_out_batches, read_text
+from distilfast.prepare.run import prepare
+from transformers import BertConfig, BertForMaskedLM
+
+WORDS = ["the", "river", "had", "risen", "in", "night", "and", "carried", "bridge", "away", ".", "##s"]
+
+
+def save(folder: Path, words: list[str], seed: int) -> str:
+    folder.mkdir(parents=True)
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
+    )
+    BertForMaskedLM(config).save_pretrained(folder)
+    Tokenizer.from_file(folder / "vocab.txt").save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> str:
+    file = tmp_path / "text.txt"
+    file.write_text("\n\n".join(f"The river had risen {'in the night ' * (i % 7)}." for i in range(40)) + "\n")
+    return str(file)
+
+
+def test_text_to_report(tmp_path: Path, text: str) -> None:
+    teacher, student = save(tmp_path / "teacher", WORDS, 0), save(tmp_path / "student", WORDS, 1)
+    options = EvaluateOptions(
+        teacher=teacher,
+        student=[student, f"copy={teacher}"],
+        text=[text],
+        output_dir=str(tmp_path / "out"),
+        max_length=32,
+        speed=False,
+    )
+    report = run_evaluation(options)
+    scores = report["held_out"]["models"]
+    assert list(scores) == ["teacher", "student", "copy"]
+    assert scores["copy"] == scores["teacher"]
+    assert scores["copy"]["kl"] == 0.0
+    assert scores["student"]["kl"] > 0
+    assert report["held_out"]["rows"] == 40
+    # Every row is looked at, [CLS], [SEP] and the point among its tokens.
+    assert scores["teacher"]["tokens"] == sum(7 + 3 * (i % 7) for i in range(40))
+    assert run_evaluation(options)["held_out"] == report["held_out"]  # the same masks every time
+    options.mask_seed = 1
+    assert run_evaluation(options)["held_out"]["models"]["student"] != scores["student"]
+    assert "masked of" in (tmp_path / "out" / "evaluate.md").read_text()
+
+
+def test_prepared_tokens_give_what_text_gives(tmp_path: Path, text: str) -> None:
+    teacher = save(tmp_path / "teacher", WORDS, 0)
+    prepare(tmp_path / "tokens", teacher, [text], max_length=32, min_length=0, progress=False)
+    prepared, _ = held_out_batches({"teacher": teacher}, tokens=str(tmp_path / "tokens"), max_length=32)
+    direct, _ = held_out_batches({"teacher": teacher}, lines=read_text([text]), max_length=32)
+    assert len(prepared) == len(direct)
+    for i in range(len(direct)):
+        assert all(torch.equal(direct[i][key], prepared[i][key]) for key in direct[i])
+
+
+def test_the_command_says_what_is_wrong_in_one_line(
+    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher = save(tmp_path / "teacher", WORDS, 0)
+
+    def run(*flags: str) -> str:
+        monkeypatch.setattr(
+            sys, "argv", ["evaluate", "--teacher", teacher, "--output_dir", str(tmp_path / "out"), *flags]
+        )
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            evaluate.command.run(evaluate.main)
+        assert stopped.value.code == 2
+        line = capsys.readouterr().err.strip()
+        assert len(line.splitlines()) == 1
+        return line
+
+    assert "No such file" in run("--text", str(tmp_path / "gone.txt"))
+    (tmp_path / "bad.txt").write_bytes(b"fine\ncaf\xe9\n")
+    assert "not UTF-8 at byte 8" in run("--text", str(tmp_path / "bad.txt"))
+    (tmp_path / "empty.txt").write_text("\n\n")
+    assert "no line with text" in run("--text", str(tmp_path / "empty.txt"))
+    assert "different tokenizers" in run("--text", text, "--student", save(tmp_path / "other", [*WORDS, "new"], 1))
+    assert "give one of them" in run("--text", text, "--tokens", str(tmp_path))
+    assert "no config.json" in run("--text", text, "--student", str(tmp_path))
+    assert not (tmp_path / "out").exists()
+
+
+def test_lines_are_counted_over_files(tmp_path: Path, text: str) -> None:
+    assert len(read_text([text, text])) == 80
+    assert len(read_text([text, text], max_lines=50)) == 50
+    with pytest.raises(InputError, match="no line"):
+        read_text([text], max_lines=0)
+
+
+def test_the_flags_print(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str
+) -> None:
+    teacher = save(tmp_path / "teacher", WORDS, 0)
+    flags = ["--teacher", teacher, "--text", text, "--max_length", "32", "--speed_repeats", "1", "--speed_length", "8"]
+    config = tmp_path / "run.yaml"
+    config.write_text(f"student: [copy={teacher}]\noutput_dir: {tmp_path / 'out'}\n")
+    monkeypatch.setattr(sys, "argv", ["evaluate", *flags, "--config", str(config)])
+    evaluate.command.run(evaluate.main)
+    shown = capsys.readouterr().out
+    assert "| copy " in shown
+    assert "batch 32" in shown
+    speed = json.loads((tmp_path / "out" / "evaluate.json").read_text())["models"]["copy"]["speed"]["cpu"]
+    assert speed["latency_ms"] > 0

@@ -1,0 +1,306 @@
+"""What the kernels compile to, without a GPU: registers, spills and accesses of each shipped configuration.
+
+    python kernels/inspect_sass.py            # a Markdown table for compute capability 9.0
+    python kernels/inspect_sass.py 80
+
+Needs torch and triton; disassembles with the tools that come with Triton.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A loop of the compiled kernel: instructions, and how many of each kind of memory access and exponential."""
+
+    instructions: int
+    kinds: Counter[str]
+
+    @property
+    def streams(self) -> bool:
+        """Whether this is a main loop: it reads memory and takes exponentials, and does not wait for other threads."""
+        names = " ".join(self.kinds)
+        return "LDG" in names and "MUFU.EX2" in names and "BAR" not in names
+
+
+@dataclass(frozen=True)
+class Compiled:
+    registers: int
+    spills: int
+    memory: Counter[str]  # global accesses of the whole kernel, but for those of 4 bytes (row values)
+    loops: list[Loop]
+
+    @property
+    def accesses(self) -> Counter[str]:
+        """Global loads and stores of the main loops by kind."""
+        return sum((loop.kinds for loop in self.loops if loop.streams), Counter[str]())
+
+
+def fused_package() -> ModuleType:
+    """The Triton package of this checkout, not an installed one."""
+    sys.path.insert(0, str(Path(__file__).parents[2] / "kernels"))
+    return importlib.import_module("fused")
+
+
+def compile_distillation(
+    package: ModuleType,
+    columns: int,
+    student: torch.dtype = torch.bfloat16,
+    teacher: torch.dtype = torch.bfloat16,
+    *,
+    headed: bool = True,
+    temperature: float = 2.0,
+    squared_error: bool = False,
+    capability: int = 90,
+) -> tuple[Compiled, int]:
+    """K1 as its launcher would have it compiled, and the elements a thread takes in one step of a loop."""
+    kernel = importlib.import_module(f"{package.__name__}.distillation_kernel").distillation_kernel
+    launch = importlib.import_module(f"{package.__name__}.launch")
+    configuration = launch.row_configuration(columns, headed)
+    empty = [torch.empty(0, dtype=dtype) for dtype in (student, teacher, student)]
+    constants: dict[str, Any] = {
+        "student_bias": None,
+        "teacher_bias": None,
+        "V": columns,
+        "BLOCK": configuration.block,
+        "FULL": configuration.full_blocks,
+        "TAIL": configuration.tail,
+        "LANES": configuration.lanes(*empty),
+        "HEADED": headed,
+        "POWER": launch.temperature_power(temperature),
+        "MSE": squared_error,
+        "KL_GRADIENT": True,
+        "PRECISE": student == torch.float32,
+        "STORE": True,
+        "TEACHER_ALIGNED": True,
+        "GRADIENT_ALIGNED": True,
+    }
+    signature = dict.fromkeys(kernel.arg_names, "fp32")
+    signature |= {"student": "*" + TYPES[student], "teacher": "*" + TYPES[teacher], "gradient": "*" + TYPES[student]}
+    signature |= dict.fromkeys(("weights", "kl_scale", "mlm_scale", "kl_out", "ce_out", "mse_out"), "*fp32")
+    integers = ("student_stride", "teacher_stride", "gradient_stride", "phase", "ignore_index", "full_blocks")
+    signature |= {"labels": "*i64", **dict.fromkeys(integers, "i32"), **dict.fromkeys(constants, "constexpr")}
+    aligned = ["student", "teacher", "gradient"]
+    if not headed:
+        aligned += ["student_stride", "teacher_stride", "gradient_stride"]
+    options = {
+        "num_warps": configuration.num_warps,
+        "maxnreg": launch.registers(squared_error, student != teacher),
+        "enable_fp_fusion": False,
+    }
+    return _compile(kernel, signature, constants, aligned, options, capability), configuration.block // (
+        32 * configuration.num_warps
+    )
+
+
+def compile_several_teachers(
+    package: ModuleType,
+    columns: int,
+    count: int,
+    dtype: torch.dtype = torch.bfloat16,
+    teacher: torch.dtype | None = None,
+    *,
+    headed: bool = True,
+    squared_error: bool = False,
+    biased: bool = False,
+    capability: int = 90,
+) -> tuple[Compiled, int]:
+    """K1 for `count` teachers as its launcher would have it compiled, and the elements a thread takes in one step."""
+    kernel = importlib.import_module(f"{package.__name__}.several_teachers_kernel").several_teachers_kernel
+    several = importlib.import_module(f"{package.__name__}.several_teachers")
+    block, _, warps = several.configuration(columns, headed)
+    constants: dict[str, Any] = {
+        "V": columns,
+        "COUNT": count,
+        "BLOCK": block,
+        "LANES": block // 8,
+        "HEADED": headed,
+        "MSE": squared_error,
+        "STORE": True,
+        "BIASED": biased,
+        "TEACHERS_ALIGNED": 2**count - 1,
+        "GRADIENT_ALIGNED": True,
+    }
+    if not biased:
+        constants |= {"student_bias": None, "teacher_biases": None}
+    signature: dict[str, Any] = dict.fromkeys(kernel.arg_names, "fp32")
+    signature |= {"student": "*" + TYPES[dtype], "gradient": "*" + TYPES[dtype], "labels": "*i64"}
+    signature |= {
+        "teachers": ("*" + TYPES[teacher or dtype],) * count,
+        "teacher_strides": ("i32",) * count,
+        "shares": ("fp32",) * count,
+        "student_bias": "*fp32",
+        "teacher_biases": ("*fp32",) * count,
+    }
+    signature |= dict.fromkeys(("weights", "kl_scale", "mlm_scale", "kl_out", "ce_out", "mse_out"), "*fp32")
+    signature |= dict.fromkeys(("student_stride", "gradient_stride", "ignore_index", "phase", "blocks"), "i32")
+    signature |= dict.fromkeys(constants, "constexpr")
+    aligned = ["student", "teachers", "gradient"] + (["student_bias", "teacher_biases"] if biased else [])
+    if not headed:
+        aligned += ["student_stride", "teacher_strides", "gradient_stride"]
+    options = {"num_warps": warps, "maxnreg": several.registers(count), "enable_fp_fusion": False}
+    return _compile(kernel, signature, constants, aligned, options, capability), block // (32 * warps)
+
+
+def compile_hidden(
+    package: ModuleType,
+    width: int,
+    dtype: torch.dtype = torch.bfloat16,
+    *,
+    layers: int = 1,
+    cosine: bool = True,
+    capability: int = 90,
+) -> Compiled:
+    """K3 as its launcher would have it compiled, for rows whose stride is their width."""
+    hidden = importlib.import_module(f"{package.__name__}.hidden")
+    rows, size, warps = hidden.tile(width)
+    kernel = hidden.hidden_kernel
+    constants = {
+        "COUNT": layers,
+        "H": width,
+        "ROWS": rows,
+        "SIZE": size,
+        "BLOCKS": -(-width // size),
+        "COSINE": cosine,
+        "STORE": True,
+        "UNIT": 8 if width % 8 == 0 else 1,
+    }
+    signature: dict[str, Any] = dict.fromkeys(kernel.arg_names, "i32")
+    signature |= dict.fromkeys(("students", "teachers"), ("*" + TYPES[dtype],) * layers)
+    signature |= dict.fromkeys(("student_strides", "teacher_strides"), ("i32",) * layers)
+    signature |= {"gradients": "*" + TYPES[dtype], **dict.fromkeys(("weights", "scale", "values_out"), "*fp32")}
+    signature |= dict.fromkeys(constants, "constexpr")
+    aligned = ["students", "teachers", "gradients", "weights", "values_out"]
+    return _compile(kernel, signature, constants, aligned, {"num_warps": warps}, capability)
+
+
+def _compile(
+    kernel: Any,
+    signature: dict[str, Any],
+    constants: dict[str, Any],
+    aligned: list[str],
+    options: dict[str, Any],
+    capability: int,
+) -> Compiled:
+    signature = {name: signature[name] for name in kernel.arg_names}
+    attributes = {}
+    for name in aligned:
+        at, kind = kernel.arg_names.index(name), signature[name]
+        for path in [(at, k) for k in range(len(kind))] if isinstance(kind, tuple) else [(at,)]:
+            attributes[path] = [["tt.divisibility", 16]]
+    source = ASTSource(kernel, signature, constants, attributes)
+    binary = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary.asm["cubin"])
+        file.flush()
+        assembly, usage = (_cuobjdump(option, file.name) for option in ("-sass", "-res-usage"))
+    found = re.search(r"REG:(\d+)", usage)
+    assert found is not None, usage
+    instructions = [(int(at, 16), text) for at, text in re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?);", assembly)]
+    spills = sum("LDL" in text or "STL" in text for _, text in instructions)
+    kinds = Counter(re.sub(r"^@!?U?P\w+ ", "", text).split()[0] for _, text in instructions)
+    memory = Counter(
+        {kind: count for kind, count in kinds.items() if re.match(r"(LDG|STG)\b.*(U8|U16|S16|64|128)$", kind)}
+    )
+    return Compiled(int(found[1]), spills, memory, _loops(instructions))
+
+
+def _cuobjdump(option: str, name: str) -> str:
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    done = subprocess.run([tool, option, name], capture_output=True, text=True, check=True)
+    return done.stdout + done.stderr
+
+
+def _loops(instructions: list[tuple[int, str]]) -> list[Loop]:
+    """The innermost spans that end in a branch backwards."""
+    spans = []
+    for at, text in instructions:
+        target = re.search(r"BRA\b.*?(0x[0-9a-f]+)", text)
+        if target and int(target[1], 16) < at:
+            spans.append((int(target[1], 16), at))
+    inner = [
+        (start, end)
+        for start, end in spans
+        if not any(start <= a and b <= end and (a, b) != (start, end) for a, b in spans)
+    ]
+    loops = []
+    for start, end in inner:
+        body = [re.sub(r"^@!?U?P\w+ ", "", text).split()[0] for at, text in instructions if start <= at <= end]
+        loops.append(
+            Loop(len(body), Counter(kind for kind in body if kind.startswith(("LDG", "STG", "BAR", "MUFU.EX2"))))
+        )
+    return loops
+
+
+def main() -> None:
+    capability = int(sys.argv[1]) if len(sys.argv) > 1 else 90
+    package = fused_package()
+    bf16, fp32, fp16 = torch.bfloat16, torch.float32, torch.float16
+    mixed = {"bfloat16 student, float32 teacher": (bf16, fp32), "float32 student, bfloat16 teacher": (fp32, bf16)}
+    dtypes = {"bfloat16": (bf16, bf16), "float16": (fp16, fp16), "float32": (fp32, fp32), **mixed}
+    cases: list[tuple[str, dict[str, Any]]] = [
+        (f"{columns:,}, {name}", {"columns": columns, "headed": columns % 8 != 0, "student": s, "teacher": t})
+        for columns in (30522, 50265, 128256)
+        for name, (s, t) in dtypes.items()
+    ]
+    cases += [
+        ("30,522, row stride 30,528", {"columns": 30522, "headed": False}),
+        ("30,522, T = 1.5", {"columns": 30522, "temperature": 1.5}),
+        ("30,522, with squared error", {"columns": 30522, "squared_error": True}),
+    ]
+    print(
+        "| vocabulary | registers | spills | instructions an element: row sums, gradient | accesses in the main loops |"
+    )
+    print("|---|---|---|---|---|")
+    for name, arguments in cases:
+        compiled, each = compile_distillation(package, **arguments, capability=capability)
+        counts = [f"{loop.instructions / each:.1f}" for loop in compiled.loops if loop.streams]
+        # Row sums and, unless it waits at barriers, the gradient: first of labelled rows, then of the others.
+        half = len(counts) // 2
+        labelled, plain = (" + ".join(part) for part in (counts[:half], counts[half:]))
+        waits = "" if half == 2 else "; the gradient waits, see below"
+        show(name, compiled, f"{plain} (labelled rows {labelled}){waits}", compiled.accesses)
+    several: list[tuple[str, dict[str, Any]]] = [
+        ("two teachers", {"count": 2}),
+        ("two teachers, float32", {"count": 2, "dtype": fp32}),
+        ("two teachers, with squared error", {"count": 2, "squared_error": True}),
+        ("two teachers, biases, float16", {"count": 2, "biased": True, "headed": False, "dtype": fp16}),
+        ("four teachers", {"count": 4}),
+        ("eight teachers", {"count": 8}),
+    ]
+    for name, arguments in several:
+        compiled, each = compile_several_teachers(package, 30522, **arguments, capability=capability)
+        counts = [loop.instructions / each for loop in compiled.loops if loop.streams]
+        plain = counts[len(counts) // 2 :]
+        show(f"30,522, {name}", compiled, f"{sum(plain[:-1]):.1f} + {plain[-1]:.1f}", compiled.accesses)
+    for width, layers in ((768, 1), (768, 6), (1024, 6), (312, 1)):
+        compiled = compile_hidden(package, width, layers=layers, capability=capability)
+        show(f"cosine, width {width}, {layers} layer{'s' if layers > 1 else ''}", compiled, "", compiled.memory)
+
+
+def show(name: str, compiled: Compiled, instructions: str, memory: Counter[str]) -> None:
+    """A row of the table."""
+    kinds = ", ".join(sorted(kind for kind in memory if kind.startswith(("LDG", "STG"))))
+    print(f"| {name} | {compiled.registers} | {compiled.spills} | {instructions} | {kinds} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""Unpadded attention: every family computes packed what it computes padded, forward and backward."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from distilfast import InputError
+from distilfast.models import attention
+from torch import Tensor
+from transformers import (
+    AutoModelForMaskedLM,
+    BertConfig,
+    DistilBertConfig,
+    ElectraConfig,
+    ModernBertConfig,
+    PretrainedConfig,
+    RobertaConfig,
+)
+
+VOCAB = 61
+LENGTHS = (7, 23, 3, 12)
+
+
+def small(**changes: object) -> dict[str, object]:
+    return {
+        "vocab_size": VOCAB,
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "max_position_embeddings": 40,
+        # Large weights make attention sharp, so that a token seen by mistake shows.
+        "initializer_range": 0.2,
+        **changes,
+    }
+
+
+FAMILIES: dict[str, PretrainedConfig] = {
+    "bert": BertConfig(**small()),
+    "distilbert": DistilBertConfig(
+        vocab_size=VOCAB,
+        dim=32,
+        n_layers=3,
+        n_heads=4,
+        hidden_dim=48,
+        max_position_embeddings=40,
+        initializer_range=0.2,
+    ),
+    "roberta": RobertaConfig(**small(pad_token_id=1)),
+    "electra": ElectraConfig(**small(embedding_size=16)),
+    # A window of 3 tokens to each side, narrower than the sequences; layer 0 is global.
+    "modernbert": ModernBertConfig(
+        **small(local_attention=6, pad_token_id=0, global_attn_every_n_layers=3, attention_dropout=0.1)
+    ),
+}
+
+
+def build(family: str) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return AutoModelForMaskedLM.from_config(FAMILIES[family], attn_implementation="sdpa")
+
+
+def sequences() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randint(5, VOCAB, (length,), generator=generator) for length in LENGTHS]
+
+
+def loss_of(logits: Tensor) -> Tensor:
+    weights = torch.sin(torch.arange(logits.numel(), dtype=logits.dtype)).view_as(logits)
+    return (logits * weights).sum()
+
+
+def rows_of(logits: Tensor, packed: bool) -> Tensor:
+    """The logits of the real tokens, in order: [tokens, vocabulary]."""
+    if packed:
+        return logits[0, : sum(LENGTHS)]
+    return torch.cat([row[:length] for row, length in zip(logits, LENGTHS, strict=True)])
+
+
+def run(model: torch.nn.Module, batch: dict[str, object], packed: bool) -> tuple[Tensor, list[Tensor]]:
+    model.zero_grad()
+    logits = rows_of(model(**attention.model_inputs(model, batch)).logits, packed)
+    loss_of(logits).backward()
+    return logits.detach(), [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_equals_padded_forward_and_backward(family: str) -> None:
+    model = build(family).eval()
+    pad = FAMILIES[family].pad_token_id
+    padded_logits, padded_gradients = run(model, attention._padded_batch(sequences(), pad), packed=False)
+    attention.use_packed(model)
+    packed_logits, packed_gradients = run(model, attention.pack(sequences(), pad), packed=True)
+
+    torch.testing.assert_close(packed_logits, padded_logits, rtol=1e-5, atol=1e-5 * padded_logits.abs().max().item())
+    norm = torch.stack([gradient.norm() for gradient in padded_gradients]).norm()
+    for packed, padded in zip(packed_gradients, padded_gradients, strict=True):
+        assert (packed - padded).norm() <= 1e-5 * norm
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_positions_alone_would_let_sequences_see_each_other(family: str) -> None:
+    """What the packed attention is for: SDPA over the same packed batch is silently wrong."""
+    model = build(family).eval()
+    pad = FAMILIES[family].pad_token_id
+    inputs = attention.model_inputs(model, attention.pack(sequences(), pad))
+    with torch.no_grad():
+        padded = rows_of(
+            model(**attention.model_inputs(model, attention._padded_batch(sequences(), pad))).logits, False
+        )
+        wrong = rows_of(model(input_ids=inputs["input_ids"], position_ids=inputs["position_ids"]).logits, True)
+    assert (wrong - padded).norm() / padded.norm() > 0.01
+
+
+def test_self_test_refuses_a_model_that_drops_the_boundaries(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build("bert").eval()
+    honest = attention._attend_by_sequence
+
+    def one_sequence(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, *rest: object) -> Tensor:
+        return honest(query, key, value, cu_seqlens[[0, -1]], *rest)
+
+    attention.check_packed(model)
+    monkeypatch.setattr(attention, "_attend_by_sequence", one_sequence)
+    with pytest.raises(InputError, match="BertForMaskedLM computes something else unpadded"):
+        attention.use_packed(model)
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_self_test_refuses_wrong_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build("roberta").eval()
+    monkeypatch.setattr(attention, "position_offset", lambda _: 0)
+    with pytest.raises(InputError, match="use the padded layout"):
+        attention.check_packed(model)
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_self_test_passes_in_bfloat16_and_leaves_the_model_as_it_was(family: str) -> None:
+    model = build(family).to(torch.bfloat16).train()
+    attention.check_packed(model)
+    assert model.training
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_padded_batch_is_refused() -> None:
+    model = build("bert").eval()
+    attention.use_packed(model)
+    with pytest.raises(InputError, match="packed attention got a padded batch"):
+        model(**attention.model_inputs(model, attention._padded_batch(sequences(), 0)))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_attention_dropout_is_off_and_the_configuration_keeps_it(family: str) -> None:
+    model = build(family)
+    attention.use_packed(model)
+    dropped = list(attention._attention_modules(model))
+    assert len(dropped) == 3
+    for module in dropped:
+        rate = module.attention_dropout if family == "modernbert" else module.dropout.p
+        assert rate == 0.0
+    config = model.config.to_dict()
+    kept = config.get("attention_probs_dropout_prob", config.get("attention_dropout"))
+    assert kept == pytest.approx(0.1)
+
+
+def test_padded_roberta_keeps_its_positions_behind_a_pad_token_in_the_text() -> None:
+    model = build("roberta").eval()
+    batch = attention._padded_batch(sequences(), 1)
+    plain = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    torch.testing.assert_close(
+        rows_of(model(**attention.model_inputs(model, batch)).logits, False), rows_of(plain, False)
+    )
+    batch["input_ids"][1, 3] = 1  # masking drew [PAD] as a random token
+    positions = attention.model_inputs(model, batch)["position_ids"]
+    assert positions[1].tolist() == list(range(2, 2 + max(LENGTHS)))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("family", FAMILIES)
+def test_cuda_varlen_equals_padded(family: str) -> None:
+    model = build(family).to("cuda", torch.bfloat16)
+    attention.use_packed(model)  # runs the comparison on the device
+    query = torch.randn(1, 4, 8, 16, device="cuda", dtype=torch.bfloat16)
+    bounds = torch.tensor([0, 8], dtype=torch.int32, device="cuda")
+    with pytest.raises(InputError, match="has no dropout"):
+        attention.packed_attention(model, query, query, query, None, 0.1, None, None, bounds, bounds, 8, 8)

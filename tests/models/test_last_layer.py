@@ -1,0 +1,188 @@
+"""The last layer at selected positions equals the whole layer there; a sampled KL estimates the whole one."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from distilfast import InputError
+from distilfast.models import attention
+from distilfast.models.last_layer import can_prune, prune_last_layer, spread_rows
+from distilfast.train.positions import attended, select_positions
+from torch import Tensor
+from transformers import (
+    AutoModelForMaskedLM,
+    BertConfig,
+    DebertaV2Config,
+    DistilBertConfig,
+    ElectraConfig,
+    ModernBertConfig,
+    PretrainedConfig,
+    RobertaConfig,
+)
+
+SIZES = {
+    "vocab_size": 53,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 40,
+    "initializer_range": 0.2,
+}
+FAMILIES: dict[str, PretrainedConfig] = {
+    "bert": BertConfig(**SIZES),
+    "distilbert": DistilBertConfig(
+        vocab_size=53, dim=32, n_layers=2, n_heads=4, hidden_dim=48, max_position_embeddings=40, initializer_range=0.2
+    ),
+    "roberta": RobertaConfig(**SIZES, pad_token_id=1),
+    "electra": ElectraConfig(**SIZES, embedding_size=16),
+    "modernbert-local": ModernBertConfig(**SIZES, local_attention=6, pad_token_id=0, global_attn_every_n_layers=2),
+    "modernbert-bias": ModernBertConfig(
+        **SIZES, attention_bias=True, mlp_bias=True, pad_token_id=0, global_attn_every_n_layers=1
+    ),
+}
+LENGTHS = (9, 17, 4)
+
+
+def build(config: PretrainedConfig) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return AutoModelForMaskedLM.from_config(config, attn_implementation="sdpa").double().eval()
+
+
+def batch_of(layout: str, pad: int) -> dict[str, object]:
+    generator = torch.Generator().manual_seed(1)
+    sequences = [torch.randint(5, 53, (length,), generator=generator) for length in LENGTHS]
+    return attention.pack(sequences, pad) if layout == "packed" else attention._padded_batch(sequences, pad)
+
+
+def outcome(model: torch.nn.Module, states: Tensor) -> list[Tensor]:
+    """Gradients of every parameter of the encoder under a loss that weighs each number differently."""
+    weights = torch.sin(torch.arange(states.numel(), dtype=states.dtype)).view_as(states)
+    model.zero_grad()
+    (states * weights).sum().backward()
+    return [parameter.grad for parameter in model.base_model.parameters() if parameter.grad is not None]
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pruned_equals_full_forward_and_backward(family: str, layout: str) -> None:
+    config = FAMILIES[family]
+    model = build(config)
+    if layout == "packed":
+        attention.use_packed(model)
+    inputs = attention.model_inputs(model, batch_of(layout, config.pad_token_id))
+    # Position 0 fills unused slots, and here a position is wanted twice.
+    selected = torch.tensor([3, 20, 8, 0, 20, 0, 0, 1])
+
+    full = model.base_model(**inputs).last_hidden_state.flatten(0, 1)[selected]
+    full_gradients = outcome(model, full)
+    prune_last_layer(model)
+    pruned = model.base_model(**inputs, selected_positions=selected).last_hidden_state
+    assert pruned.shape == (1, len(selected), 32)
+    torch.testing.assert_close(pruned[0], full, rtol=1e-12, atol=1e-12)
+    for ours, theirs in zip(outcome(model, pruned[0]), full_gradients, strict=True):
+        assert (ours - theirs).norm() <= 1e-12 * theirs.norm().clamp(min=1.0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_a_selection_the_model_is_as_it_was(family: str) -> None:
+    model = build(FAMILIES[family])
+    inputs = attention.model_inputs(model, batch_of("padded", FAMILIES[family].pad_token_id))
+    before = model(**inputs).logits
+    names = list(model.state_dict())
+    prune_last_layer(model)
+    prune_last_layer(model)  # twice is once
+    assert can_prune(model)
+    assert torch.equal(model(**inputs).logits, before)
+    assert torch.equal(copy.deepcopy(model)(**inputs).logits, before)
+    assert list(model.state_dict()) == names
+    selected = torch.arange(4)
+    states = model.base_model(**inputs, selected_positions=selected, output_hidden_states=True).hidden_states
+    assert [state.shape[1] for state in states[:2]] == [max(LENGTHS)] * 2
+
+
+def test_an_unknown_family_is_refused() -> None:
+    model = AutoModelForMaskedLM.from_config(DebertaV2Config(**SIZES))
+    assert not can_prune(model)
+    with pytest.raises(InputError, match="last layer of DebertaV2ForMaskedLM cannot stop"):
+        prune_last_layer(model)
+
+
+def test_a_repeated_row_is_written_once() -> None:
+    values = torch.arange(6.0).view(3, 2).requires_grad_()
+    spread = spread_rows(values, torch.tensor([4, 1, 4]), 5)
+    assert spread.tolist() == [[0, 0], [2, 3], [0, 0], [0, 0], [0, 1]]
+    spread.sum().backward()
+    assert values.grad is not None
+    assert values.grad[:, 0].tolist() == [1, 1, 0]
+
+
+def masked_batch(layout: str = "padded") -> dict[str, object]:
+    """Rows of 9, 17 and 4 tokens, three of them masked, two unused slots."""
+    batch = batch_of(layout, 0)
+    batch["mlm_positions"] = torch.tensor([2, 5, 8, 0, 0])
+    batch["mlm_labels"] = torch.tensor([11, 12, 13, -100, -100])
+    batch["num_tokens"] = torch.tensor(sum(LENGTHS))
+    batch["num_attended_in_step"] = torch.tensor(2 * sum(LENGTHS))
+    batch["num_masked_in_step"] = torch.tensor(6)
+    return batch
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_masked_positions_alone(layout: str) -> None:
+    batch = masked_batch(layout)
+    selection = select_positions(batch, "masked")
+    assert torch.equal(selection.positions, batch["mlm_positions"])
+    assert torch.equal(selection.labels, batch["mlm_labels"])
+    assert selection.kl_weight.tolist() == [1, 1, 1, 0, 0]
+    assert selection.num_kl_rows == 6
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+@pytest.mark.parametrize("share", [0.05, 0.2, 1.0])
+def test_sampled_positions_are_distinct_text_and_weigh_as_much_as_all(layout: str, share: float) -> None:
+    batch = masked_batch(layout)
+    size = batch["input_ids"].numel()
+    for seed in range(20):
+        selection = select_positions(batch, "sampled", share, seed)
+        drawn = selection.positions[5:]
+        weight = selection.kl_weight[5:]
+        assert len(drawn) == -(-size * round(share * 100) // 100)
+        chosen = drawn[weight > 0]
+        assert len(set(chosen.tolist())) == len(chosen) == min(len(drawn), sum(LENGTHS) - 3)
+        assert attended(batch)[chosen].all()
+        assert not set(chosen.tolist()) & {2, 5, 8}
+        assert selection.kl_weight.sum().item() == pytest.approx(sum(LENGTHS))
+        assert (selection.labels[5:] == -100).all()
+        assert selection.num_kl_rows == 2 * sum(LENGTHS)
+
+
+def test_sampling_is_unbiased_and_pure() -> None:
+    batch = masked_batch()
+    size = batch["input_ids"].numel()
+    values = torch.sin(torch.arange(size, dtype=torch.float64)) + torch.arange(size) / 10
+    whole = values[attended(batch)].sum().item()
+    estimates = []
+    for seed in range(4000):
+        selection = select_positions(batch, "sampled", 0.1, seed)
+        estimates.append((values[selection.positions] * selection.kl_weight).sum().item())
+    sample = torch.tensor(estimates, dtype=torch.float64)
+    # Five standard errors: a deviation by chance once in two million seeds' worth of this test.
+    assert abs(sample.mean().item() - whole) < 5 * sample.std().item() / len(estimates) ** 0.5
+    assert sample.std() > 0.1
+
+    again = select_positions(batch, "sampled", 0.1, 7)
+    assert torch.equal(again.positions, select_positions(batch, "sampled", 0.1, 7).positions)
+    other = dict(batch, input_ids=batch["input_ids"].clone())
+    other["input_ids"][0, 1] += 1
+    draws = [select_positions(each, "sampled", 0.3, 7).positions.tolist() for each in (batch, other)]
+    assert draws[0] != draws[1]
+
+
+def test_what_cannot_be_selected_is_refused() -> None:
+    with pytest.raises(InputError, match="kl_positions='some'"):
+        select_positions(masked_batch(), "some")
+    with pytest.raises(InputError, match=r"is 0.0, outside \(0, 1\]"):
+        select_positions(masked_batch(), "sampled", 0.0)
