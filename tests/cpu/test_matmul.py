@@ -14,7 +14,8 @@ import torch
 from distilfast import InputError, _core
 from distilfast.cpu import matmul as products
 from distilfast.cpu.matmul import CPULinear, multiply, use_cpu_products
-from distilfast.models.student import create_student, freeze
+from distilfast.models.adaptation import freeze
+from distilfast.models.student import create_student
 from distilfast.train.step import DistillationStep
 from hypothesis import given
 from hypothesis import strategies as st

@@ -8,7 +8,7 @@ import pytest
 import torch
 from distilfast import InputError
 from distilfast.models import attention
-from distilfast.models.last_layer import can_prune, prune_last_layer, spread_rows
+from distilfast.models.last_layer import can_stop_early, encode, let_last_layer_stop, spread_rows
 from distilfast.train.positions import attended, select_positions
 from torch import Tensor
 from transformers import (
@@ -67,23 +67,42 @@ def outcome(model: torch.nn.Module, states: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize("layout", ["padded", "packed"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_pruned_equals_full_forward_and_backward(family: str, layout: str) -> None:
+def test_picked_rows_are_those_of_the_whole_layer_forward_and_backward(family: str, layout: str) -> None:
     config = FAMILIES[family]
     model = build(config)
     if layout == "packed":
         attention.use_packed(model)
-    inputs = attention.model_inputs(model, batch_of(layout, config.pad_token_id))
+    batch = batch_of(layout, config.pad_token_id)
     # Position 0 fills unused slots, and here a position is wanted twice.
-    selected = torch.tensor([3, 20, 8, 0, 20, 0, 0, 1])
+    positions = torch.tensor([3, 20, 8, 0, 20, 0, 0, 1])
 
-    full = model.base_model(**inputs).last_hidden_state.flatten(0, 1)[selected]
-    full_gradients = outcome(model, full)
-    prune_last_layer(model)
-    pruned = model.base_model(**inputs, selected_positions=selected).last_hidden_state
-    assert pruned.shape == (1, len(selected), 32)
-    torch.testing.assert_close(pruned[0], full, rtol=1e-12, atol=1e-12)
-    for ours, theirs in zip(outcome(model, pruned[0]), full_gradients, strict=True):
+    whole = encode(model, batch, positions, every=False)
+    assert whole.every is not None  # nobody has let the layer stop
+    torch.testing.assert_close(whole.picked, encode(model, batch).picked[positions], rtol=0, atol=0)
+    full_gradients = outcome(model, whole.picked)
+    let_last_layer_stop(model)
+    stopped = encode(model, batch, positions, every=False)
+    assert stopped.picked.shape == (len(positions), 32)
+    assert stopped.every is None
+    torch.testing.assert_close(stopped.picked, whole.picked, rtol=1e-12, atol=1e-12)
+    for ours, theirs in zip(outcome(model, stopped.picked), full_gradients, strict=True):
         assert (ours - theirs).norm() <= 1e-12 * theirs.norm().clamp(min=1.0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_rows_and_inner_layers_are_there_if_they_are_asked_for(family: str) -> None:
+    model = build(FAMILIES[family])
+    batch = batch_of("padded", FAMILIES[family].pad_token_id)
+    let_last_layer_stop(model)
+    positions = torch.tensor([3, 20])
+    encoded = encode(model, batch, positions, layers=True)
+    assert encoded.every is not None
+    assert encoded.every.shape == (len(LENGTHS) * max(LENGTHS), 32)
+    torch.testing.assert_close(encoded.picked, encoded.every[positions], rtol=0, atol=0)
+    assert encoded.layers is not None
+    assert [layer.shape for layer in encoded.layers] == [(3, 17, 32)] * 3
+    assert encode(model, batch, positions, every=False, layers=True).layers is not None
+    assert encode(model, batch, positions, every=False).every is None
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -92,9 +111,9 @@ def test_without_a_selection_the_model_is_as_it_was(family: str) -> None:
     inputs = attention.model_inputs(model, batch_of("padded", FAMILIES[family].pad_token_id))
     before = model(**inputs).logits
     names = list(model.state_dict())
-    prune_last_layer(model)
-    prune_last_layer(model)  # twice is once
-    assert can_prune(model)
+    let_last_layer_stop(model)
+    let_last_layer_stop(model)  # twice is once
+    assert can_stop_early(model)
     assert torch.equal(model(**inputs).logits, before)
     assert torch.equal(copy.deepcopy(model)(**inputs).logits, before)
     assert list(model.state_dict()) == names
@@ -105,9 +124,9 @@ def test_without_a_selection_the_model_is_as_it_was(family: str) -> None:
 
 def test_an_unknown_family_is_refused() -> None:
     model = AutoModelForMaskedLM.from_config(DebertaV2Config(**SIZES))
-    assert not can_prune(model)
+    assert not can_stop_early(model)
     with pytest.raises(InputError, match="last layer of DebertaV2ForMaskedLM cannot stop"):
-        prune_last_layer(model)
+        let_last_layer_stop(model)
 
 
 def test_a_repeated_row_is_written_once() -> None:

@@ -9,7 +9,8 @@ import pytest
 import torch
 from distilfast import InputError, create_student
 from distilfast.models import attention
-from distilfast.models.student import freeze, load_teacher
+from distilfast.models.adaptation import freeze
+from distilfast.models.student import load_teacher
 from distilfast.train.objective import Objective
 from distilfast.train.step import DistillationStep
 from torch import Tensor

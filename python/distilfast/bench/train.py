@@ -29,8 +29,9 @@ from .._command import parse, run
 from .._core import InputError
 from .._files import write_json
 from ..batches.masked import MaskedBatches
+from ..models.adaptation import freeze
 from ..models.attention import use_packed
-from ..models.student import create_student, freeze
+from ..models.student import create_student
 from ..tokenizer import Tokenizer
 from ..train.flops import device_peak, step_flops
 from ..train.objective import Objective

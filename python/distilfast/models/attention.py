@@ -7,6 +7,7 @@ sequences apart, so `check_packed` compares packed with padded on the loaded mod
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
@@ -19,6 +20,7 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from .._core import InputError
 from ..cpu.attention import attend, serves
+from .families import model_input_names
 
 PACKED = "distilfast_packed"
 
@@ -90,18 +92,19 @@ def _attend_by_sequence(
 AttentionInterface.register(PACKED, packed_attention)
 
 
-def use_packed(model: PreTrainedModel) -> None:
+def use_packed(model: PreTrainedModel, dtype: torch.dtype | None = None, device: torch.device | None = None) -> None:
     """Makes `model` run on packed batches, its attention dropout off (the varlen kernel has none).
 
-    The configuration keeps its dropout, so that a saved model fine-tunes as its family does. Raises `InputError` for a
-    model whose attention transformers cannot replace (DeBERTa, say), and what `check_packed` raises.
+    `dtype`, `device`: what it will compute in and where (None: as it is), for `check_packed`. The configuration keeps
+    its dropout, so that a saved model fine-tunes as its family does. Raises `InputError` for a model whose attention
+    transformers cannot replace (DeBERTa, say), and what `check_packed` raises.
     """
     if not getattr(model, "_supports_attention_backend", False):
         raise InputError(
             f"{type(model).__name__} does not let its attention be replaced, so it cannot run unpadded; "
             "use the padded layout"
         )
-    check_packed(model)
+    check_packed(model, dtype, device)
     model.set_attn_implementation(PACKED)
     for module in _attention_modules(model):
         if isinstance(getattr(module, "dropout", None), nn.Dropout):
@@ -118,10 +121,11 @@ def _attention_modules(model: nn.Module) -> Iterator[Any]:
 
 
 def model_inputs(model: PreTrainedModel, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """The keyword arguments of `model`'s forward for a batch of `MaskedBatches`, padded or packed.
+    """The keyword arguments of `model`'s forward for a batch of `MaskedBatches`, padded or packed, or of labelled rows.
 
-    Positions are given where the model would otherwise guess them: in a packed batch, and for the RoBERTa family, which
-    counts them from the ids and would be off by one behind a [PAD] that masking drew as a random token.
+    Token types are handed on where the batch has them and the model tells them apart (`model_input_names`). Positions
+    are given where the model would otherwise guess them: in a packed batch, and for the RoBERTa family, which counts
+    them from the ids and would be off by one behind a [PAD] that masking drew as a random token.
     """
     input_ids = batch["input_ids"]
     offset = position_offset(model)
@@ -136,6 +140,8 @@ def model_inputs(model: PreTrainedModel, batch: Mapping[str, Any]) -> dict[str, 
             "max_length_k": longest,
         }
     inputs = {"input_ids": input_ids, "attention_mask": batch["attention_mask"]}
+    if "token_type_ids" in batch and "token_type_ids" in model_input_names(model):
+        inputs["token_type_ids"] = batch["token_type_ids"]
     if offset:
         positions = torch.arange(offset, offset + input_ids.shape[1], device=input_ids.device)
         inputs["position_ids"] = positions.expand_as(input_ids)
@@ -150,21 +156,35 @@ def position_offset(model: PreTrainedModel) -> int:
 
 
 @torch.no_grad()
-def check_packed(model: PreTrainedModel, lengths: tuple[int, ...] = (7, 12, 3, 10)) -> None:
+def check_packed(
+    model: PreTrainedModel,
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
+    lengths: tuple[int, ...] = (7, 12, 3, 10),
+) -> None:
     """Refuses a model that does not compute the same unpadded as padded.
 
-    Two comparisons on random ids, in the model's own dtype and on its device: the last hidden states packed against
-    padded, within rounding; and the first sequence packed beside two different sets of neighbours, which must not
-    change a single bit by more than rounding. Raises `InputError` with the size of the difference.
+    Two comparisons on random ids, in `dtype` and on `device` (None: the model's own; a copy of its encoder is compared
+    where they differ): the last hidden states packed against padded, within rounding; and the first sequence packed
+    beside two different sets of neighbours, which must not change a single bit by more than rounding. Raises
+    `InputError` with the size of the difference, and for float32 on CUDA, which the varlen kernel does not compute in.
     """
     encoder = cast(PreTrainedModel, model.base_model)
-    device, dtype = encoder.device, encoder.dtype
+    dtype, device = dtype or encoder.dtype, device or encoder.device
+    if device.type == "cuda" and dtype not in (torch.bfloat16, torch.float16):
+        raise InputError(
+            f"attention without padding computes in bfloat16 or float16 on CUDA, not in {dtype}; use --precision bf16, "
+            "or the padded layout"
+        )
+    if (dtype, device.type) != (encoder.dtype, encoder.device.type):
+        encoder = cast(Any, copy.deepcopy(encoder)).to(device=device, dtype=dtype)
     generator = torch.Generator().manual_seed(0)
     vocab_size = int(encoder.config.vocab_size)
     pad = int(getattr(encoder.config, "pad_token_id", None) or 0)
     sequences = [torch.randint(vocab_size, (length,), generator=generator) for length in lengths]
     others = [sequences[0], *(torch.randint(vocab_size, (length,), generator=generator) for length in lengths[1:])]
-    rounding = 64 * torch.finfo(dtype).eps  # of a few dozen operations; attention across sequences changes far more
+    # Of a few dozen operations. Attention across sequences changes far more; in bfloat16, 64 times eps would be a half.
+    rounding = min(64 * torch.finfo(dtype).eps, 0.05)
 
     with _evaluating(encoder):
         padded = _padded_batch(sequences, pad)

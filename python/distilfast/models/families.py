@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -102,3 +103,15 @@ def mlm_decoder(model: PreTrainedModel) -> nn.Linear:
     decoder = model.get_submodule(family_of(model).decoder)
     assert isinstance(decoder, nn.Linear)
     return decoder
+
+
+def model_input_names(model: PreTrainedModel) -> list[str]:
+    """What a tokenizer should give `model`, as a tokenizer's `model_input_names` has it.
+
+    Token types are among it only where the model takes them and has more than one: DistilBERT has none, RoBERTa one.
+    """
+    taken = inspect.signature(model.forward).parameters
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    if getattr(model.config, "type_vocab_size", 2) < 2:
+        names.remove("token_type_ids")
+    return [name for name in names if name in taken]

@@ -1,13 +1,15 @@
 """The last layer computed only where a loss looks: exact, and a sixth of a six-layer student's work saved.
 
 In the last layer keys and values are needed of every token, but queries, the output projection and the feed-forward
-block only at the selected positions. `prune_last_layer` gives the last layer of a model this ability by swapping its
-class for one below; a call without `selected_positions` runs as before, and weights, names and files stay as they are.
+block only at the selected positions. `encode` takes that way where it can: `let_last_layer_stop` gives the last layer
+of a model the ability by swapping its class for one below; weights, names and files, and every other call, stay as they
+are.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +22,45 @@ from transformers.models.modernbert.modeling_modernbert import ModernBertEncoder
 from transformers.models.roberta.modeling_roberta import RobertaLayer
 
 from .._core import InputError
-from .families import FAMILIES, layers_of
+from .attention import model_inputs
+from .families import FAMILIES, encoder_of, layers_of
 
 SELECTED = "selected_positions"
+
+
+class Encoded(NamedTuple):
+    """What an encoder made of a batch of N positions (rows * width)."""
+
+    picked: Tensor
+    """[K, hidden size]: the last layer at the K positions asked for, or at all N where none were named."""
+    every: Tensor | None
+    """[N, hidden size]: the last layer at every position; None where only the picked ones were computed."""
+    layers: tuple[Tensor, ...] | None
+    """The embeddings' output and that of every layer, [rows, width, hidden size] each, if they were asked for."""
+
+
+def encode(
+    model: PreTrainedModel,
+    batch: Mapping[str, Any],
+    positions: Tensor | None = None,
+    *,
+    every: bool = True,
+    layers: bool = False,
+) -> Encoded:
+    """Runs the encoder of `model` on `batch` (see `model_inputs`) and picks rows of its last layer.
+
+    `positions` [K] int64: flat indices into rows * width, which may repeat; None for all. `every` False says that no
+    other row is looked at, and `layers` True that those of all layers are. Where only the picked rows are wanted and
+    `let_last_layer_stop` was called for `model`, the last layer is computed at those alone, with the same result.
+    """
+    encoder, inputs = encoder_of(model), model_inputs(model, batch)
+    if positions is not None and not every and not layers and stops_early(model):
+        stopped = encoder(**inputs, **{SELECTED: positions}, return_dict=True).last_hidden_state
+        return Encoded(stopped.flatten(0, 1), None, None)
+    outputs = encoder(**inputs, output_hidden_states=layers, return_dict=True)
+    last = outputs.last_hidden_state.flatten(0, 1)
+    picked = last if positions is None else last.index_select(0, positions)
+    return Encoded(picked, last, outputs.hidden_states if layers else None)
 
 
 def attend_at(attention: Any, query: Tensor, key: Tensor, value: Tensor, selected: Tensor, **kwargs: Any) -> Tensor:
@@ -63,7 +101,7 @@ def by_heads(states: Tensor, head_dim: int) -> Tensor:
     return states.view(*states.shape[:2], -1, head_dim).transpose(1, 2)
 
 
-class _BertPruned:
+class _StoppingBert:
     """The BERT layer and its copies: attention, projection and norm, feed-forward and norm."""
 
     attention: Any
@@ -90,19 +128,19 @@ class _BertPruned:
         return output[None]
 
 
-class PrunedBertLayer(_BertPruned, BertLayer):  # type: ignore[no-untyped-call]
+class StoppingBertLayer(_StoppingBert, BertLayer):  # type: ignore[no-untyped-call]
     """`BertLayer` that can stop at the selected positions."""
 
 
-class PrunedRobertaLayer(_BertPruned, RobertaLayer):  # type: ignore[no-untyped-call]
+class StoppingRobertaLayer(_StoppingBert, RobertaLayer):  # type: ignore[no-untyped-call]
     """`RobertaLayer` that can stop at the selected positions."""
 
 
-class PrunedElectraLayer(_BertPruned, ElectraLayer):  # type: ignore[no-untyped-call]
+class StoppingElectraLayer(_StoppingBert, ElectraLayer):  # type: ignore[no-untyped-call]
     """`ElectraLayer` that can stop at the selected positions."""
 
 
-class PrunedDistilBertBlock(TransformerBlock):  # type: ignore[no-untyped-call]
+class StoppingDistilBertBlock(TransformerBlock):  # type: ignore[no-untyped-call]
     """DistilBERT's `TransformerBlock` that can stop at the selected positions."""
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
@@ -127,7 +165,7 @@ class PrunedDistilBertBlock(TransformerBlock):  # type: ignore[no-untyped-call]
         return output
 
 
-class PrunedModernBertLayer(ModernBertEncoderLayer):  # type: ignore[no-untyped-call]
+class StoppingModernBertLayer(ModernBertEncoderLayer):  # type: ignore[no-untyped-call]
     """`ModernBertEncoderLayer` that can stop at the selected positions."""
 
     def forward(
@@ -178,33 +216,37 @@ def _attention_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {name: kwargs[name] for name in kwargs if name.startswith(("cu_seq_lens", "max_length"))}
 
 
-_PRUNED: dict[type, type] = {
-    BertLayer: PrunedBertLayer,
-    RobertaLayer: PrunedRobertaLayer,
-    ElectraLayer: PrunedElectraLayer,
-    TransformerBlock: PrunedDistilBertBlock,
-    ModernBertEncoderLayer: PrunedModernBertLayer,
+_STOPPING: dict[type, type] = {
+    BertLayer: StoppingBertLayer,
+    RobertaLayer: StoppingRobertaLayer,
+    ElectraLayer: StoppingElectraLayer,
+    TransformerBlock: StoppingDistilBertBlock,
+    ModernBertEncoderLayer: StoppingModernBertLayer,
 }
 
 
-def can_prune(model: PreTrainedModel) -> bool:
-    """Whether `prune_last_layer` knows the last layer of `model`."""
+def can_stop_early(model: PreTrainedModel) -> bool:
+    """Whether `let_last_layer_stop` knows the last layer of `model`."""
     if model.config.model_type not in FAMILIES:
         return False
-    layer = type(layers_of(model)[-1])
-    return layer in _PRUNED or layer in _PRUNED.values()
+    return type(layers_of(model)[-1]) in _STOPPING or stops_early(model)
 
 
-def prune_last_layer(model: PreTrainedModel) -> None:
+def stops_early(model: PreTrainedModel) -> bool:
+    """Whether `let_last_layer_stop` was called for `model`."""
+    return model.config.model_type in FAMILIES and type(layers_of(model)[-1]) in _STOPPING.values()
+
+
+def let_last_layer_stop(model: PreTrainedModel) -> None:
     """Lets `model` be called with `selected_positions` [K] int64, flat indices into the batch's rows * width.
 
     The encoder's `last_hidden_state` is then [1, K, hidden], at those positions alone, and equals the rows that the
-    full layer would have given there. Raises `InputError` for a family without a pruned layer.
+    full layer would have given there. Raises `InputError` for a family that is not listed.
     """
-    if not can_prune(model):
-        known = ", ".join(sorted(known.__name__ for known in _PRUNED))
+    if not can_stop_early(model):
+        known = ", ".join(sorted(known.__name__ for known in _STOPPING))
         raise InputError(
             f"the last layer of {type(model).__name__} cannot stop at selected positions; only {known} can"
         )
     layer: Any = layers_of(model)[-1]
-    layer.__class__ = _PRUNED.get(type(layer), type(layer))
+    layer.__class__ = _STOPPING.get(type(layer), type(layer))

@@ -34,6 +34,7 @@ from transformers import (
 from transformers.utils import logging as hf_logging
 
 from .._core import InputError
+from .adaptation import freeze
 from .families import FAMILIES, encoder_of, family_of, has_mlm_head, layers_of
 
 logger = logging.getLogger(__name__)
@@ -92,13 +93,6 @@ def load_student(name_or_path: str | Path, trust_remote_code: bool = False) -> P
     model = load_teacher(name_or_path, trust_remote_code=trust_remote_code)
     model.requires_grad_(True)
     model.train()
-    return model
-
-
-def freeze(model: PreTrainedModel) -> PreTrainedModel:
-    """`model` in evaluation mode with no parameter that asks for a gradient."""
-    model.requires_grad_(False)
-    model.train(False)
     return model
 
 

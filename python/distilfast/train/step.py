@@ -20,11 +20,11 @@ from .._core import InputError
 from ..cpu.attention import use_cpu_attention
 from ..cpu.dropout import use_cpu_dropout
 from ..cpu.matmul import use_cpu_products
+from ..models.adaptation import freeze
 from ..models.attention import model_inputs
 from ..models.bf16 import WeightCopies
 from ..models.families import encoder_of, mlm_decoder, mlm_transform
-from ..models.last_layer import SELECTED, can_prune, prune_last_layer
-from ..models.student import freeze
+from ..models.last_layer import SELECTED, can_stop_early, let_last_layer_stop
 from .layer_losses import HiddenLayerLoss
 from .objective import Objective, check_models
 from .positions import attended, select_positions
@@ -106,10 +106,10 @@ class DistillationStep(nn.Module):
                 layers = self.objective.relation_layers or (None, None)
                 self.relation_losses.append(RelationLoss(student, each, self.objective.relation_heads, *layers))
         models = [student, *(self.teachers if self.objective.teacher_needed else ())]
-        self.stops_early = self.objective.stops_early and all(map(can_prune, models))
+        self.stops_early = self.objective.stops_early and all(map(can_stop_early, models))
         if self.stops_early:
             for model in models:
-                prune_last_layer(model)
+                let_last_layer_stop(model)
 
     @property
     def teachers(self) -> tuple[PreTrainedModel, ...]:
