@@ -8,14 +8,14 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use distilfast::segment::{TextSimd, segment};
-use distilfast::token_id::Packed;
-use distilfast::tokenizer::{EncodeOptions, EncodedRows, Tokenizer};
-use distilfast::unicode::Profile;
-use distilfast::wordpiece_cache::WordCache;
-use distilfast::wordpiece_key::{KEY_BYTES, Key};
-use distilfast::wordpiece_lookup::{AHEAD, Batch};
-use distilfast::wordpiece_trie::Trie;
+use distilfast::text::unicode::Profile;
+use distilfast::text::wordpiece::cache::WordCache;
+use distilfast::text::wordpiece::cache::{KEY_BYTES, Key};
+use distilfast::text::wordpiece::ids::Packed;
+use distilfast::text::wordpiece::lookup::{AHEAD, Batch};
+use distilfast::text::wordpiece::segment::{TextSimd, segment};
+use distilfast::text::wordpiece::trie::Trie;
+use distilfast::text::{EncodeOptions, EncodedRows, Tokenizer};
 
 const RUNS: usize = 7;
 

@@ -1,4 +1,4 @@
-"""Writes `rust/unicode_tables_<profile>.rs` from the installed `tokenizers`: `python tests/generate_unicode_tables.py`.
+"""Writes `rust/text/unicode_tables*.rs` from the installed `tokenizers`: `python tests/generate_unicode_tables.py`.
 
 `tokenizers` mixes Unicode versions: old categories, newer decompositions, the newest lower-casing. So its tables are
 not computed from a Unicode database but read off what it does, for every scalar value: a WordPiece vocabulary that
@@ -199,7 +199,7 @@ def main() -> None:
         ),
         wrap("LOWER", "What `lowercase` changes, and into what.", "(u32, &str)", mapping(lower)),
     ]
-    path = Path(__file__).parent.parent / "rust" / f"unicode_tables_{profile}.rs"
+    path = Path(__file__).parent.parent / "rust" / "text" / f"unicode_tables{'' if profile == 'hf_0_23' else '_' + profile}.rs"
     path.write_text("\n".join(parts), encoding="utf-8")
     print(
         f"{path}: {len(deleted)} deleted, {len(spaces)} spaces, {len(chinese)} Chinese, "

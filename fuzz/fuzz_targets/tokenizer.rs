@@ -9,8 +9,8 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use distilfast::tokenizer::{EncodeOptions, Encoded, Tokenizer};
-use distilfast::unicode::Profile;
+use distilfast::text::unicode::Profile;
+use distilfast::text::{EncodeOptions, Encoded, Tokenizer};
 use libfuzzer_sys::fuzz_target;
 use tokenizers::{Tokenizer as Library, TruncationParams};
 

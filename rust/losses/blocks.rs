@@ -2,7 +2,7 @@
 //! gradient. Written once over [`Simd`]; all of it is inlined into functions compiled for an instruction set.
 
 use super::formats::Row;
-use super::simd::{MAX_LANES, Simd};
+use super::lanes::{MAX_LANES, Simd};
 
 /// Columns of a block: student, teacher and what is computed from them stay in the first-level cache.
 pub const BLOCK: usize = 1024;

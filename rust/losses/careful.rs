@@ -6,10 +6,9 @@
 use std::f64::consts::LN_2;
 
 use super::blocks::{Exponent, Unscaled, add_differences, add_exponentials, exp_sum, exponential, padded_tail};
-use super::formats::RowMut;
+use super::formats::{RowMut, write_block};
+use super::lanes::{MAX_LANES, Simd, keep_first};
 use super::rows::{LabelLogs, Place, Scratch, block_end, blocks, pair};
-use super::simd::{self, MAX_LANES, Simd};
-use super::write::write_block;
 
 /// KL of one row and, of its label, the logarithms of the probabilities.
 #[inline(always)]
@@ -128,7 +127,7 @@ fn loss_and_grad<S: Simd>(simd: S, [s, t]: [&[f32]; 2], grad: &mut [f32], row: &
     // Behind the end are infinities, of which nothing is kept.
     let [(s, count), (t, _)] = [s, t].map(|x| padded_tail::<S>(x, f32::NEG_INFINITY));
     let (g, terms) = column(simd, simd.load(&s), simd.load(&t), row);
-    kl += simd.sum(simd::keep_first(simd, terms, count));
+    kl += simd.sum(keep_first(simd, terms, count));
     let mut lanes = [0.0; MAX_LANES];
     simd.store(g, &mut lanes);
     grad[whole..whole + count].copy_from_slice(&lanes[..count]);

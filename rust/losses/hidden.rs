@@ -1,9 +1,8 @@
 //! Cosine loss and squared distance of hidden states, row after row.
 
-use super::formats::{Row, RowMut};
-use super::simd::{Level, Simd};
-use super::threads;
-use super::write::write_block;
+use super::formats::{Row, RowMut, write_block};
+use super::lanes::{Level, Simd};
+use crate::cpu::threads;
 use crate::error::{Error, Result};
 
 /// Added to each squared norm, as `torch.nn.CosineEmbeddingLoss` does.
@@ -98,9 +97,9 @@ fn run(
     }
     #[cfg(target_arch = "aarch64")]
     if level == Level::Neon {
-        return rows(super::neon::Neon, kind, scale, student, teacher, row_weights, chunk);
+        return rows(super::lanes::neon::Neon, kind, scale, student, teacher, row_weights, chunk);
     }
-    rows(super::scalar::Scalar, kind, scale, student, teacher, row_weights, chunk);
+    rows(super::lanes::scalar::Scalar, kind, scale, student, teacher, row_weights, chunk);
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -114,7 +113,7 @@ unsafe fn run_avx512(
     chunk: &mut Chunk<'_>,
 ) {
     // SAFETY: the function is only called where the processor has AVX-512 F and DQ.
-    rows(unsafe { super::x86::Avx512::new() }, kind, scale, student, teacher, row_weights, chunk);
+    rows(unsafe { super::lanes::x86::Avx512::new() }, kind, scale, student, teacher, row_weights, chunk);
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -128,7 +127,7 @@ unsafe fn run_avx2(
     chunk: &mut Chunk<'_>,
 ) {
     // SAFETY: the function is only called where the processor has AVX2 and FMA.
-    rows(unsafe { super::x86::Avx2::new() }, kind, scale, student, teacher, row_weights, chunk);
+    rows(unsafe { super::lanes::x86::Avx2::new() }, kind, scale, student, teacher, row_weights, chunk);
 }
 
 #[inline(always)]

@@ -5,10 +5,9 @@
 use std::ops::{Deref, DerefMut, Range};
 
 use super::blocks::{Ahead, BLOCK, Exponent, Largest, block_max, exponentials, scale, squares};
-use super::formats::{Row, RowMut};
-use super::simd::{MAX_LANES, Simd};
-use super::write::write_block;
-use super::{Chunk, IGNORED, Job, careful, near_rows};
+use super::formats::{Row, RowMut, write_block};
+use super::lanes::{MAX_LANES, Simd};
+use super::{Chunk, IGNORED, Job, careful, near};
 
 /// Space of a thread, reused from row to row.
 pub struct Scratch {
@@ -189,7 +188,7 @@ fn kl_row<S: Simd>(
         }
     }
     let logits = place.label.map(|label| [rows[0].get(label), rows[1].get(label)]);
-    let near = near_rows::sum_up(simd, &place, next.as_deref_mut(), grad.as_deref(), scratch);
+    let near = near::sum_up(simd, &place, next.as_deref_mut(), grad.as_deref(), scratch);
     let (kl, logs) = match &near {
         Some(row) => {
             if let Some(grad) = grad.as_deref_mut() {

@@ -9,8 +9,8 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 use super::batches::{PyBatchEpoch, PyBatchPlan};
-use crate::batch::{Batches, Scratch};
-use crate::plan::Epoch;
+use crate::batches::plan::Epoch;
+use crate::batches::{Batches, Scratch};
 
 /// A batch that was asked for.
 struct Job {

@@ -4,8 +4,10 @@ use numpy::ndarray::{ArrayView1, ArrayView2, ArrayViewMut2, Axis};
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyReadwriteArray2};
 use pyo3::prelude::*;
 
+use crate::cpu::memory::GradientMemory;
+use crate::cpu::threads;
 use crate::error::{Error, Result};
-use crate::losses::{self, GradientMemory, HiddenInputs, HiddenKind, Inputs, Level, Row, RowMut, Settings, threads};
+use crate::losses::{self, HiddenInputs, HiddenKind, Inputs, Level, Row, RowMut, Settings};
 
 /// A matrix of numbers: `float32`, or `uint16` bits of a 16-bit format.
 #[derive(FromPyObject)]

@@ -4,20 +4,41 @@
 #![allow(clippy::needless_pass_by_value, reason = "Python hands the arguments of a function over by value")]
 
 mod arrow;
-mod batch_columns;
 mod batch_prefetch;
 mod batches;
-mod dropout;
-mod error;
+mod cpu;
 mod losses;
-mod products;
 mod rows;
 mod tokenizer;
 
+use pyo3::create_exception;
+use pyo3::exceptions::{PyOSError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
-pub use error::InputError;
 pub use tokenizer::PyTokenizer;
+
+use crate::error::Error;
+
+create_exception!(
+    distilfast,
+    InputError,
+    PyValueError,
+    "A value, file or argument given by the user that cannot be worked with; the message says which, why, and what to do."
+);
+
+impl From<Error> for PyErr {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Invalid(message) => InputError::new_err(message),
+            Error::Type(message) => PyTypeError::new_err(message),
+            // With (errno, message) Python picks the subclass, FileNotFoundError among them.
+            Error::Io(what, error) => match error.raw_os_error() {
+                Some(number) => PyOSError::new_err((number, format!("{what}: {error}"))),
+                None => PyOSError::new_err(format!("{what}: {error}")),
+            },
+        }
+    }
+}
 
 /// The compiled half of distilfast.
 #[pymodule(gil_used = false)]
@@ -37,19 +58,16 @@ mod _core {
     use super::batch_prefetch::PyBatchPrefetcher;
 
     #[pymodule_export]
-    use super::dropout::fill_dropout_mask;
+    use super::cpu::{fill_dropout_mask, has_matrix_instructions, multiply_bfloat16};
 
     #[pymodule_export]
     use super::losses::{distillation_loss_rows, gradient_memory, hidden_loss_rows, instruction_sets, use_openmp_team};
-
-    #[pymodule_export]
-    use super::products::{has_matrix_instructions, multiply_bfloat16};
 
     #[pymodule_init]
     #[allow(clippy::unnecessary_wraps, reason = "the form that a module's initialisation has")]
     fn init(_module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
         // The first call notes this process, so that forked ones are told from it.
-        crate::losses::threads::is_forked();
+        crate::cpu::threads::is_forked();
         Ok(())
     }
 

@@ -14,9 +14,9 @@ use pyo3::types::PyDict;
 use pyo3_arrow::PyArray;
 
 use crate::error::{Error, Result};
-use crate::lines;
 use crate::python::arrow::to_pyarrow;
-use crate::rows::{self, Mode, Rows, Rules, TokenId, Totals};
+use crate::text::lines;
+use crate::text::rows::{self, Mode, Rows, Rules, TokenId, Totals};
 
 /// Lines of a block of a file: a pyarrow string array, which of them begin a document, and whether the next one would.
 type PyLines<'py> = (Bound<'py, PyAny>, Bound<'py, PyArray1<bool>>, bool);

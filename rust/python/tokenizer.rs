@@ -17,10 +17,10 @@ use pyo3_arrow::input::AnyArray;
 
 use crate::error::{Error, Result};
 use crate::python::arrow::to_pyarrow;
-use crate::segment::TextSimd;
-use crate::tokenizer::{EncodeOptions, Encoded, EncodedRows, Rows, Tokenizer, default_threads};
-use crate::unicode::Profile;
-use crate::wordpiece_lookup::prefetch;
+use crate::text::unicode::Profile;
+use crate::text::wordpiece::lookup::prefetch;
+use crate::text::wordpiece::segment::TextSimd;
+use crate::text::{EncodeOptions, Encoded, EncodedRows, Rows, Tokenizer, default_threads};
 
 /// How many strings before it is read a string is asked for; they lie all over the memory.
 const STRINGS_AHEAD: usize = 16;

@@ -16,6 +16,7 @@ from distilfast import _core
 from tokenizer_texts import SCALARS, scalar_json, scalar_rows
 
 RUST = Path(__file__).parents[2] / "rust"
+TABLES = {"hf-0.23": "unicode_tables.rs", "hf-1.0": "unicode_tables_hf_1_0.rs"}
 SPACE = (" ", False)
 
 Piece = tuple[str, bool]
@@ -26,7 +27,7 @@ class Tables:
     """What each character becomes, by the definition of `BertNormalizer` and `BertPreTokenizer`."""
 
     def __init__(self, profile: str, lowercase: bool) -> None:
-        text = (RUST / f"unicode_tables_{profile.replace('-', '_').replace('.', '_')}.rs").read_text(encoding="utf-8")
+        text = (RUST / "text" / TABLES[profile]).read_text(encoding="utf-8")
         self.blocks = dict(re.findall(r"pub const (\w+): .*? = &\[\n(.*?)\n\];", text, re.S))
         self.deleted, self.spaces, self.chinese, self.punctuation = map(
             self.characters, ("DELETED", "SPACES", "CHINESE", "PUNCTUATION")

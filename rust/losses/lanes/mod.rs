@@ -1,0 +1,139 @@
+//! What the kernels ask of a vector unit, and which units there are.
+
+#[cfg(target_arch = "aarch64")]
+pub mod neon;
+pub mod scalar;
+#[cfg(target_arch = "x86_64")]
+pub mod x86;
+
+/// 32-bit lanes of one instruction set. A value exists only where the processor has the instructions, so its methods are
+/// safe to call; they are inlined into a function compiled for the set (see [`Level`]).
+pub trait Simd: Copy {
+    /// A vector of [`Self::LANES`] lanes.
+    type V: Copy;
+    /// Lanes of a vector, at most [`MAX_LANES`].
+    const LANES: usize;
+
+    /// All lanes `x`.
+    fn splat(self, x: f32) -> Self::V;
+    /// The first `LANES` values of `from`.
+    fn load(self, from: &[f32]) -> Self::V;
+    /// Lanes to the first `LANES` values of `to`.
+    fn store(self, v: Self::V, to: &mut [f32]);
+    /// `a + b`.
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a - b`.
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b`.
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b + c`, rounded once.
+    fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The larger; which one is unspecified where either is NaN.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The smaller, likewise.
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `2^x` for `x` up to 127, within an ulp or so; 0 below -126; NaN for NaN.
+    fn exp2(self, x: Self::V) -> Self::V;
+    /// `2^n` of an integer `n` from -126 to 127; `rounded` is `n + ROUND`.
+    fn power(self, n: Self::V, rounded: Self::V) -> Self::V;
+    /// `small` where `|u| < bound`, else (so also where `u` is NaN) `large`.
+    fn select_small(self, u: Self::V, bound: Self::V, small: Self::V, large: Self::V) -> Self::V;
+    /// `a * b`, but 0 where `a` is 0, whatever `b` is.
+    fn mul_unless_zero(self, a: Self::V, b: Self::V) -> Self::V;
+    /// Sum of the lanes, in double precision.
+    #[inline(always)]
+    fn sum(self, v: Self::V) -> f64 {
+        let mut lanes = [0.0; MAX_LANES];
+        self.store(v, &mut lanes);
+        lanes[..Self::LANES].iter().map(|&lane| f64::from(lane)).sum()
+    }
+    /// The largest lane; NaNs may be passed over.
+    #[inline(always)]
+    fn largest(self, v: Self::V) -> f32 {
+        let mut lanes = [f32::NEG_INFINITY; MAX_LANES];
+        self.store(v, &mut lanes);
+        lanes[..Self::LANES].iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a })
+    }
+    /// Lanes to the first `LANES` values of `to`, past the caches where the unit can and `to` begins at a whole vector.
+    #[inline(always)]
+    fn stream_vector(self, v: Self::V, to: &mut [f32]) {
+        self.store(v, to);
+    }
+    /// Copies numbers past the caches where the unit can: for memory that is written whole and not read soon.
+    fn stream<T: Copy>(self, from: &[T], to: &mut [T]) {
+        to.copy_from_slice(from);
+    }
+    /// Makes streamed bytes visible to other threads.
+    fn fence(self) {}
+    /// Asks for the cache line at `address`, which need not be valid.
+    fn prefetch(self, _address: *const u8) {}
+}
+
+/// Lanes of the widest unit.
+pub const MAX_LANES: usize = 16;
+
+/// `2^f = 1 + f * (C[0] + f * (C[1] + ...))` for `0 <= f <= 1`, relative error 8e-8: a minimax fit.
+pub const EXP2: [f32; 5] = [0.693_151_3, 0.240_164_46, 0.055_799_868, 0.009_017_096, 0.001_867_099];
+
+/// Added to a number, it leaves no bits for a fraction, and the integer in the lowest ones.
+pub const ROUND: f32 = 12_582_912.0;
+
+/// Below this exponent [`Simd::exp2`] is 0: no subnormal numbers, which are slow.
+pub const LEAST_EXPONENT: f32 = -126.0;
+
+/// The first `count` lanes of `v`, 0 in the others.
+#[inline(always)]
+pub fn keep_first<S: Simd>(simd: S, v: S::V, count: usize) -> S::V {
+    let mut lanes = [0.0; MAX_LANES];
+    simd.store(v, &mut lanes);
+    lanes[count..].fill(0.0);
+    simd.load(&lanes)
+}
+
+/// An instruction set that the kernels are compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// 16 lanes: AVX-512 F and DQ.
+    Avx512,
+    /// 8 lanes: AVX2 and FMA.
+    Avx2,
+    /// 4 lanes: every 64-bit Arm.
+    Neon,
+    /// Plain Rust, anywhere.
+    Scalar,
+}
+
+impl Level {
+    /// All of them, the fastest first.
+    pub const ALL: [Self; 4] = [Self::Avx512, Self::Avx2, Self::Neon, Self::Scalar];
+
+    /// Whether this processor has the instructions.
+    pub fn is_available(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => true,
+            Self::Scalar => true,
+            #[allow(unreachable_patterns)]
+            _ => false,
+        }
+    }
+
+    /// The fastest of this processor.
+    pub fn best() -> Self {
+        Self::ALL.into_iter().find(|level| level.is_available()).unwrap_or(Self::Scalar)
+    }
+
+    /// Its name to users.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Avx512 => "avx512",
+            Self::Avx2 => "avx2",
+            Self::Neon => "neon",
+            Self::Scalar => "scalar",
+        }
+    }
+}

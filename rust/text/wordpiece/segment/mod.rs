@@ -1,0 +1,300 @@
+//! Where the words of a text begin and end, 64 bytes at a time.
+//!
+//! To the tokeniser a text is bytes of three kinds: separators (space, tab, line feed, carriage return), bytes that are
+//! words of their own (the 32 ASCII punctuation marks, and 0xF8 to 0xFF, which UTF-8 never uses and which the tokeniser
+//! puts in as marks), and bytes of words (all others: letters, digits, control characters and everything of more than
+//! one byte). Every instruction set gives the same positions.
+
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use crate::error::{Error, Result};
+
+/// Text is segmented in blocks of this many bytes.
+pub const BLOCK: usize = 64;
+
+/// The least byte that marks something between rows; it and those above are words of their own.
+pub const FIRST_MARK: u8 = 0xF8;
+/// The mark of an added token found in the text; its id is next in a queue.
+pub const ADDED: u8 = FIRST_MARK;
+
+/// Whether a byte separates words.
+pub const fn is_separator(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
+}
+
+/// A block as two masks, bit `i` for byte `i`: bytes of words, and bytes that are words of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Masks {
+    /// Bytes of words.
+    pub word: u64,
+    /// Bytes that are words of their own.
+    pub alone: u64,
+}
+
+/// What is carried from block to block, and turns masks into the beginnings and ends in a block.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Carry {
+    word: u64,
+    alone: u64,
+}
+
+impl Carry {
+    /// The bits where words begin, and where they have ended.
+    #[inline]
+    pub fn bounds(&mut self, masks: Masks) -> (u64, u64) {
+        let Masks { word, alone } = masks;
+        let before_word = word << 1 | self.word;
+        let before_alone = alone << 1 | self.alone;
+        self.word = word >> 63;
+        self.alone = alone >> 63;
+        ((word & !before_word) | alone, (!word & before_word) | before_alone)
+    }
+}
+
+/// The instructions that words are found and looked up with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TextSimd {
+    /// Plain Rust, eight bytes to a register.
+    Portable,
+    /// NEON, which every 64-bit ARM processor has.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    /// AVX2 and the instructions on bits that came with it.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// AVX-512 with the instructions on bytes (BW, VL, VBMI, VBMI2).
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+impl TextSimd {
+    /// Everything that this machine can run, the best first.
+    pub fn available() -> Vec<Self> {
+        let mut available = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx2 = is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("bmi1")
+                && is_x86_feature_detected!("bmi2")
+                && is_x86_feature_detected!("lzcnt")
+                && is_x86_feature_detected!("popcnt");
+            if avx2
+                && is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512vbmi")
+                && is_x86_feature_detected!("avx512vbmi2")
+            {
+                available.push(Self::Avx512);
+            }
+            if avx2 {
+                available.push(Self::Avx2);
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
+        available.push(Self::Neon);
+        available.push(Self::Portable);
+        available
+    }
+
+    /// The best that this machine can run, or what `DISTILFAST_SIMD` names, to measure and test that.
+    pub fn chosen() -> Result<Self> {
+        Self::named(std::env::var("DISTILFAST_SIMD").ok().as_deref())
+    }
+
+    fn named(name: Option<&str>) -> Result<Self> {
+        let available = Self::available();
+        let Some(name) = name else { return Ok(available[0]) };
+        available.iter().copied().find(|simd| simd.name() == name).ok_or_else(|| {
+            let names: Vec<&str> = available.iter().map(|simd| simd.name()).collect();
+            Error::Invalid(format!(
+                "DISTILFAST_SIMD={name:?} is nothing that this machine can run; choose among {}",
+                names.join(", ")
+            ))
+        })
+    }
+
+    /// What `DISTILFAST_SIMD` calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => "neon",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => "avx512",
+        }
+    }
+}
+
+/// Sets `starts` and `ends` to the beginning and end of every word of `text`, in order; with `lowercase`, makes the
+/// capitals of ASCII small.
+///
+/// The length of `text` is a multiple of [`BLOCK`] and its last byte is a separator.
+pub fn segment(simd: TextSimd, text: &mut [u8], lowercase: bool, starts: &mut Vec<u32>, ends: &mut Vec<u32>) {
+    assert!(text.len().is_multiple_of(BLOCK) && text.last().is_none_or(|&byte| is_separator(byte)));
+    starts.clear();
+    ends.clear();
+    match simd {
+        // SAFETY: `TextSimd::available` names a set only where the processor has it.
+        #[cfg(target_arch = "x86_64")]
+        TextSimd::Avx512 => unsafe { x86::avx512(text, lowercase, starts, ends) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        TextSimd::Avx2 => unsafe { x86::avx2(text, lowercase, starts, ends) },
+        #[cfg(target_arch = "aarch64")]
+        TextSimd::Neon => {
+            lower(text, lowercase);
+            neon::segment(text, starts, ends);
+        }
+        TextSimd::Portable => {
+            lower(text, lowercase);
+            portable(text, starts, ends);
+        }
+    }
+}
+
+fn lower(text: &mut [u8], lowercase: bool) {
+    if lowercase {
+        text.make_ascii_lowercase();
+    }
+}
+
+/// [`segment`] in plain Rust, eight bytes to a register.
+fn portable(text: &[u8], starts: &mut Vec<u32>, ends: &mut Vec<u32>) {
+    let mut carry = Carry::default();
+    for (number, block) in text.as_chunks::<BLOCK>().0.iter().enumerate() {
+        let (begin, end) = carry.bounds(portable_masks(block));
+        push_bits(starts, begin, (number * BLOCK) as u32);
+        push_bits(ends, end, (number * BLOCK) as u32);
+    }
+}
+
+/// Appends `base` plus the position of each bit.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "to be compiled for the instructions of its caller")]
+pub fn push_bits(positions: &mut Vec<u32>, mut bits: u64, base: u32) {
+    let count = bits.count_ones() as usize;
+    positions.reserve(BLOCK);
+    let out = positions.spare_capacity_mut().as_mut_ptr();
+    // Eight at a time without a look at the count, and 16 in any case, so that there is little to predict.
+    let mut written = 0;
+    while written < count.max(16) {
+        for place in 0..8 {
+            // SAFETY: there is room for `BLOCK` values, and eights of them are written until all of at most `BLOCK` are.
+            unsafe { (*out.add(written + place)).write(base.wrapping_add(bits.trailing_zeros())) };
+            bits &= bits.wrapping_sub(1);
+        }
+        written += 8;
+    }
+    // SAFETY: at least as many as there are bits have been written.
+    unsafe { positions.set_len(positions.len() + count) };
+}
+
+/// The masks of a block, eight bytes at a time.
+pub fn portable_masks(block: &[u8; BLOCK]) -> Masks {
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let mut masks = Masks { word: 0, alone: 0 };
+    for (number, bytes) in block.as_chunks::<8>().0.iter().enumerate() {
+        let bytes = u64::from_le_bytes(*bytes);
+        let low = bytes & !HIGH;
+        // The high bit of each byte: whether its lower seven bits are at least `least`.
+        let from = |least: u8| low + ONES * u64::from(0x80 - least);
+        let range = |first: u8, last: u8| from(first) & !from(last + 1);
+        let ascii = !bytes & HIGH;
+        let separator = (range(b' ', b' ') | range(b'\t', b'\n') | range(b'\r', b'\r')) & ascii;
+        let punctuation = (range(b'!', b'/') | range(b':', b'@') | range(b'[', b'`') | range(b'{', b'~')) & ascii;
+        let mark = from(FIRST_MARK & 0x7F) & bytes & HIGH;
+        let alone = punctuation | mark;
+        let word = !(separator | alone) & HIGH;
+        // Gathers the eight high bits into one byte.
+        let gather = |high: u64| ((high >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56) << (8 * number);
+        masks.word |= gather(word);
+        masks.alone |= gather(alone);
+    }
+    masks
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The definition, byte by byte.
+    fn plain(text: &[u8]) -> (Vec<u32>, Vec<u32>) {
+        let (mut starts, mut ends) = (Vec::new(), Vec::new());
+        let mut open = false;
+        for (position, &byte) in text.iter().enumerate() {
+            let alone = byte.is_ascii_punctuation() || byte >= FIRST_MARK;
+            let word = !alone && !is_separator(byte);
+            if open && !word {
+                ends.push(position as u32);
+            }
+            if word && !open || alone {
+                starts.push(position as u32);
+            }
+            if alone {
+                ends.push(position as u32 + 1);
+            }
+            open = word;
+        }
+        (starts, ends)
+    }
+
+    fn padded(mut text: Vec<u8>) -> Vec<u8> {
+        text.resize((text.len() / BLOCK + 1) * BLOCK, b' ');
+        text
+    }
+
+    fn check(text: &[u8]) {
+        let expected = plain(text);
+        for simd in TextSimd::available() {
+            for lowercase in [false, true] {
+                let (mut text, mut starts, mut ends) = (text.to_vec(), Vec::new(), Vec::new());
+                let kept = if lowercase { text.to_ascii_lowercase() } else { text.clone() };
+                segment(simd, &mut text, lowercase, &mut starts, &mut ends);
+                assert_eq!((&starts, &ends), (&expected.0, &expected.1), "{simd:?}");
+                assert_eq!(text, kept, "{simd:?}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_path_gives_the_same(text in prop::collection::vec(any::<u8>(), 0..500)) {
+            check(&padded(text));
+        }
+
+        #[test]
+        fn every_path_gives_the_same_on_text(text in "[ a-z.,\\n\u{e9}]{0,700}") {
+            check(&padded(text.into_bytes()));
+        }
+    }
+
+    #[test]
+    fn instructions_are_chosen_by_name() {
+        assert_eq!(TextSimd::named(None).unwrap(), TextSimd::available()[0]);
+        assert_eq!(TextSimd::named(Some("portable")).unwrap(), TextSimd::Portable);
+        for simd in TextSimd::available() {
+            assert_eq!(TextSimd::named(Some(simd.name())).unwrap(), simd);
+        }
+        assert!(TextSimd::named(Some("mmx")).unwrap_err().to_string().contains("portable"));
+    }
+
+    #[test]
+    fn every_byte_beside_every_byte() {
+        for first in 0..=u8::MAX {
+            let text: Vec<u8> = (0..=u8::MAX).flat_map(|second| [first, second]).collect();
+            check(&padded(text));
+        }
+        for byte in [b'a', b'.', b' ', 0xFF] {
+            check(&padded(vec![byte; 200]));
+        }
+    }
+}
