@@ -199,7 +199,12 @@ def main() -> None:
         ),
         wrap("LOWER", "What `lowercase` changes, and into what.", "(u32, &str)", mapping(lower)),
     ]
-    path = Path(__file__).parent.parent / "rust" / "text" / f"unicode_tables{'' if profile == 'hf_0_23' else '_' + profile}.rs"
+    path = (
+        Path(__file__).parent.parent
+        / "rust"
+        / "text"
+        / f"unicode_tables{'' if profile == 'hf_0_23' else '_' + profile}.rs"
+    )
     path.write_text("\n".join(parts), encoding="utf-8")
     print(
         f"{path}: {len(deleted)} deleted, {len(spaces)} spaces, {len(chinese)} Chinese, "
