@@ -1,0 +1,146 @@
+"""csv and tsv: every cell as it is written. `NA`, `None`, `007` and nothing at all are strings like any other."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.csv
+
+from .._core import InputError
+from .records import Rows, decoded, file_bytes, listed
+
+Ragged = Literal["refuse", "skip"]
+
+BLOCK_BYTES = 64 << 20
+"""How much `pyarrow.csv` parses at a time; a row is no longer than that."""
+
+COLA = ("source", "label", "original_label", "sentence")
+"""The columns of GLUE's CoLA, whose files have no header."""
+
+
+def read_delimited(path: Path, delimiter: str | None = None, ragged: Ragged = "refuse") -> Rows:
+    """The rows of a csv or tsv file with a header line, all columns strings.
+
+    `delimiter`: None takes a tab for `.tsv` and for `.csv` the comma, or semicolon or tab where only they divide the
+    header. Quotes in csv are those of RFC 4180. In tsv, which many write without quoting, a quote is text unless every
+    cell that begins with one is quoted well and some need it. `ragged`: rows with too many or too few cells are refused
+    or left out and counted.
+
+    Raises `InputError` naming line and file for ragged rows, a quoted cell without an end, two columns of one name,
+    bytes that are not UTF-8, and a file without rows.
+    """
+    data = file_bytes(path)
+    first = decoded(data[: data.find(b"\n") + 1 or len(data)], path).rstrip("\r\n")
+    notes: list[str] = []
+    if delimiter is None:
+        delimiter = _delimiter(path, first)
+        if delimiter == ";":
+            notes.append(f"{path}: its columns are divided by semicolons")
+    quoted = _is_quoted(data, delimiter, path)
+    if b'"' in data and delimiter == "\t":
+        notes.append(f"{path}: quotation marks are {'quoting, and taken off' if quoted else 'text, and kept'}")
+    names = _header(data, delimiter, quoted, path)
+    no_header = len(names) == 4 and names[1] in ("0", "1") and names[2] in ("", "*")
+    if no_header:
+        names = list(COLA)
+        notes.append(f"{path}: no header; its columns are taken for CoLA's, {listed(names)}")
+    names = [name if name.strip() else f"Unnamed: {number}" for number, name in enumerate(names)]
+    _refuse_twice(names, path)
+    bad: list[Any] = []
+
+    def handle(row: Any) -> str:
+        bad.append(row)
+        return "skip"
+
+    try:
+        table = pyarrow.csv.read_csv(
+            pa.BufferReader(data),
+            pyarrow.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES, column_names=names, skip_rows=0),
+            pyarrow.csv.ParseOptions(
+                delimiter=delimiter,
+                quote_char='"' if quoted else False,
+                newlines_in_values=quoted,
+                invalid_row_handler=handle,
+            ),
+            pyarrow.csv.ConvertOptions(
+                column_types=dict.fromkeys(names, pa.string()),
+                strings_can_be_null=False,
+                quoted_strings_can_be_null=False,
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        decoded(data, path)  # says where, if that is what is wrong
+        raise InputError(f"{path} cannot be read as rows of {len(names)} cells: {str(error).splitlines()[0]}") from None
+    table = table.slice(0 if no_header else 1)
+    if bad and ragged == "refuse":
+        row = bad[0]
+        more = f" (and {len(bad) - 1} more such rows)" if len(bad) > 1 else ""
+        line = _line_of_row(data, delimiter, quoted, len(names))
+        raise InputError(
+            f"{path}, line {line}: {row.actual_columns} cells where the header has {row.expected_columns}{more}; quote "
+            "cells that hold the delimiter, or pass --ragged skip to leave such rows out"
+        )
+    if table.num_rows == 0:
+        raise InputError(f"{path} has a header and no rows")
+    return Rows(table, str(path), notes=tuple(notes)).noting(rows_with_other_numbers_of_cells_left_out=len(bad))
+
+
+def _delimiter(path: Path, header: str) -> str:
+    if "tsv" in (suffix.lower().lstrip(".") for suffix in path.suffixes) or path.suffix.lower() == ".tab":
+        return "\t"
+    return "," if "," in header or not (found := [mark for mark in "\t;" if mark in header]) else found[0]
+
+
+def _is_quoted(data: bytes, delimiter: str, path: Path) -> bool:
+    """Whether quotes divide cells; raises `InputError` where csv has a quoted cell that does not end as one."""
+    if delimiter != "\t" and b'"' not in data:
+        return True
+    mark = re.escape(delimiter.encode())
+    # A cell that begins with a quote, and how it goes on if it is quoted well.
+    cell = re.compile(rb"(?:\A|(?<=[\n\r" + mark + rb']))"(?:([^"]*(?:""[^"]*)*)"(?=[\r\n' + mark + rb"]|\Z))?")
+    needed = b'\t\n\r"'
+    needs_quotes = False
+    for match in cell.finditer(data):
+        content = match.group(1)
+        if content is None:
+            if delimiter == "\t":
+                return False
+            line = data.count(b"\n", 0, match.start()) + 1
+            raise InputError(
+                f"{path}, line {line}: a cell begins with a quotation mark and does not end with one; double the marks "
+                "within a cell and quote all of it"
+            )
+        needs_quotes = needs_quotes or match.start() == 0 or any(byte in needed for byte in content)
+    return delimiter != "\t" or needs_quotes
+
+
+def _header(data: bytes, delimiter: str, quoted: bool, path: Path) -> list[str]:
+    """The cells of the first line that is not blank."""
+    csv.field_size_limit(1 << 30)
+    lines = (decoded(line, path) for line in data.splitlines(keepends=True))
+    quoting: Any = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    return next(row for row in csv.reader(lines, delimiter=delimiter, quoting=quoting) if row)
+
+
+def _refuse_twice(names: list[str], path: Path) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"{path} has more than one column {listed(twice)}; its header is {listed(names)}")
+
+
+def _line_of_row(data: bytes, delimiter: str, quoted: bool, cells: int) -> int:
+    """The line (from 1) on which the first row begins that has not so many cells."""
+    quoting: Any = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    reader = csv.reader(
+        (line.decode() for line in data.splitlines(keepends=True)), delimiter=delimiter, quoting=quoting
+    )
+    before = 0
+    for row in reader:
+        if row and len(row) != cells:
+            return before + 1
+        before = reader.line_num
+    return before
