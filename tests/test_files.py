@@ -1,4 +1,4 @@
-"""`whole_directory`: what it replaces, what it must not, and links."""
+"""Files and folders that are whole or not there: what is replaced, what must not be, and links."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import distilfast as df
 import pytest
-from distilfast._files import whole_directory
+from distilfast._files import refuse_occupied, whole_directory, write_json, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -70,3 +70,52 @@ def test_who_may_read_is_up_to_the_umask(tmp_path: Path) -> None:
         os.umask(kept)
     modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "out", *(tmp_path / "out").rglob("*"))}
     assert modes == {"out": 0o750, "folder": 0o750, "file": 0o640}
+
+
+def test_a_directory_appears_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "parent" / "out"
+    with whole_directory(path) as beside:
+        (beside / "part").write_text("1")
+        assert not path.exists()
+    assert [file.name for file in path.iterdir()] == ["part"]
+    assert os.listdir(path.parent) == ["out"]
+
+    with pytest.raises(df.InputError, match="holds something already"), whole_directory(path):
+        pytest.fail("the block must not be entered")
+    with pytest.raises(ZeroDivisionError), whole_directory(path, overwrite=True) as beside:
+        (beside / "other").write_text(str(1 // 0))
+    assert [file.name for file in path.iterdir()] == ["part"]
+    with whole_directory(path, overwrite=True) as beside:
+        (beside / "other").write_text("2")
+    assert [file.name for file in path.iterdir()] == ["other"]
+    assert os.listdir(path.parent) == ["out"]
+
+
+def test_an_empty_directory_is_free_and_a_file_is_not(tmp_path: Path) -> None:
+    assert refuse_occupied(tmp_path) == tmp_path
+    (tmp_path / "file").touch()
+    with pytest.raises(df.InputError, match="holds something already"):
+        refuse_occupied(tmp_path / "file")
+
+
+def test_only_what_a_dead_process_left_is_removed(tmp_path: Path) -> None:
+    left = tmp_path / ".out.abcd.partial"
+    left.mkdir()
+    (left / "half").write_text("half")
+    with whole_directory(tmp_path / "out") as first:
+        assert not left.exists()
+        with whole_directory(tmp_path / "out") as second:
+            assert first.is_dir()
+            assert first != second
+            (second / "from").write_text("the second")
+        (first / "from").write_text("the first")
+        # The second was finished in the meantime, so the first may not take its place.
+        (tmp_path / "out" / "from").unlink()
+    assert (tmp_path / "out" / "from").read_text() == "the first"
+
+
+def test_text_and_json_are_replaced_whole(tmp_path: Path) -> None:
+    write_text(tmp_path / "folder" / "note.txt", "caf\u00e9")
+    write_json(tmp_path / "folder" / "note.txt", {"a": "\u00e9"})
+    assert (tmp_path / "folder" / "note.txt").read_text(encoding="utf-8") == '{\n  "a": "\u00e9"\n}\n'
+    assert os.listdir(tmp_path / "folder") == ["note.txt"]

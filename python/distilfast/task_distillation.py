@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -172,20 +173,15 @@ def distil_task(arguments: TaskDistillation) -> dict[str, Any]:
     return summary
 
 
-def main() -> None:
-    """The command."""
-
-    def command() -> None:
-        (arguments,) = parse((TaskDistillation,), "Teach a smaller classifier with a fine-tuned one.")
-        summary = distil_task(arguments)
-        print(
-            f"{summary['task']}: teacher {summary['teacher']['score']:.1f}, student {summary['student']['score']:.1f} "
-            f"after {summary['steps']} steps on {summary['rows']['labelled']} labelled and "
-            f"{summary['rows']['unlabelled']} unlabelled rows; saved in {arguments.output_dir}"
-        )
-
-    run(command)
+def main(argv: Sequence[str] | None = None) -> None:
+    (arguments,) = parse([TaskDistillation], argv)
+    summary = distil_task(arguments)
+    print(
+        f"{summary['task']}: teacher {summary['teacher']['score']:.1f}, student {summary['student']['score']:.1f} "
+        f"after {summary['steps']} steps on {summary['rows']['labelled']} labelled and "
+        f"{summary['rows']['unlabelled']} unlabelled rows; saved in {arguments.output_dir}"
+    )
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -51,7 +51,7 @@ def test_a_folder_without_the_release_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exit_code:
-        run(monkeypatch, tmp_path, "--tokenizers_1", str(tmp_path))
+        command.run(lambda: run(monkeypatch, tmp_path, "--tokenizers_1", str(tmp_path)))
     assert exit_code.value.code == 2
     assert "holds no tokenizers 1.x (found 0." in capsys.readouterr().err
     (tmp_path / "tokenizers.py").write_text("broken")

@@ -129,13 +129,3 @@ def test_vocabularies_that_differ_are_refused(folder: Path, tmp_path: Path, caps
     (tmp_path / "bad.yaml").write_text("temperatur: 2\n")
     argv = [*flags(folder, tmp_path / "out"), "--config", str(tmp_path / "bad.yaml")]
     assert "did you mean 'temperature'" in refusal(argv, capsys)
-
-
-def test_help_begins_with_what_matters(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exited:
-        train.main(["--help"])
-    assert exited.value.code == 0
-    text = capsys.readouterr().out
-    assert text.startswith("usage: python -m distilfast.train [flags]")
-    order = [text.index(name) for name in ("--teacher", "--text", "--output_dir", "--alpha_ce", "--weight_decay")]
-    assert order == sorted(order)

@@ -324,7 +324,7 @@ def deltas(
     }
 
 
-def main() -> None:
-    (options,) = command.parse([AblateOptions], __doc__ or "", prog="python -m distilfast.ablate")
+def main(argv: Sequence[str] | None = None) -> None:
+    (options,) = command.parse([AblateOptions], argv)
     quiet()
     print(ablation_markdown(run_ablation(options)))

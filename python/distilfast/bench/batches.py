@@ -13,7 +13,7 @@ import functools
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -213,8 +213,8 @@ def hugging_face_tokenizer() -> Any:
     return transformers.BertTokenizer(vocab=vocabulary)
 
 
-def main() -> None:
-    (arguments,) = command.parse([Arguments], __doc__ or "", prog="python -m distilfast.bench batches")
+def main(argv: Sequence[str] | None = None) -> None:
+    (arguments,) = command.parse([Arguments], argv)
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     versions = {"distilfast": __version__, "torch": torch.__version__, "transformers": transformers.__version__}

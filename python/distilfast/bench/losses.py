@@ -12,7 +12,7 @@ import importlib.metadata
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import losses
-from .._command import parse, run
+from .._command import parse
 from .._core import InputError
 from .._files import write_json
 
@@ -286,14 +286,6 @@ def bench(arguments: LossesBenchArguments) -> dict[str, Any]:
     return report
 
 
-def main() -> None:
-    run(_bench)
-
-
-def _bench() -> None:
-    (arguments,) = parse([LossesBenchArguments], __doc__ or "", prog="python -m distilfast.bench losses")
+def main(argv: Sequence[str] | None = None) -> None:
+    (arguments,) = parse([LossesBenchArguments], argv)
     bench(arguments)
-
-
-if __name__ == "__main__":
-    main()

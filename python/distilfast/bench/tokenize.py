@@ -7,11 +7,12 @@ import platform
 import re
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .._command import parse, run
+from .._command import parse
 from .._core import InputError
 from .._files import write_json
 from .contenders import Contender, Rows, contenders
@@ -158,10 +159,6 @@ def compare(
     return report
 
 
-def main() -> None:
-    run(_bench)
-
-
 def _input(flag: str, given: str | None, usual: str) -> Path:
     """The file or folder that was given, or the usual one of the folder that DISTILFAST_DATA names."""
     folder = os.environ.get("DISTILFAST_DATA")
@@ -181,8 +178,8 @@ def _text(path: Path, limit: float) -> str:
     return "\n".join(one.read_bytes()[: int(limit * 1e6 / len(paths))].decode(errors="replace") for one in paths)
 
 
-def _bench() -> None:
-    (arguments,) = parse([TokenizeBenchArguments], __doc__ or "", prog="python -m distilfast.bench tokenize")
+def main(argv: Sequence[str] | None = None) -> None:
+    (arguments,) = parse([TokenizeBenchArguments], argv)
     if arguments.clock not in ("wall", "cpu"):
         raise InputError(f"--clock {arguments.clock!r} is neither 'wall' nor 'cpu'")
     # Set before a thread pool of the others starts; each call still names the number of its threads.
@@ -206,7 +203,3 @@ def _bench() -> None:
         report["multilingual"] = compare(ours, others, rows, arguments, "multilingual, mixed scripts")
     if arguments.json:
         write_json(arguments.json, report)
-
-
-if __name__ == "__main__":
-    main()

@@ -11,7 +11,7 @@ import itertools
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -25,7 +25,7 @@ from tokenizers.models import WordPiece
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from .._command import parse, run
+from .._command import parse
 from .._core import InputError
 from .._files import write_json
 from ..batches.masked import MaskedBatches
@@ -304,14 +304,9 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """The command."""
-
-    def command() -> None:
-        (arguments,) = parse((TrainBench,), "The training step against a plain loop and its best settings.")
-        result = bench(arguments)
-        print(table(result))
-        if arguments.json is not None:
-            write_json(arguments.json, result)
-
-    run(command)
+def main(argv: Sequence[str] | None = None) -> None:
+    (arguments,) = parse([TrainBench], argv)
+    result = bench(arguments)
+    print(table(result))
+    if arguments.json is not None:
+        write_json(arguments.json, result)

@@ -258,9 +258,7 @@ def report(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    (arguments,) = command.parse(
-        [DemoArguments], (__doc__ or "").partition("\n\n")[2], argv, "python -m distilfast.demo"
-    )
+    (arguments,) = command.parse([DemoArguments], argv)
     from ..models.load import quiet
 
     quiet()

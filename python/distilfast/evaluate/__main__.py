@@ -1,7 +1,29 @@
-"""`python -m distilfast.evaluate`."""
+"""`distilfast evaluate`, `python -m distilfast.evaluate`."""
 
-from .._command import run
-from .run import main
+from .._command import Command
+
+COMMAND = Command(
+    "evaluate",
+    "What share of the teacher's quality students keep, how much smaller and faster they are; one Markdown table, one "
+    "JSON.",
+    "evaluate.run:main",
+    ("evaluate.run:EvaluateOptions",),
+    shown=(
+        "teacher",
+        "student",
+        "output_dir",
+        "text",
+        "tokens",
+        "max_length",
+        "tasks",
+        "data_dir",
+        "seeds",
+        "distil",
+        "learning_rate",
+        "epochs",
+        "batch_size",
+    ),
+)
 
 if __name__ == "__main__":
-    run(main)
+    COMMAND.start()

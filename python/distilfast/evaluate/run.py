@@ -4,6 +4,7 @@ they are; one Markdown table, one JSON."""
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -197,7 +198,7 @@ def run_evaluation(options: EvaluateOptions) -> dict[str, Any]:
     return report
 
 
-def main() -> None:
-    (options,) = command.parse([EvaluateOptions], __doc__ or "", prog="python -m distilfast.evaluate")
+def main(argv: Sequence[str] | None = None) -> None:
+    (options,) = command.parse([EvaluateOptions], argv)
     quiet()
     print(markdown(run_evaluation(options)))

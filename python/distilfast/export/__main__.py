@@ -1,7 +1,13 @@
-"""`python -m distilfast.export`."""
+"""`distilfast export`, `python -m distilfast.export`."""
 
-from .._command import run
-from .run import main
+from .._command import Command
+
+COMMAND = Command(
+    "export",
+    "A student ready for others, reloaded and compared before it is called done.",
+    "export.run:main",
+    ("export.run:ExportOptions",),
+)
 
 if __name__ == "__main__":
-    run(main)
+    COMMAND.start()

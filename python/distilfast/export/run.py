@@ -245,8 +245,8 @@ def read_lines(path: str | Path, lines: int) -> list[str]:
     return kept
 
 
-def main() -> None:
-    (options,) = command.parse([ExportOptions], __doc__ or "", prog="python -m distilfast.export")
+def main(argv: Sequence[str] | None = None) -> None:
+    (options,) = command.parse([ExportOptions], argv)
     quiet()
     card = {
         "title": options.title or Path(options.output_dir).name,

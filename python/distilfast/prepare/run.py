@@ -255,12 +255,7 @@ def load_dataset(name: str, config: str | None = None, split: str = "train") -> 
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    (arguments,) = command.parse(
-        [PrepareArguments],
-        "Text to a directory of token ids that distilfast.train, and anything that reads `datasets`, can open.",
-        argv,
-        prog="python -m distilfast.prepare",
-    )
+    (arguments,) = command.parse([PrepareArguments], argv)
     if (arguments.text is None) == (arguments.dataset is None):
         raise InputError("name the text, either files (--text) or a dataset (--dataset), not both")
     refuse_occupied(arguments.output_dir, arguments.overwrite)

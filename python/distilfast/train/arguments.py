@@ -330,9 +330,3 @@ def bf16_is_fast(device: torch.device) -> bool:
         native = any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
         return native and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return False
-
-
-# `--help` shows our own flags before the hundred and more of TrainingArguments.
-_fields = DistillationArguments.__dataclass_fields__
-_first = ["output_dir", *(name for name in _fields if name not in TrainingArguments.__dataclass_fields__)]
-DistillationArguments.__dataclass_fields__ = {**{name: _fields[name] for name in _first}, **_fields}

@@ -18,6 +18,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 class NonFiniteLossError(RuntimeError):
     """A loss became NaN or infinite; the message says at which step, and which."""
 
+    exit_code = 1  # of the command
+
 
 class Interruption(TrainerCallback):
     """Asked after every optimiser step whether to go on; all ranks get one answer.

@@ -9,7 +9,6 @@ import dataclasses
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,8 +30,7 @@ from ..prepare.run import load_tokenizer, prepare
 from ..tokenizer import Tokenizer
 from .arguments import DataArguments, DistillationArguments, ModelArguments, recipe
 from .checkpoint import checkpoints, find_checkpoint
-from .interruption import NonFiniteLossError
-from .trainer import CheckpointError, DistillationTrainer
+from .trainer import DistillationTrainer
 
 SUMMARY = "train_summary.json"
 TEXT = "text.json"  # beside tokens that were prepared here: of which text
@@ -73,17 +71,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 def parse(argv: Sequence[str] | None) -> tuple[ModelArguments, DataArguments, DistillationArguments]:
     """The arguments; a recipe's values, and those of pretraining, are defaults under what is given."""
     dataclasses = [ModelArguments, DataArguments, DistillationArguments]
-    description = (
-        "Distil a teacher into a student of fewer layers on plain text; or, without a teacher, pretrain a model from a "
-        "configuration."
-    )
-    name = "python -m distilfast.train"
-    models, data, args = command.parse(dataclasses, description, argv, name)
+    models, data, args = command.parse(dataclasses, argv)
     defaults = dict(PRETRAINING) if models.teacher is None else {}
     if args.recipe is not None:
         defaults = {**recipe(args.recipe), **defaults}
     if defaults:
-        models, data, args = command.parse(dataclasses, description, argv, name, defaults)
+        models, data, args = command.parse(dataclasses, argv, defaults)
     if (data.text is None) == (data.tokens is None):
         raise InputError("give the text, either raw with --text or prepared with --tokens, and not both")
     if models.teacher is None and models.student_config is None and models.student is None:
@@ -352,11 +345,3 @@ def save_student(trainer: DistillationTrainer, summary: dict[str, Any]) -> None:
         path.replace(folder / path.name)
     beside.rmdir()
     files.write_json(folder / SUMMARY, summary)
-
-
-def _run() -> None:
-    try:
-        main()
-    except (NonFiniteLossError, CheckpointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None

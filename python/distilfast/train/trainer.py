@@ -53,6 +53,8 @@ _OF_THE_FILE = frozenset({"_name_or_path", "architectures", "dtype", "transforme
 class CheckpointError(RuntimeError):
     """A checkpoint could not be written; the message says why and which earlier one is whole."""
 
+    exit_code = 1  # of the command
+
 
 class DistillationTrainer(Trainer):
     """Trains `student` to follow `teacher` on `train_dataset`, a `MaskedBatches`.

@@ -1,0 +1,12 @@
+"""What every command shares: its flags from dataclasses, `--config`, `--help`, and errors of one line.
+
+A command is a function of dataclasses; its flags are their fields, its help their `metadata["help"]`. `Command` answers
+`--help` and wrong flags from the source of the dataclasses (`source.py`), then imports what the command needs and runs
+it. Bad input ends with one line on stderr and exit code 2; anything else that goes wrong is a bug and shows its
+traceback.
+"""
+
+from .parser import parse as parse
+from .start import Command as Command
+from .start import choose as choose
+from .start import run as run
