@@ -1,0 +1,329 @@
+"""Rows with labels to token ids, once for the whole run: texts, pairs, words with tags, questions with passages."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._core import InputError
+from ..tokenizer import Tokenizer
+
+IGNORED = -100
+CHUNK = 2_000
+"""How many rows are tokenised at a time: their ids stand in Python lists meanwhile."""
+
+COUNT_FROM_PADDING = frozenset(
+    [
+        *("camembert", "data2vec-text", "esm", "ibert", "longformer", "luke", "mpnet"),
+        *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
+    ]
+)
+"""The model types whose positions begin at `pad_token_id + 1`, so that the first of them are never used."""
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Lists of numbers end to end."""
+
+    flat: NDArray[Any]
+    offsets: NDArray[np.int64]
+    """[rows + 1]: row i is flat[offsets[i] : offsets[i + 1]]."""
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> NDArray[Any]:
+        return self.flat[self.offsets[row] : self.offsets[row + 1]]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        return np.diff(self.offsets)
+
+    @classmethod
+    def of(cls, rows: Sequence[Any], dtype: Any) -> Ragged:
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        flat = np.concatenate([np.asarray(row, dtype) for row in rows]) if len(rows) else np.zeros(0, dtype)
+        return cls(flat.astype(dtype, copy=False), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Ragged]) -> Ragged:
+        lengths = np.concatenate([part.lengths for part in parts])
+        flat = np.concatenate([part.flat for part in parts])
+        return cls(flat, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+
+
+@dataclass(frozen=True)
+class EncodedRows:
+    """Token ids of rows with their targets; what `LabelledBatches` is made of.
+
+    `targets`: "labels" of texts: int64 [rows], -100 for none; float32 [rows], NaN for none; or float32 [rows,
+    classes], a row of -100 for none; for questions "start_positions" and "end_positions", int64 [rows], -100 for none.
+    """
+
+    input_ids: Ragged
+    token_type_ids: Ragged | None
+    targets: Mapping[str, NDArray[Any]]
+    word_starts: Ragged | None = None
+    """bool: the first token of each word, for words with tags; None for whole texts."""
+    word_labels: Ragged | None = None
+    """int64: the tag at the first token of a word, -100 elsewhere and where there is none."""
+    offsets: tuple[NDArray[np.int32], ...] | None = None
+    """Of each window of a passage [tokens, 2]: where its tokens stand in the passage, in characters; -1 outside it."""
+    row_numbers: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Which row of the table each is: for questions several windows may be of one row."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """{"rows cut to 256 tokens": 12, ...}; only what happened."""
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+def longest_input(*configs: Any, tokenizer: Any = None) -> int | None:
+    """The most tokens that all models of these configurations have positions for, [CLS] and [SEP] counted.
+
+    RoBERTa and its relatives number positions from `pad_token_id + 1`, so that 514 are room for 512. `tokenizer`: the
+    length it was made for counts too, where it says one. None where nothing limits.
+    """
+    limits = []
+    for config in configs:
+        positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+        if positions is not None and positions > 0:
+            shifted = config.model_type in COUNT_FROM_PADDING and getattr(config, "pad_token_id", None) is not None
+            limits.append(positions - (config.pad_token_id + 1 if shifted else 0))
+    made_for = getattr(tokenizer, "model_max_length", None)
+    if made_for is not None and made_for < 1_000_000:  # "no limit" is a number of 30 digits
+        limits.append(int(made_for))
+    return min(limits, default=None)
+
+
+def encode_texts(
+    tokenizer: Any,
+    first: Sequence[str],
+    second: Sequence[str] | None = None,
+    labels: Sequence[Any] | None = None,
+    max_length: int = 256,
+) -> EncodedRows:
+    """Texts or pairs, as `tokenizer` encodes them, of at most `max_length` tokens (pairs: the longer is cut first).
+
+    labels: ints (-100: none), floats (NaN: none) or lists of floats (None: none), one a row; None: no row has one.
+    Raises `InputError` for a `max_length` without room for a text.
+    """
+    check_length(tokenizer, max_length, pairs=second is not None)
+    columns: dict[str, list[Ragged]] = {"input_ids": [], "token_type_ids": []}
+    cut = 0
+    if second is None and (fast := fast_tokenizer(tokenizer, first[:200])) is not None:
+        whole = fast.encode_batch(list(first))
+        long = np.flatnonzero(np.diff(whole.offsets.to_numpy()) > max_length)
+        limited = fast.encode_batch(list(first), max_length=max_length) if len(long) else whole
+        ids = Ragged(limited.values.to_numpy().astype(np.int32), limited.offsets.to_numpy().astype(np.int64))
+        columns["input_ids"].append(ids)
+        cut = len(long)
+        if "token_type_ids" in tokenizer.model_input_names:
+            columns["token_type_ids"].append(Ragged(np.zeros(len(ids.flat), np.int32), ids.offsets))
+    else:
+        for start, stop in chunks(len(first)):
+            encoded, long_rows = _encode_pairs(
+                tokenizer, first[start:stop], None if second is None else second[start:stop], max_length
+            )
+            cut += long_rows
+            for name, parts in columns.items():
+                if name in encoded:
+                    parts.append(Ragged.of(encoded[name], np.int32))
+    types = Ragged.joined(columns["token_type_ids"]) if columns["token_type_ids"] else None
+    return EncodedRows(
+        Ragged.joined(columns["input_ids"]),
+        types,
+        {} if labels is None else {"labels": label_array(labels)},
+        row_numbers=np.arange(len(first)),
+        counts={f"rows cut to {max_length} tokens": cut} if cut else {},
+    )
+
+
+def encode_words(
+    tokenizer: Any, words: Sequence[Sequence[str]], tags: Sequence[Sequence[int]] | None = None, max_length: int = 256
+) -> EncodedRows:
+    """Lists of words (`is_split_into_words`), a word's tag (-100: none) at its first token.
+
+    Words past `max_length` tokens are cut off and counted with their rows, and so are words that the tokenizer makes
+    no token of. Raises `InputError` for a tokenizer that does not know which token is of which word.
+    """
+    check_length(tokenizer, max_length, pairs=False)
+    tokenizer = _for_words(tokenizer)
+    parts: dict[str, list[Ragged]] = {"input_ids": [], "token_type_ids": [], "starts": [], "labels": []}
+    cut = lost = silent = 0
+    for begin, end in chunks(len(words)):
+        encoded = tokenizer(
+            [list(row) for row in words[begin:end]],
+            is_split_into_words=True,
+            truncation=True,
+            max_length=max_length,
+            return_attention_mask=False,
+        )
+        starts, labels = [], []
+        for row in range(end - begin):
+            numbers = [-1 if number is None else number for number in encoded.word_ids(row)]
+            place = np.array(numbers, np.int64)
+            first = place >= 0
+            first[1:] &= place[1:] != place[:-1]
+            label = np.full(len(place), IGNORED, np.int64)
+            if tags is not None:
+                label[first] = np.asarray(tags[begin + row], np.int64)[place[first]]
+            starts.append(first)
+            labels.append(label)
+            # The last word that has a token: what comes after it was cut, what has none before it never had one.
+            last = int(place.max(initial=-1))
+            total = len(words[begin + row])
+            silent += last + 1 - int(first.sum())
+            if last + 1 < total and len(place) >= max_length:
+                cut, lost = cut + 1, lost + total - last - 1
+            else:
+                silent += total - last - 1
+        parts["input_ids"].append(Ragged.of(encoded["input_ids"], np.int32))
+        if "token_type_ids" in encoded:
+            parts["token_type_ids"].append(Ragged.of(encoded["token_type_ids"], np.int32))
+        parts["starts"].append(Ragged.of(starts, np.bool_))
+        parts["labels"].append(Ragged.of(labels, np.int64))
+    counts = {f"rows cut to {max_length} tokens": cut, "words cut off": lost, "words without a token": silent}
+    return EncodedRows(
+        Ragged.joined(parts["input_ids"]),
+        Ragged.joined(parts["token_type_ids"]) if parts["token_type_ids"] else None,
+        {},
+        Ragged.joined(parts["starts"]),
+        Ragged.joined(parts["labels"]),
+        row_numbers=np.arange(len(words)),
+        counts={name: count for name, count in counts.items() if count},
+    )
+
+
+def joined(parts: Sequence[EncodedRows]) -> EncodedRows:
+    """Several lots of rows as one, such as unlabelled ones after labelled ones; their row numbers go on counting.
+
+    Raises `InputError` where some have tags of words, or places of answers, and some do not.
+    """
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    if any((part.word_starts is None) != (first.word_starts is None) for part in parts):
+        raise InputError("rows of words and rows of whole texts do not go together in one run")
+    names = list(dict.fromkeys(name for part in parts for name in part.targets))
+    targets = {}
+    for name in names:
+        known = next(part.targets[name] for part in parts if name in part.targets)
+        targets[name] = np.concatenate([part.targets.get(name, _none_like(known, len(part))) for part in parts])
+    numbers, total = [], 0
+    counts: dict[str, int] = {}
+    for part in parts:
+        numbers.append(part.row_numbers + total)
+        total += int(part.row_numbers.max(initial=-1)) + 1
+        for name, count in part.counts.items():
+            counts[name] = counts.get(name, 0) + count
+
+    def all_of(name: str) -> Any:
+        values = [getattr(part, name) for part in parts]
+        return None if any(value is None for value in values) else Ragged.joined(values)
+
+    offsets = None if first.offsets is None else tuple(each for part in parts for each in part.offsets or ())
+    return EncodedRows(
+        Ragged.joined([part.input_ids for part in parts]),
+        all_of("token_type_ids"),
+        targets,
+        all_of("word_starts"),
+        all_of("word_labels"),
+        offsets,
+        np.concatenate(numbers),
+        counts,
+    )
+
+
+def label_array(labels: Sequence[Any]) -> NDArray[Any]:
+    """int64 of ints; float32 of floats, or [rows, classes] of lists, where None is a row of -100."""
+    classes = next((len(row) for row in labels if isinstance(row, list | tuple)), None)
+    if classes is not None:
+        return np.array([[IGNORED] * classes if row is None else row for row in labels], np.float32)
+    if all(isinstance(label, int | np.integer) and not isinstance(label, bool) for label in labels):
+        return np.array(labels, np.int64)
+    return np.array([np.nan if label is None else label for label in labels], np.float32)
+
+
+def check_length(tokenizer: Any, max_length: int, pairs: bool) -> None:
+    """Raises `InputError` where a row has no room for a token of each of its texts, or the tokenizer cannot pad."""
+    special = tokenizer.num_special_tokens_to_add(pair=pairs)
+    if max_length < special + 1 + pairs:
+        raise InputError(f"max_length={max_length} leaves no room for text beside {special} special tokens")
+    if tokenizer.pad_token_id is None:
+        raise InputError("the tokenizer has no pad token, so rows of several lengths cannot stand in one batch")
+
+
+def chunks(rows: int) -> Iterator[tuple[int, int]]:
+    return ((start, min(start + CHUNK, rows)) for start in range(0, rows, CHUNK))
+
+
+def fast_tokenizer(tokenizer: Any, sample: Sequence[str]) -> Tokenizer | None:
+    """The same tokenizer in `distilfast.Tokenizer`, where that has an engine of its own for it and gives the same for
+    `sample`, special tokens and cutting included; None otherwise."""
+    if not getattr(tokenizer, "is_fast", False) or tokenizer.truncation_side != "right":
+        return None
+    with tempfile.TemporaryDirectory() as scratch:
+        tokenizer.save_pretrained(scratch)
+        file = Path(scratch) / "tokenizer.json"
+        if not file.is_file():
+            return None
+        try:
+            fast = Tokenizer.from_file(file)
+        except InputError:
+            return None
+    if fast.engine != "wordpiece" or not len(sample):
+        return None
+    texts = [*sample, "A test, [SEP] of [MASK] them."]
+    for max_length in (None, 8):
+        expected = tokenizer(texts, truncation=max_length is not None, max_length=max_length, verbose=False)
+        if fast.encode_batch(texts, max_length=max_length).to_pylist() != expected["input_ids"]:
+            return None
+    return None if any(any(row) for row in expected.get("token_type_ids", ())) else fast
+
+
+def _encode_pairs(
+    tokenizer: Any, first: Sequence[str], second: Sequence[str] | None, max_length: int
+) -> tuple[dict[str, list[list[int]]], int]:
+    """The ids and token types of a chunk, and how many rows were cut: those that are longer without a limit."""
+
+    def run(rows: Sequence[int], **limits: Any) -> Any:
+        pair = None if second is None else [second[row] for row in rows]
+        return tokenizer([first[row] for row in rows], pair, return_attention_mask=False, verbose=False, **limits)
+
+    encoded = run(range(len(first)))
+    columns = {name: encoded[name] for name in ("input_ids", "token_type_ids") if name in encoded}
+    long = [row for row, ids in enumerate(columns["input_ids"]) if len(ids) > max_length]
+    if long:
+        limited = run(long, truncation="longest_first", max_length=max_length)
+        for name, rows in columns.items():
+            for row, ids in zip(long, limited[name], strict=True):
+                rows[row] = ids
+    return columns, len(long)
+
+
+def _for_words(tokenizer: Any) -> Any:
+    """A tokenizer that takes lists of words: RoBERTa's needs a blank before each."""
+    if not getattr(tokenizer, "is_fast", False):
+        raise InputError(f"{type(tokenizer).__name__} does not say which word a token is of; a fast tokenizer does")
+    try:
+        tokenizer([["word"]], is_split_into_words=True)
+    except (AssertionError, ValueError):
+        from transformers import AutoTokenizer
+
+        with tempfile.TemporaryDirectory() as scratch:
+            tokenizer.save_pretrained(scratch)
+            return AutoTokenizer.from_pretrained(scratch, add_prefix_space=True)
+    return tokenizer
+
+
+def _none_like(known: NDArray[Any], rows: int) -> NDArray[Any]:
+    """As many rows without a label."""
+    none = np.nan if known.dtype.kind == "f" and known.ndim == 1 else IGNORED
+    return np.full((rows, *known.shape[1:]), none, known.dtype)

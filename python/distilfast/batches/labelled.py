@@ -1,0 +1,235 @@
+"""Batches of rows with labels, each a pure function of (seed, epoch, batch number)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import operator
+from collections.abc import Sequence
+from typing import Any, SupportsIndex
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import DataCollatorForTokenClassification, DataCollatorWithPadding
+
+from .._core import InputError, __version__
+from .encode import IGNORED, EncodedRows, joined
+
+DRAWS = 1
+"""How the order is drawn, a part of the fingerprint: raised where the same seed gives another."""
+
+POOL = 50
+"""The most batches whose rows are sorted by length together, and `FEWEST_POOLS` the pools that there are at least, so
+that the rows of a batch are others in every epoch (the numbers of `group_by_length` in `transformers`)."""
+FEWEST_POOLS = 4
+
+
+def batch_order(lengths: NDArray[np.int64], batch_size: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """All rows once, in the order in which batches of `batch_size` take them; rows of like length together.
+
+    Rows are shuffled, sorted by length within pools of up to 50 batches, and the batches shuffled; the one that is not
+    full comes last. The numbers are those of Philox 4x64 keyed by seed and epoch: the same on every machine, for every
+    number of ranks, and after a resume.
+    """
+    rows = len(lengths)
+    draws = np.random.Philox(key=np.array([seed, epoch], np.uint64))
+    order = np.argsort(draws.random_raw(rows), kind="stable")
+    size = batch_size * max(1, min(POOL, rows // (FEWEST_POOLS * batch_size)))
+    for start in range(0, rows, size):
+        pool = order[start : start + size]
+        order[start : start + size] = pool[np.argsort(-lengths[pool], kind="stable")]
+    full = rows // batch_size
+    places = np.argsort(draws.random_raw(full), kind="stable")
+    whole = order[: full * batch_size].reshape(full, batch_size)[places].ravel()
+    return np.concatenate([whole, order[full * batch_size :]])
+
+
+class LabelledBatches:
+    """A map from batch number to a dictionary of tensors; what `MaskedBatches` is for rows with labels.
+
+    rows: what `encode_texts`, `encode_words` or `encode_questions` made; several are joined.
+    tokenizer: of `transformers`; its collators pad each batch to its longest row.
+    batch_size: rows of a batch; the last of an epoch may have fewer.
+    batches_per_step: how many batches make one step of the optimiser (ranks * accumulation steps).
+    seed: of the order. `shuffle` false: the rows in their order, longest first within the whole, for evaluation.
+    pad_to_multiple_of: widths are multiples of it.
+
+    Every row is in exactly one batch of an epoch, and the number of batches is the same in every epoch.
+
+    `batches[i]`:
+        input_ids, attention_mask, and token_type_ids where the model has them: int64 [rows, width];
+        labels: int64 [rows], -100 for none; float32 [rows], NaN for none; float32 [rows, classes], a row of -100 for
+            none; for words int64 [rows, width], the tag at each word's first token, else -100. Not there where texts
+            were encoded without labels;
+        word_starts: bool [rows, width], each word's first token (only for words);
+        start_positions, end_positions: int64 [rows], -100 for none (only for questions);
+        row_numbers: int64 [rows], which rows these are, counted through all of `rows`;
+        num_tokens: int64 [], attended positions;
+        num_attended_in_step, num_rows_in_step, num_labelled_in_step: int64 [], sums over the batches
+            [k * batches_per_step, (k + 1) * batches_per_step) that this one is among, cut at the end of the epoch: of
+            attended positions; of what the head looks at (rows; first tokens of words); of those with a label.
+
+    Raises `InputError` for no rows, and for sizes below 1.
+    """
+
+    layout = "padded"
+
+    def __init__(
+        self,
+        rows: EncodedRows | Sequence[EncodedRows],
+        tokenizer: Any,
+        batch_size: int = 32,
+        batches_per_step: int = 1,
+        seed: int = 0,
+        shuffle: bool = True,
+        pad_to_multiple_of: int | None = None,
+    ) -> None:
+        for name, value in {"batch_size": batch_size, "batches_per_step": batches_per_step}.items():
+            if value < 1:
+                raise InputError(f"{name}={value}; at least 1 is needed")
+        self.rows = rows if isinstance(rows, EncodedRows) else joined(rows)
+        if len(self.rows) == 0:
+            raise InputError("there are no rows to make batches of")
+        self.tokenizer = tokenizer
+        self.batch_size = int(batch_size)
+        self.batches_per_step = int(batches_per_step)
+        self.seed = int(seed)
+        self.shuffle = shuffle
+        self.pad_to_multiple_of = pad_to_multiple_of
+        words = self.rows.word_starts is not None
+        collator = DataCollatorForTokenClassification if words else DataCollatorWithPadding
+        self._collate = collator(tokenizer, pad_to_multiple_of=pad_to_multiple_of)
+        self._lengths = self.rows.input_ids.lengths
+        self._counted, self._labelled = _rows_and_labels(self.rows)
+        self.set_epoch(0)
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.batch_size)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that `batches[i]` belongs to; see `set_epoch`."""
+        return self._epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Makes `batches[i]` those of epoch `epoch`, from 0: other rows together, another order."""
+        if epoch < 0:
+            raise InputError(f"epoch={epoch}; epochs are counted from 0")
+        self._epoch = int(epoch)
+        if self.shuffle:
+            self._order = batch_order(self._lengths, self.batch_size, self.seed, self._epoch)
+        else:
+            self._order = np.argsort(-self._lengths, kind="stable")
+        rows_per_step = self.batch_size * self.batches_per_step
+        steps = np.arange(0, len(self._order), rows_per_step)
+        self._sums = {
+            name: np.add.reduceat(counts[self._order], steps)
+            for name, counts in (
+                ("num_attended_in_step", self._lengths),
+                ("num_rows_in_step", self._counted),
+                ("num_labelled_in_step", self._labelled),
+            )
+        }
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return int(self._lengths.max())
+
+    @property
+    def num_tokens(self) -> int:
+        """The tokens of all rows."""
+        return int(self._lengths.sum())
+
+    @property
+    def num_labelled(self) -> int:
+        """Rows (for words: words) with a label."""
+        return int(self._labelled.sum())
+
+    @property
+    def padding(self) -> float:
+        """The share of this epoch's elements of `input_ids` that holds no token."""
+        starts = np.arange(0, len(self._order), self.batch_size)
+        widths = np.maximum.reduceat(self._lengths[self._order], starts)
+        multiple = self.pad_to_multiple_of or 1
+        widths = -(-widths // multiple) * multiple
+        return 1 - self.num_tokens / int((widths * np.diff([*starts, len(self._order)])).sum())
+
+    @property
+    def state_fingerprint(self) -> str:
+        """Hex digits that change with the rows, their order, their labels and every setting that changes a batch."""
+        digest = hashlib.sha256()
+        rows = self.rows
+        for ragged in (rows.input_ids, rows.token_type_ids, rows.word_starts, rows.word_labels):
+            for array in () if ragged is None else (ragged.flat, ragged.offsets):
+                digest.update(np.ascontiguousarray(array).tobytes())
+            digest.update(b"|")
+        for name, target in sorted(rows.targets.items()):
+            digest.update(f"{name} {target.dtype} {target.shape}".encode())
+            digest.update(np.ascontiguousarray(target).tobytes())
+        state = {
+            "version": __version__,
+            "draws": DRAWS,
+            "rows": digest.hexdigest(),
+            "pad": [self.tokenizer.pad_token_id, self.tokenizer.padding_side, self.pad_to_multiple_of],
+            "settings": [self.batch_size, self.batches_per_step, self.seed, self.shuffle],
+        }
+        return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+    def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
+        number = operator.index(index)
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"batch {number} of {len(self)}")
+        number %= len(self)
+        chosen = self._order[number * self.batch_size : (number + 1) * self.batch_size]
+        batch = self._tensors(chosen)
+        batch["num_tokens"] = torch.tensor(int(self._lengths[chosen].sum()))
+        for name, sums in self._sums.items():
+            batch[name] = torch.tensor(int(sums[number // self.batches_per_step]))
+        return batch
+
+    def _tensors(self, chosen: NDArray[np.int64]) -> dict[str, Any]:
+        rows = self.rows
+        features = []
+        for row in chosen.tolist():
+            ids = rows.input_ids[row].tolist()
+            feature = {"input_ids": ids, "attention_mask": [1] * len(ids)}
+            if rows.token_type_ids is not None:
+                feature["token_type_ids"] = rows.token_type_ids[row].tolist()
+            if rows.word_labels is not None:
+                feature["labels"] = rows.word_labels[row].tolist()
+            features.append(feature)
+        batch: dict[str, Any] = dict(self._collate(features))
+        left = self.tokenizer.padding_side == "left"
+        if rows.word_starts is not None:
+            starts = torch.zeros_like(batch["input_ids"], dtype=torch.bool)
+            for place, row in enumerate(chosen.tolist()):
+                marks = torch.from_numpy(rows.word_starts[row])
+                starts[place, -len(marks) if left else 0 :][: len(marks)] = marks
+            batch["word_starts"] = starts
+        for name, values in rows.targets.items():
+            target = torch.from_numpy(values[chosen])
+            if left and name in ("start_positions", "end_positions"):
+                shift = batch["input_ids"].shape[1] - torch.from_numpy(self._lengths[chosen])
+                target = torch.where(target >= 0, target + shift, target)
+            batch[name] = target
+        batch["row_numbers"] = torch.from_numpy(chosen)
+        return batch
+
+
+def _rows_and_labels(rows: EncodedRows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For each row what the head looks at (itself, or its words), and how many of these have a label."""
+    if rows.word_starts is not None and rows.word_labels is not None:
+        owner = np.repeat(np.arange(len(rows)), rows.input_ids.lengths)
+        starts = np.bincount(owner, weights=rows.word_starts.flat, minlength=len(rows)).astype(np.int64)
+        labels = np.bincount(owner, weights=rows.word_labels.flat != IGNORED, minlength=len(rows)).astype(np.int64)
+        return starts, labels
+    target = next(iter(rows.targets.values()), None)
+    if target is None:
+        given = np.zeros(len(rows), np.int64)
+    elif target.ndim == 2:
+        given = (target != IGNORED).all(axis=1).astype(np.int64)
+    else:
+        given = (~np.isnan(target) if target.dtype.kind == "f" else target != IGNORED).astype(np.int64)
+    return np.ones(len(rows), np.int64), given
