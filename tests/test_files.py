@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import distilfast as df
 import pytest
-from distilfast._files import refuse_occupied, whole_directory, write_json, write_text
+from distilfast._files import is_path, refuse_occupied, whole_directory, write_json, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -119,3 +124,132 @@ def test_text_and_json_are_replaced_whole(tmp_path: Path) -> None:
     write_json(tmp_path / "folder" / "note.txt", {"a": "\u00e9"})
     assert (tmp_path / "folder" / "note.txt").read_text(encoding="utf-8") == '{\n  "a": "\u00e9"\n}\n'
     assert os.listdir(tmp_path / "folder") == ["note.txt"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("kind", ["file", "pipe", "socket", "device", "link to a pipe", "link to a device"])
+def test_what_is_no_folder_is_never_replaced(tmp_path: Path, kind: str, overwrite: bool) -> None:
+    out = tmp_path / "out"
+    made = tmp_path / "made" if kind.startswith("link") else out
+    server = socket.socket(socket.AF_UNIX)
+    if kind == "file":
+        out.write_text("mine")
+    elif kind.endswith("pipe"):
+        os.mkfifo(made)
+    elif kind == "socket":
+        server.bind(str(out))
+    elif kind == "device":
+        out = Path("/dev/null")
+    if kind.startswith("link"):
+        out.symlink_to(made if kind.endswith("pipe") else "/dev/null")
+    before = os.lstat(out)
+    for refuse in (refuse_occupied, lambda *given: whole_directory(*given).__enter__()):
+        with pytest.raises(df.InputError, match=r"is a (file|pipe|socket|device)"):
+            refuse(out, overwrite)
+    after = os.lstat(out)
+    assert (before.st_mode, before.st_ino) == (after.st_mode, after.st_ino)
+    assert not list(tmp_path.glob(".*"))
+    server.close()
+
+
+def test_what_is_read_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models" / "teacher").mkdir(parents=True)
+    (tmp_path / "models" / "teacher" / "config.json").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "models")
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / "config.json").symlink_to(tmp_path / "models" / "teacher" / "config.json")
+    for out in ("models", "models/teacher", "link", "link/teacher", "models/../models"):
+        for read in ("models/teacher", "link/teacher", "models/teacher/config.json", "copy"):
+            with pytest.raises(df.InputError, match="would be lost"):
+                refuse_occupied(tmp_path / out, True, [None, "owner/name", tmp_path / read])
+    assert refuse_occupied(tmp_path / "models/teacher/student", True, [tmp_path / "models" / "teacher"])
+    monkeypatch.chdir(tmp_path / "models" / "teacher")
+    with pytest.raises(df.InputError, match="holds the current directory"):
+        refuse_occupied(tmp_path / "models", True)
+
+
+@pytest.mark.parametrize("name", ["br[1]", "a*b", "what?", "with space", "x" * 240, "x" * 255, "é" * 120, "out.bak"])
+def test_what_a_killed_run_left_is_found_whatever_the_name(tmp_path: Path, name: str) -> None:
+    script = (
+        "import os, signal, sys\n"
+        "from distilfast._files import whole_directory\n"
+        "with whole_directory(sys.argv[1]) as beside:\n"
+        "    (beside / 'half').touch()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    process = subprocess.run([sys.executable, "-c", script, str(tmp_path / name)])
+    assert process.returncode == -signal.SIGKILL
+    assert len(names(tmp_path)) == 1
+    with whole_directory(tmp_path / "out") as beside:
+        beside.joinpath("file").touch()
+    assert len(names(tmp_path)) == 2, "another name's leftovers are its own"
+    with whole_directory(tmp_path / name) as beside:
+        beside.joinpath("file").touch()
+    assert names(tmp_path) == sorted(["out", name])
+
+
+def test_a_run_killed_between_its_two_renames_loses_nothing(tmp_path: Path) -> None:
+    (tmp_path / ".out.abcdefgh.partial" / "replaced").mkdir(parents=True)
+    (tmp_path / ".out.abcdefgh.partial" / "replaced" / "precious").touch()
+
+    def run() -> None:
+        with whole_directory(tmp_path / "out"):
+            assert (tmp_path / "out" / "precious").exists()
+
+    with pytest.raises(df.InputError, match="holds something"):
+        run()
+    assert names(tmp_path) == ["out"]
+    assert names(tmp_path / "out") == ["precious"]
+
+
+def test_faults_of_the_machine_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for path, told in (
+        (tmp_path / ("x" * 256), "name is longer"),
+        (tmp_path / "loop", "circle"),
+        (Path("/proc/out"), "/proc"),
+        (tmp_path / "file" / "out", "is a file"),
+    ):
+        (tmp_path / "file").touch()
+        with pytest.raises(df.InputError, match=told) as caught, whole_directory(path):
+            pytest.fail("the block must not be entered")
+        assert "\n" not in str(caught.value)
+
+    class RustError(Exception):
+        pass
+
+    for error in (
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        RustError("I/O error: No space left on device (os error 28)"),
+        OSError("Error writing bytes to file. Detail: [errno 28] No space left on device"),
+    ):
+        with (
+            pytest.raises(df.InputError, match=rf"{tmp_path}/out: no space is left .* MB free"),
+            whole_directory(tmp_path / "out"),
+        ):
+            raise error
+    assert names(tmp_path) == ["file", "loop"]
+    with pytest.raises(df.InputError, match="no file that could be replaced"):
+        write_text("/dev/null", "text")
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("bert-base-uncased", False),
+        ("owner/name", False),
+        ("here", True),
+        ("here/gone", True),
+        ("./gone", True),
+        ("/gone", True),
+        ("~/gone", True),
+        ("a/b/c", True),
+        ("vocab.txt", True),
+        ("owner/name-v1.5", False),
+    ],
+)
+def test_path_or_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, path: bool) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    assert is_path(name) == path
+    assert is_path(Path(name))

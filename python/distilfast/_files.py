@@ -1,37 +1,149 @@
-"""Files and folders that are whole or not there: write beside, then rename."""
+"""Files and folders: what may be written where, whole or not there (written beside, then renamed), and what failed."""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import os
+import re
 import shutil
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import BaseFileLock, FileLock, Timeout
+
 from ._core import InputError
 
-try:
-    import fcntl
-except ImportError:  # not a POSIX system: what a killed process left is not recognised, and stays
-    fcntl = None  # type: ignore[assignment]
+_KINDS = {
+    stat.S_IFREG: "a file",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+}
+
+# What belongs to no mistake of this package and has a better sentence than the system's.
+_FAULTS = {
+    errno.EFBIG: "it would be larger than files may be here (ulimit -f)",
+    errno.ENAMETOOLONG: "its name is longer than the file system allows",
+    errno.ELOOP: "its links lead round in a circle",
+    errno.EBUSY: "it is in use; a mount point cannot be replaced: name a folder in it",
+    errno.EACCES: "permission denied",
+}
 
 
-def refuse_occupied(path: str | Path, overwrite: bool = False) -> Path:
-    """`path` as a `Path`, once it is known that nothing there would be lost.
+def first_line(error: BaseException) -> str:
+    """The first line of what `error` says that says something; its class where it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
-    Raises `InputError` where `path` is a file or a folder that holds something, unless `overwrite`.
+
+def is_path(name: str | os.PathLike[str]) -> bool:
+    """Whether `name` can only be meant as a path on this machine, and not as an id on the Hub ("name", "owner/name").
+
+    So it is where something of that name is here, where it is written as a path (`./`, `/`, `~`, an ending of a file,
+    more than one slash), and where the folder that it would lie in is here.
+    """
+    if not isinstance(name, str):
+        return True
+    path = Path(name)
+    return (
+        os.path.lexists(name)
+        or name.startswith((".", "/", "~"))
+        or name.count("/") > 1
+        or path.suffix.lower() in (".txt", ".json", ".jsonl", ".model", ".safetensors", ".bin", ".csv", ".tsv")
+        or ("/" in name and path.parent.is_dir())
+    )
+
+
+def describe_fault(error: BaseException, path: str | os.PathLike[str] | None = None) -> str | None:
+    """One line on a fault of the machine (disk, permissions, names) that `error` reports; None where it reports none.
+
+    Understands `OSError` and, since libraries write files in other languages, error numbers that stand in a message.
+    `path` is named where `error` names no file.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None:
+        written = re.search(r"(?:errno|os error) (\d+)", str(error), re.IGNORECASE)
+        number = int(written.group(1)) if written else None
+    if number is None:
+        return f"{path}: {first_line(error)}" if isinstance(error, OSError) and path is not None else None
+    named = getattr(error, "filename", None)
+    where = os.fsdecode(path if named is None and path is not None else named if named is not None else "a file")
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return f"{where}: no space is left for it{_free_space(where)}; free some, or write to another disk"
+    return f"{where}: {_FAULTS.get(number, os.strerror(number).lower())}"
+
+
+def _free_space(where: str) -> str:
+    with suppress(OSError, StopIteration):
+        parent = next(path for path in (Path(where), *Path(where).absolute().parents) if path.exists())
+        return f" ({shutil.disk_usage(parent).free / 1e6:,.1f} MB free)"
+    return ""
+
+
+def refuse_occupied(
+    path: str | os.PathLike[str], overwrite: bool = False, reads: Sequence[str | os.PathLike[str] | None] = ()
+) -> Path:
+    """`path` as a `Path`, once it is known that a folder may be written there and that nothing would be lost.
+
+    reads: what the run reads: files, folders, or names that are neither (ids on the Hub), which are no matter.
+
+    Raises `InputError` where `path` is a folder that holds something, unless `overwrite`; and, whatever `overwrite`
+    says, where it is a file, a device, a pipe or a socket (or a link to one), where it is or holds something of
+    `reads`, and where it holds the current or the home directory.
     """
     path = Path(path)
-    if not overwrite and (path.is_file() or (path.is_dir() and any(path.iterdir()))):
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        mode = None
+    except NotADirectoryError:
+        file = next(parent for parent in path.parents if parent.exists())
+        raise InputError(f"{path} cannot be a folder: {file} is a file") from None
+    except OSError as error:
+        raise InputError(f"{describe_fault(error, path)}; name another directory") from None
+    if mode is None:
+        return path
+    if not stat.S_ISDIR(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "no folder")
+        raise InputError(f"{path} is {kind} and holds something already; name a directory that is not there yet")
+    real = Path(os.path.realpath(path))
+    for source in reads:
+        if source is not None and (inside := _first_inside(Path(source), real)) is not None:
+            raise InputError(f"{inside} lies in {path} and would be lost; name another output directory")
+    try:
+        occupied = any(path.iterdir())
+    except OSError as error:
+        raise InputError(f"{describe_fault(error, path)}; name another directory") from None
+    if occupied and not overwrite:
         raise InputError(f"{path} holds something already; name another directory, or pass --overwrite to replace it")
+    for kept, name in ((Path.cwd(), "the current directory"), (Path.home(), "the home directory")):
+        if occupied and (real == kept or real in kept.parents):
+            raise InputError(f"{path} holds {name}; name a folder that may be replaced")
     return path
 
 
+def _first_inside(source: Path, folder: Path) -> Path | None:
+    """`source`, or one of the files in it, if that lies in `folder` (a real path), links followed."""
+    if not source.exists():
+        return None
+    files = sorted(source.iterdir()) if source.is_dir() and os.access(source, os.R_OK) else []
+    for each in (source, *files):
+        real = Path(os.path.realpath(each))
+        if real == folder or folder in real.parents:
+            return each
+    return None
+
+
 @contextmanager
-def whole_directory(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
+def whole_directory(
+    path: str | os.PathLike[str], overwrite: bool = False, reads: Sequence[str | os.PathLike[str] | None] = ()
+) -> Iterator[Path]:
     """A new folder beside `path` to write into, renamed to `path` when the block ends without an exception.
 
     What `path` held before is kept until that moment and lost then; after an exception `path` is as it was. What a
@@ -39,37 +151,40 @@ def whole_directory(path: str | Path, overwrite: bool = False) -> Iterator[Path]
     folder that it names is written, and the link stays. Folder and files may be read by whom the umask lets read,
     whatever wrote them (safetensors leaves its files to their owner alone).
     Raises `InputError` as `refuse_occupied` does, at the end as well, where something came meanwhile; where `path` lies
-    in a file; and where it is the current directory, which cannot be replaced.
+    in a file or is the current directory, which cannot be replaced; and where disk or permissions do not allow it.
     """
-    path = Path(os.path.realpath(refuse_occupied(path, overwrite)))
+    path = Path(os.path.realpath(refuse_occupied(path, overwrite, reads)))
     if path == Path.cwd():
         raise InputError(f"{path} is the current directory; name a folder in it, or run from another one")
+    hidden = lock = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        file = next(parent for parent in path.parents if parent.exists())
-        raise InputError(f"{path} cannot be a folder: {file} is a file") from None
-    for left in path.parent.glob(f".{path.name}.*.partial"):
-        lock = _lock(left)
-        if lock is not None:
-            shutil.rmtree(left, ignore_errors=True)
-            os.close(lock)
-    beside, lock = _new_locked_directory(path)
-    try:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            file = next(parent for parent in path.parents if parent.exists())
+            raise InputError(f"{path} cannot be a folder: {file} is a file") from None
+        _remove_leftovers(path)
+        hidden, lock = _new_hidden_directory(path)
+        beside = hidden / "whole"
+        beside.mkdir()
         yield beside
         open_to_umask(beside)
-        replaced = None
-        refuse_occupied(path, overwrite)
+        refuse_occupied(path, overwrite, reads)
         if path.exists():
-            replaced = beside.with_name(beside.name + ".replaced")
-            os.rename(path, replaced)
+            os.rename(path, hidden / "replaced")
         os.rename(beside, path)
-        if replaced is not None:
-            shutil.rmtree(replaced) if replaced.is_dir() else replaced.unlink()
+    except InputError:
+        raise
+    except Exception as error:
+        told = describe_fault(error, path) if isinstance(error, OSError) or "os error" in str(error) else None
+        if told is None or (isinstance(error, FileNotFoundError) and hidden is not None):
+            raise
+        raise InputError(told) from error
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        if hidden is not None:
+            _remove(hidden, path)
         if lock is not None:
-            os.close(lock)
+            _release(lock)
 
 
 def open_to_umask(directory: Path) -> None:
@@ -81,49 +196,85 @@ def open_to_umask(directory: Path) -> None:
             path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
 
 
-def _lock(directory: Path) -> int | None:
-    """A descriptor that holds the lock of `directory` until it is closed; None where another process holds it."""
-    if fcntl is None:
-        return None
-    descriptor = None
+def _hidden_prefix(path: Path) -> str:
+    """How the hidden folders beside `path` begin; a digest where its name is nearly as long as names may be."""
+    if len(os.fsencode(path.name)) <= 200:
+        return f".{path.name}."
+    return f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]}."
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Removes the hidden folders beside `path` that no living process holds."""
+    prefix = _hidden_prefix(path)
+    for name in os.listdir(path.parent):
+        # The middle is what `mkdtemp` draws: without a dot, so that other outputs, as `out.bak`, are not touched.
+        if name.startswith(prefix) and re.fullmatch(r"\w+\.partial", name[len(prefix) :]):
+            left = path.parent / name
+            lock = _lock(left)
+            if lock is not None:
+                _remove(left, path)
+                _release(lock)
+
+
+def _remove(hidden: Path, path: Path) -> None:
+    """Removes a hidden folder; what `path` held goes back there where the process died between its two renames."""
+    replaced = hidden / "replaced"
+    if replaced.exists() and not path.exists():
+        with suppress(OSError):
+            os.rename(replaced, path)
+    shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _lock(hidden: Path) -> BaseFileLock | None:
+    """The lock of a hidden folder, which a process loses by dying; None where another holds it or there are none."""
+    lock = FileLock(hidden / "lock")
     try:
-        descriptor = os.open(directory, os.O_RDONLY)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # held, gone by now, or on a file system without locks
-        if descriptor is not None:
-            os.close(descriptor)
+        lock.acquire(blocking=False)
+    except (Timeout, OSError, NotImplementedError):  # held, gone by now, or on a file system without locks
         return None
-    return descriptor
+    return lock
 
 
-def _new_locked_directory(path: Path) -> tuple[Path, int | None]:
-    """A new folder beside `path` and its lock, which the process loses by dying; no lock where there are none."""
+def _release(lock: BaseFileLock) -> None:
+    with suppress(OSError):  # its file went with the hidden folder
+        lock.release()
+
+
+def _new_hidden_directory(path: Path) -> tuple[Path, BaseFileLock | None]:
+    """A new hidden folder beside `path` and its lock; no lock where the file system has none."""
     for _ in range(3):
-        beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
-        lock = _lock(beside)
-        if lock is not None and beside.is_dir():
+        hidden = Path(tempfile.mkdtemp(prefix=_hidden_prefix(path), suffix=".partial", dir=path.parent))
+        lock = _lock(hidden)
+        if lock is not None and hidden.is_dir():
             break
         # Between the two lines above, another process may have taken the new folder for one that was left behind.
         if lock is not None:
-            os.close(lock)
+            _release(lock)
             lock = None
-    beside.mkdir(exist_ok=True)
-    return beside, lock
+    hidden.mkdir(exist_ok=True)
+    return hidden, lock
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """`text` in UTF-8 as the whole content of `path`; a reader sees the old file or the new one, never a part."""
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """`text` in UTF-8 as the whole content of `path`; a reader sees the old file or the new one, never a part.
+
+    Raises `InputError` where `path` is a folder, a device or a pipe, and where disk or permissions do not allow it.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is no file that could be replaced; name another")
+    beside = path.with_name(f"{_hidden_prefix(path)}{os.getpid()}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         beside.write_text(text, encoding="utf-8")
         os.replace(beside, path)
+    except OSError as error:
+        raise InputError(str(describe_fault(error, path))) from error
     finally:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             beside.unlink()
 
 
-def write_json(path: str | Path, value: Any) -> None:
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """`value` as indented JSON in `path`, whole or not at all."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -22,8 +22,9 @@ from ._files import refuse_occupied, whole_directory, write_json
 from .evaluate.finetune import encode_split, evaluate_task, fine_tune, load_for_task, predict, published_settings
 from .evaluate.task_data import Split, TaskData, load_task
 from .evaluate.tasks import Task, score
-from .models.load import load_tokenizer
 from .models.student import create_student
+from .prepare.text import read_texts
+from .tokenizer import load_transformers_tokenizer
 
 
 @dataclass
@@ -62,20 +63,11 @@ class TaskDistillation:
 
 
 def read_unlabelled(path: str | Path) -> list[str]:
-    """The lines of a UTF-8 file that hold more than white space.
+    """The texts of a file as `distilfast.prepare` reads them.
 
     Raises `InputError` for a file that is missing, empty or not UTF-8 (naming the byte).
     """
-    try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except OSError:
-        raise InputError(f"--unlabelled {path}: there is no such file") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"--unlabelled {path}: not UTF-8 at byte {error.start}") from None
-    lines = [line.strip() for line in text.split("\n") if line.strip()]
-    if not lines:
-        raise InputError(f"--unlabelled {path}: there is no text in it")
-    return lines
+    return read_texts([path])
 
 
 def pseudo_labels(
@@ -141,7 +133,7 @@ def distil_task(arguments: TaskDistillation) -> dict[str, Any]:
         bf16=arguments.precision == "bf16",
     )
     teacher = load_for_task(arguments.teacher, data.task, arguments.seed)
-    tokenizer = load_tokenizer(arguments.teacher)
+    tokenizer = load_transformers_tokenizer(arguments.teacher)
     labelled = len(data.train)
     if texts is not None:
         rows = pseudo_labels(

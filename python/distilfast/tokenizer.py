@@ -8,7 +8,6 @@ import os
 import tempfile
 from collections.abc import Iterable, Mapping, Set
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,19 @@ import pyarrow as pa
 
 from . import _core
 from ._core import InputError
-from ._files import write_json, write_text
-from .tokenizer_files import check_wordpiece, read_json, vocab_to_json, with_lowercase
-
-# What a folder with a tokenizer in it holds at least one of.
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "*.model", "*.spm", "*.bpe.codes")
+from ._files import is_path, write_json, write_text
+from .tokenizer_files import (
+    TOKENIZER_FILES,
+    bert_tokenizer,
+    canonical_settings,
+    check_wordpiece,
+    has_tokenizer,
+    is_bare_vocabulary,
+    read_config,
+    read_json,
+    told,
+    with_lowercase,
+)
 
 # What the usual families call them, in the order in which they are tried where no tokenizer_config.json says.
 _USUAL_NAMES = {
@@ -40,22 +47,14 @@ class Tokenizer:
     Made by `from_file` or `from_pretrained`. Encoding releases the GIL.
 
     The `truncation` and `padding` blocks that a `tokenizer.json` may carry are never applied: rows are ragged, and cut
-    only where `max_length` asks for it. What the file wanted is in `truncation` and `padding`.
+    only where `max_length` asks for it.
     """
 
-    def __init__(
-        self,
-        json_text: str,
-        config: dict[str, Any] | None = None,
-        source: str = "tokenizer.json",
-        unicode: str | None = None,
-    ) -> None:
+    def __init__(self, json_text: str, config: dict[str, Any] | None = None, source: str = "tokenizer.json") -> None:
         """`json_text`: the content of a `tokenizer.json`; `config`: of a `tokenizer_config.json`; `source`: for errors.
 
-        `unicode`: whose tables of characters to follow, "hf-0.23" or "hf-1.0" (164 characters differ, none of them
-        common); None: those of the `tokenizers` that is installed. Raises `InputError` where the text is no tokenizer.
+        Raises `InputError` where the text is no tokenizer.
         """
-        unicode = installed_unicode() if unicode is None else unicode
         content = read_json(json_text, source)
         if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
             raise InputError(f"{source} is no tokenizer.json: it has no 'model' block")
@@ -65,16 +64,10 @@ class Tokenizer:
             )
         if content["model"].get("type") == "WordPiece" or "max_input_chars_per_word" in content["model"]:
             check_wordpiece(content, source)
-        #: The file's `truncation` block, which is not applied, or None.
-        self.truncation: dict[str, Any] | None = content.get("truncation")
-        #: The file's `padding` block, which is not applied, or None.
-        self.padding: dict[str, Any] | None = content.get("padding")
         try:
-            self._core = _core.Tokenizer(json_text, unicode)
+            self._core = _core.Tokenizer(json_text)
         except InputError as error:
             raise InputError(f"{source}: {error}") from None
-        #: Whose tables of characters are followed: "hf-0.23" or "hf-1.0".
-        self.unicode = unicode
         self._config = dict(config or {})
         self._names = {key: self._special_name(key, content["model"]) for key in _USUAL_NAMES}
         self.vocab_size: int = self._core.vocab_size
@@ -83,18 +76,16 @@ class Tokenizer:
         )
 
     @classmethod
-    def from_file(
-        cls, path: str | os.PathLike[str], lowercase: bool | None = None, unicode: str | None = None
-    ) -> Tokenizer:
+    def from_file(cls, path: str | os.PathLike[str], lowercase: bool | None = None) -> Tokenizer:
         """The tokenizer of a `tokenizer.json`, or of a BERT `vocab.txt` (one token a line, the line number is the id).
 
         A `tokenizer_config.json` beside the file is read for the names of the special tokens and, for a `vocab.txt`,
         for `do_lower_case`, `strip_accents` and `tokenize_chinese_chars`. `lowercase` overrides; without either, a
-        `vocab.txt` is taken as cased where any token holds an ASCII capital letter ("[UNK]" and the like aside).
-        `unicode`: see `Tokenizer`.
+        `vocab.txt` is taken as cased where any token holds an ASCII capital letter ("[UNK]" and the like aside). White
+        space at the ends of its lines, lines that stand there twice and blank ones are taken as Hugging Face does.
 
-        Raises `InputError` for a file that is no tokenizer (not text, not JSON, of a later format, with gaps or
-        duplicates among the ids, without its special tokens), `FileNotFoundError` where there is none.
+        Raises `InputError` for a file that is no tokenizer (not text, not JSON, of a later format, with two tokens of
+        one id, without its special tokens), `FileNotFoundError` where there is none.
         """
         path = Path(path)
         if path.is_dir():
@@ -103,37 +94,39 @@ class Tokenizer:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
             raise InputError(f"{path} is not UTF-8 text ({error}), so it is no tokenizer.json or vocab.txt") from None
-        config_path = path.with_name("tokenizer_config.json")
-        config = read_json(config_path.read_text(encoding="utf-8"), str(config_path)) if config_path.is_file() else {}
+        config = read_config(path.with_name("tokenizer_config.json"))
         if text.lstrip()[:1] == "{":
             if lowercase is not None:
                 text = with_lowercase(text, lowercase, str(path))
         elif path.suffix == ".json":
             raise InputError(f"{path} is no tokenizer.json: it does not hold a JSON object")
         else:
-            text = vocab_to_json(text, str(path), lowercase, config)
-        return cls(text, _portable(config), str(path), unicode)
+            text = bert_tokenizer(path, lowercase, config).backend_tokenizer.to_str()
+        return cls(text, _portable(config), str(path))
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | os.PathLike[str], **kwargs: Any) -> Tokenizer:
+    def from_pretrained(
+        cls, name_or_path: str | os.PathLike[str], lowercase: bool | None = None, **kwargs: Any
+    ) -> Tokenizer:
         """The tokenizer that `transformers.AutoTokenizer.from_pretrained` loads from a folder or the Hugging Face Hub.
 
         `kwargs` (`revision`, `token`, `local_files_only`, ...) are passed on to it. A folder that it cannot make sense
-        of is searched for `tokenizer.json` and `vocab.txt`. Raises `InputError` where there is no tokenizer to be had.
+        of is searched for `tokenizer.json` and `vocab.txt`. A `vocab.txt` that no settings go with is read as
+        `from_file` does, and for such a folder alone is `lowercase`. Raises `InputError` where there is no tokenizer to
+        be had.
         """
-        from transformers import AutoTokenizer
-
         folder = Path(name_or_path)
-        # AutoTokenizer makes up a tokenizer of a few special tokens for a folder that holds a model alone.
-        if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in TOKENIZER_FILES):
-            raise InputError(f"{folder} holds no tokenizer: none of {', '.join(TOKENIZER_FILES)} is there")
+        if folder.is_dir() and is_bare_vocabulary(folder):
+            return cls.from_file(folder / "vocab.txt", lowercase)
+        if lowercase is not None:
+            raise InputError(f"--lowercase is for a vocab.txt; {name_or_path} brings its own settings")
         try:
-            tokenizer = AutoTokenizer.from_pretrained(str(name_or_path), **kwargs)
-        except (OSError, ValueError, KeyError, ImportError) as error:
+            tokenizer = load_transformers_tokenizer(name_or_path, **kwargs)
+        except InputError:
             for name in ("tokenizer.json", "vocab.txt"):
                 if (folder / name).is_file():
                     return cls.from_file(folder / name)
-            raise InputError(f"{name_or_path} has no tokenizer that can be loaded: {_first_line(error)}") from None
+            raise
         if not getattr(tokenizer, "is_fast", False):
             raise InputError(
                 f"{name_or_path} has only a slow tokenizer ({type(tokenizer).__name__}); a fast one is needed"
@@ -142,7 +135,7 @@ class Tokenizer:
             tokenizer.save_pretrained(scratch)
             text = (Path(scratch) / "tokenizer.json").read_text(encoding="utf-8")
             config = json.loads((Path(scratch) / "tokenizer_config.json").read_text(encoding="utf-8"))
-        return cls(text, config, str(name_or_path))
+        return cls(text, _portable(config), str(name_or_path))
 
     @property
     def engine(self) -> str:
@@ -225,10 +218,10 @@ class Tokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256, in hex, over the vocabulary and every setting of the file that changes ids."""
-        keys = ("model", "normalizer", "pre_tokenizer", "post_processor", "added_tokens")
-        settings = {key: self._content.get(key) for key in keys}
-        canonical = json.dumps(settings, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        """SHA-256, in hex, over the vocabulary and every setting that changes ids, however the file spells them."""
+        canonical = json.dumps(
+            canonical_settings(self._content), sort_keys=True, ensure_ascii=False, separators=(",", ":")
+        )
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def to_json(self) -> str:
@@ -249,8 +242,8 @@ class Tokenizer:
     def __repr__(self) -> str:
         return f"Tokenizer(vocab_size={self.vocab_size}, engine={self.engine!r})"
 
-    def __reduce__(self) -> tuple[type[Tokenizer], tuple[str, dict[str, Any], str, str]]:
-        return Tokenizer, (self._core.to_json(), self._config, "pickle", self.unicode)
+    def __reduce__(self) -> tuple[type[Tokenizer], tuple[str, dict[str, Any], str]]:
+        return Tokenizer, (self._core.to_json(), self._config, "pickle")
 
     @cached_property
     def _content(self) -> dict[str, Any]:
@@ -269,16 +262,41 @@ class Tokenizer:
         return next((name for name in candidates if self._core.token_to_id(name) is not None), None)
 
 
-def installed_unicode() -> str:
-    """The tables of characters, "hf-0.23" or "hf-1.0", of the `tokenizers` that is installed."""
-    return "hf-0.23" if version("tokenizers").startswith("0.") else "hf-1.0"
+def load_tokenizer(name: str | os.PathLike[str], lowercase: bool | None = None) -> Tokenizer:
+    """The tokenizer that a file (`vocab.txt`, `tokenizer.json`), a folder or a name on the Hub stands for."""
+    if Path(name).is_file():
+        return Tokenizer.from_file(name, lowercase=lowercase)
+    return Tokenizer.from_pretrained(name, lowercase=lowercase)
+
+
+def load_transformers_tokenizer(name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
+    """The tokenizer of `transformers` for a folder or a name on the Hub, for models and for what is saved beside them.
+
+    `kwargs` go to `AutoTokenizer.from_pretrained`. A folder with a `vocab.txt` and no settings gives the ids that
+    `Tokenizer` gives for it. Raises `InputError` where there is none, or it does not load.
+    """
+    folder = Path(name_or_path)
+    if is_path(name_or_path) and not folder.exists():
+        raise InputError(f"{name_or_path}: there is no such file or directory")
+    if folder.is_file():
+        raise InputError(f"{name_or_path} is a file; give the folder of the tokenizer, or its id on the Hub")
+    # AutoTokenizer makes up a tokenizer of a few special tokens for a folder that holds a model alone.
+    if folder.is_dir() and not has_tokenizer(folder):
+        raise InputError(
+            f"{name_or_path} has no tokenizer: none of {', '.join(TOKENIZER_FILES)} is there; save one beside the "
+            "model (tokenizer.save_pretrained)"
+        )
+    if folder.is_dir() and is_bare_vocabulary(folder):
+        return bert_tokenizer(folder / "vocab.txt", None, {})
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(name_or_path), **kwargs)
+    except Exception as error:  # the tokenizers crate raises bare Exception, AutoTokenizer whatever its files make it
+        raise InputError(f"{name_or_path} has no tokenizer that can be loaded: {told(error)}") from None
 
 
 def _portable(config: dict[str, Any]) -> dict[str, Any]:
     """What of a `tokenizer_config.json` still holds when the tokenizer is read from its file alone."""
     kept = (*_USUAL_NAMES, "model_max_length", "model_input_names", "bos_token", "eos_token")
     return {key: value for key, value in config.items() if key in kept}
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]

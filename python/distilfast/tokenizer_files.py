@@ -1,13 +1,55 @@
-"""Tokenizer files: reading them, checking them, and the `tokenizer.json` that says the same as a `vocab.txt`."""
+"""Tokenizer files: which there are, reading and checking them, and what of them decides about ids."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from ._core import InputError
 
+# What a folder with a tokenizer in it holds at least one of.
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "*.model", "*.spm", "*.bpe.codes")
+
 _BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether `folder` holds a file that `transformers` could make a tokenizer of."""
+    return any(any(folder.glob(pattern)) for pattern in TOKENIZER_FILES)
+
+
+def is_bare_vocabulary(folder: Path) -> bool:
+    """Whether the tokenizer of `folder` is a BERT `vocab.txt` and nothing there says how text is to be spelt for it.
+
+    `transformers` lower-cases for such a folder whatever the vocabulary holds.
+    """
+    vocabulary = folder / "vocab.txt"
+    if not vocabulary.is_file() or (folder / "tokenizer.json").is_file():
+        return False
+    if "do_lower_case" in read_config(folder / "tokenizer_config.json"):
+        return False
+    with vocabulary.open("rb") as file:
+        return {b"[PAD]", b"[UNK]", b"[CLS]"} <= {line.strip() for line in file}
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The content of a `tokenizer_config.json`; empty where there is none."""
+    if not path.is_file():
+        return {}
+    try:
+        config = read_json(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from None
+    if not isinstance(config, dict):
+        raise InputError(f"{path} holds a {type(config).__name__}, not a JSON object of settings")
+    return config
+
+
+def told(error: BaseException) -> str:
+    """What an exception says, on one line, no longer than is read."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 400 else text[:400] + " ..."
 
 
 def read_json(text: str, source: str) -> Any:
@@ -31,7 +73,7 @@ def _unique(pairs: list[tuple[str, Any]], source: str) -> dict[str, Any]:
 
 
 def check_wordpiece(content: dict[str, Any], source: str) -> None:
-    """Refuses a WordPiece vocabulary with gaps or duplicates among its ids, or without its unknown token."""
+    """Refuses a WordPiece vocabulary with two tokens of one id, or without its unknown token."""
     model = content["model"]
     vocab = model.get("vocab")
     if not isinstance(vocab, dict) or not all(type(index) is int and index >= 0 for index in vocab.values()):
@@ -46,73 +88,97 @@ def check_wordpiece(content: dict[str, Any], source: str) -> None:
     for token, index in (vocab | {token: index for token, index in added.items() if token not in vocab}).items():
         if by_id.setdefault(index, token) != token:
             raise InputError(f"{source}: the tokens {by_id[index]!r} and {token!r} share the id {index}")
-    if len(by_id) and max(by_id) != len(by_id) - 1:
+    new = {token: index for token, index in added.items() if token not in vocab}
+    if new and max(by_id) != len(by_id) - 1:  # the crate numbers new tokens by how many there are
         gap = next(index for index in range(len(by_id)) if index not in by_id)
         raise InputError(f"{source}: the ids have a gap, no token has id {gap} though ids go up to {max(by_id)}")
     if model.get("unk_token") not in vocab:
         raise InputError(f"{source}: the vocabulary has no {model.get('unk_token')!r}, the token for unknown words")
 
 
-def vocab_to_json(text: str, source: str, lowercase: bool | None, config: dict[str, Any]) -> str:
-    """The `tokenizer.json` that says the same as a BERT `vocab.txt`."""
-    if text.startswith("\ufeff"):
-        raise InputError(f"{source} begins with a byte order mark; save it as UTF-8 without one")
-    tokens = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
-    vocab: dict[str, int] = {}
-    for index, token in enumerate(tokens):
-        if not token:
-            raise InputError(
-                f"{source}: line {index + 1} is empty, a gap in the ids; a vocab.txt has a token on every line"
-            )
-        if token in vocab:
-            raise InputError(f"{source}: {token!r} stands on line {vocab[token] + 1} and on line {index + 1}")
-        vocab[token] = index
-    missing = [token for token in _BERT_SPECIALS if token not in vocab]
+def bert_tokenizer(path: Path, lowercase: bool | None, config: dict[str, Any]) -> Any:
+    """The `transformers.BertTokenizer` of a BERT `vocab.txt`; see `Tokenizer.from_file`.
+
+    Of a line that stands there twice the last counts, as in `tokenizers`; no token has the other's id then.
+    """
+    from tokenizers.models import WordPiece
+    from transformers import BertTokenizer
+
+    if path.read_bytes().startswith(b"\xef\xbb\xbf"):
+        raise InputError(f"{path} begins with a byte order mark; save it as UTF-8 without one")
+    try:
+        vocabulary: dict[str, int] = WordPiece.read_file(str(path))
+    except Exception as error:  # what the crate raises
+        raise InputError(f"{path} does not read as a vocab.txt: {told(error)}") from None
+    missing = [token for token in _BERT_SPECIALS if token not in vocabulary]
     if missing:
-        raise InputError(f"{source} has no {', '.join(missing)}, so it is no BERT vocab.txt")
+        raise InputError(f"{path} has no {', '.join(missing)}, so it is no BERT vocab.txt")
     if lowercase is None:
         lowercase = config.get("do_lower_case")
     if lowercase is None:
-        lowercase = not any(token != token.lower() and token[0] not in "[<" for token in tokens if token.isascii())
-    content = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [
-            {
-                "id": vocab[token],
-                "content": token,
-                "single_word": False,
-                "lstrip": False,
-                "rstrip": False,
-                "normalized": False,
-                "special": True,
-            }
-            for token in sorted(_BERT_SPECIALS, key=vocab.__getitem__)
-        ],
-        "normalizer": {
-            "type": "BertNormalizer",
-            "clean_text": True,
-            "handle_chinese_chars": config.get("tokenize_chinese_chars", True),
-            "strip_accents": config.get("strip_accents"),
-            "lowercase": lowercase,
-        },
-        "pre_tokenizer": {"type": "BertPreTokenizer"},
-        "post_processor": {
-            "type": "BertProcessing",
-            "sep": ["[SEP]", vocab["[SEP]"]],
-            "cls": ["[CLS]", vocab["[CLS]"]],
-        },
-        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
-        "model": {
-            "type": "WordPiece",
-            "unk_token": "[UNK]",
-            "continuing_subword_prefix": "##",
-            "max_input_chars_per_word": 100,
-            "vocab": vocab,
-        },
+        words = (token for token in vocabulary if token.isascii() and token[:1] not in ("[", "<"))
+        lowercase = not any(token != token.lower() for token in words)
+    return BertTokenizer(
+        vocab=vocabulary,
+        do_lower_case=lowercase,
+        tokenize_chinese_chars=config.get("tokenize_chinese_chars", True),
+        strip_accents=config.get("strip_accents"),
+    )
+
+
+def canonical_settings(content: dict[str, Any]) -> dict[str, Any]:
+    """What of a `tokenizer.json` (as the `tokenizers` crate writes it) decides about ids, spelt in one way.
+
+    Files of the same ids differ in how they name the tokens round a text (BertProcessing, RobertaProcessing, a
+    template), in empty prefixes (null or ""), in the order of added tokens, and in settings of offsets.
+    """
+    model = {key: (None if value == "" else value) for key, value in content["model"].items()}
+    added = sorted(content.get("added_tokens") or [], key=lambda token: token["id"])
+    return {
+        "model": model,
+        "normalizer": content.get("normalizer"),
+        "pre_tokenizer": _without_offsets(content.get("pre_tokenizer")),
+        "post_processor": _around(content.get("post_processor")),
+        "added_tokens": added,
     }
-    return json.dumps(content, ensure_ascii=False)
+
+
+def _without_offsets(part: Any) -> Any:
+    if isinstance(part, dict):
+        return {key: _without_offsets(value) for key, value in part.items() if key != "trim_offsets"}
+    return [_without_offsets(each) for each in part] if isinstance(part, list) else part
+
+
+def _around(processor: Any) -> Any:
+    """The ids before, between and after texts that a post-processor puts there; the processor itself where it is of
+    another kind."""
+    if not isinstance(processor, dict):
+        return processor
+    kind = processor.get("type")
+    if kind == "Sequence":
+        parts = [_around(part) for part in processor["processors"]]
+        parts = [part for part in parts if part is not None]
+        return parts[0] if len(parts) == 1 else parts or None
+    if kind == "ByteLevel":  # offsets alone
+        return None
+    if kind in ("BertProcessing", "RobertaProcessing"):
+        cls_id, sep_id = processor["cls"][1], processor["sep"][1]
+        between = [sep_id] if kind == "BertProcessing" else [sep_id, sep_id]
+        return {"single": [cls_id, "A", sep_id], "pair": [cls_id, "A", *between, "B", sep_id]}
+    if kind == "TemplateProcessing":
+        tokens = {name: token["ids"] for name, token in processor["special_tokens"].items()}
+        return {name: _flat(processor[name], tokens) for name in ("single", "pair")}
+    return processor
+
+
+def _flat(template: list[dict[str, Any]], tokens: dict[str, list[int]]) -> list[Any]:
+    found: list[Any] = []
+    for piece in template:
+        if "Sequence" in piece:
+            found.append(piece["Sequence"]["id"])
+        else:
+            found += tokens[piece["SpecialToken"]["id"]]
+    return found
 
 
 def with_lowercase(text: str, lowercase: bool, source: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import signal
@@ -174,3 +175,24 @@ def test_an_interrupt_while_importing_is_one_line(wait: float, tmp_path: Path) -
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=30)[1] == "interrupted\n"
     assert process.returncode == 130
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a/b"), "a/b: no space is left for it"),
+        (OSError(errno.EROFS, "Read-only file system", "a/b"), "a/b: read-only file system"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "a/b"), "a/b: its name is longer"),
+        (OSError("Couldn't deserialize thrift\nmore"), "Couldn't deserialize thrift"),
+    ],
+)
+def test_faults_of_the_machine_are_one_line(error: Exception, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as exit_code:
+        run(command)
+    assert exit_code.value.code == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"error: {told}")
+    assert shown.count("\n") == 1

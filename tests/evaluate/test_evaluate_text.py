@@ -11,7 +11,7 @@ import torch
 from distilfast import InputError, Tokenizer
 from distilfast.evaluate import run as evaluate
 from distilfast.evaluate.run import EvaluateOptions, run_evaluation
-from distilfast.metrics.held_out import held_out_batches, read_text
+from distilfast.metrics.held_out_text import held_out_batches, read_text
 from distilfast.prepare.run import prepare
 from transformers import BertConfig, BertForMaskedLM
 
@@ -95,7 +95,7 @@ def test_the_command_says_what_is_wrong_in_one_line(
         assert len(line.splitlines()) == 1
         return line
 
-    assert "No such file" in run("--text", str(tmp_path / "gone.txt"))
+    assert "no such file" in run("--text", str(tmp_path / "gone.txt"))
     (tmp_path / "bad.txt").write_bytes(b"fine\ncaf\xe9\n")
     assert "not UTF-8 at byte 8" in run("--text", str(tmp_path / "bad.txt"))
     (tmp_path / "empty.txt").write_text("\n\n")
@@ -107,8 +107,10 @@ def test_the_command_says_what_is_wrong_in_one_line(
 
 
 def test_lines_are_counted_over_files(tmp_path: Path, text: str) -> None:
-    assert len(read_text([text, text])) == 80
-    assert len(read_text([text, text], max_lines=50)) == 50
+    again = tmp_path / "again.txt"
+    again.write_bytes(Path(text).read_bytes())
+    assert len(read_text([text, str(again)])) == 80
+    assert len(read_text([text, str(again)], max_lines=50)) == 50
     with pytest.raises(InputError, match="no line"):
         read_text([text], max_lines=0)
 

@@ -29,7 +29,8 @@ from distilfast.evaluate.finetune import (
 from distilfast.evaluate.run import EvaluateOptions, run_evaluation
 from distilfast.evaluate.task_data import load_task, read_squad
 from distilfast.evaluate.tasks import TASKS
-from distilfast.models.load import load_tokenizer, quiet
+from distilfast.models.load import quiet
+from distilfast.tokenizer import load_transformers_tokenizer
 from sklearn.metrics import accuracy_score
 from transformers import (
     AutoModelForSequenceClassification,
@@ -149,7 +150,7 @@ def test_a_copy_of_the_teacher_keeps_all_and_finished_cells_are_kept(
     # The tuned teacher was kept, and its score is what it gives now, by scikit-learn.
     tuned = next((tmp_path / "tuned" / "sst2" / "teacher").glob("*-seed1"))
     found = load_task("sst2", data).dev["dev"]
-    tokenizer = load_tokenizer(str(tuned))
+    tokenizer = load_transformers_tokenizer(str(tuned))
     columns = encode_split(tokenizer, TASKS["sst2"], found, 64)
     (logits,) = predict(
         AutoModelForSequenceClassification.from_pretrained(tuned), tokenizer, columns, torch.device("cpu")
@@ -230,7 +231,7 @@ def test_regression_questions_and_a_sweep(models: Path, data: Path, tmp_path: Pa
 
 def test_windows_hold_the_answer_where_they_say(models: Path, data: Path) -> None:
     split = read_squad(data / "squad" / "dev-v1.1.json")
-    columns = encode_split(load_tokenizer(str(models / "teacher")), TASKS["squad"], split, 24)
+    columns = encode_split(load_transformers_tokenizer(str(models / "teacher")), TASKS["squad"], split, 24)
     assert len(columns["example"]) > len(split)  # long passages are cut
     held = 0
     for start, end, example, offsets in zip(
@@ -244,7 +245,7 @@ def test_windows_hold_the_answer_where_they_say(models: Path, data: Path) -> Non
 
 
 def test_outputs_come_back_in_the_order_of_the_rows(models: Path) -> None:
-    tokenizer = load_tokenizer(str(models / "student"))
+    tokenizer = load_transformers_tokenizer(str(models / "student"))
     texts = ["good", "the film is a bad film .", "poor plot", "fine ."] * 40
     columns = tokenizer(texts)
     model = AutoModelForSequenceClassification.from_pretrained(models / "student").eval()
@@ -294,7 +295,10 @@ def test_bfloat16_learns_the_same_on_float32_weights(models: Path, data: Path, t
     tuned = fine_tune(teacher, found, 0, settings, torch.device("cpu"), save_to=tmp_path / "tuned")
     assert tuned.score == 100.0  # which copies that were never made anew could not reach
     assert tuned.losses[-1][1] < 0.3 < tuned.losses[0][1]
-    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(tmp_path / "tuned"), load_tokenizer(teacher)
+    model, tokenizer = (
+        AutoModelForSequenceClassification.from_pretrained(tmp_path / "tuned"),
+        load_transformers_tokenizer(teacher),
+    )
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     columns = encode_split(tokenizer, TASKS["sst2"], found.dev["dev"], 64)
     (exact,) = predict(model, tokenizer, columns, torch.device("cpu"))

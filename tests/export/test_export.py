@@ -161,7 +161,7 @@ def test_text_for_the_comparison(tmp_path: Path) -> None:
     file.write_text("\n\n")
     with pytest.raises(InputError, match="no line"):
         read_lines(file, 2)
-    with pytest.raises(InputError, match="No such file"):
+    with pytest.raises(InputError, match="no such file"):
         read_lines(tmp_path / "gone.txt", 2)
 
 

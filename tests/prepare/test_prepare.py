@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import tokenizers
+from distilfast.prepare import run
 from distilfast.prepare.directory import TokenWriter
 from distilfast.prepare.run import load_tokens, main, prepare
 
@@ -115,8 +116,8 @@ def test_where_blocks_end_does_not_matter(tmp_path: Path, vocab: Path, monkeypat
     text = tmp_path / "text.txt"
     text.write_text("\n".join(TEXTS * 3) + "\n\n" + LONG)
     prepare(tmp_path / "whole", vocab, [text], mode="packed", max_length=40)
-    read_files = df.prepare.read_files
-    monkeypatch.setattr(df.prepare, "read_files", lambda paths, column: read_files(paths, column, block_bytes=7))
+    read_files = run.read_files
+    monkeypatch.setattr(run, "read_files", lambda *given, **named: read_files(*given, block_bytes=7, **named))
     prepare(tmp_path / "blocks", vocab, [text], mode="packed", max_length=40)
     whole, blocks = load_tokens(tmp_path / "whole"), load_tokens(tmp_path / "blocks")
     assert whole.dataset["input_ids"][:] == blocks.dataset["input_ids"][:]
@@ -155,7 +156,7 @@ def test_a_killed_run_leaves_nothing_and_the_next_one_cleans_up(tmp_path: Path, 
     text.write_text(LONG)
     script = (
         "import os, signal, sys\n"
-        "from distilfast import prepare\n"
+        "from distilfast.prepare import run as prepare\n"
         "class Killed(prepare.TokenWriter):\n"
         "    def write(self, rows):\n"
         "        super().write(rows)\n"
@@ -165,7 +166,7 @@ def test_a_killed_run_leaves_nothing_and_the_next_one_cleans_up(tmp_path: Path, 
     )
     process = subprocess.run([sys.executable, "-c", script, str(out), str(vocab), str(text)])
     assert process.returncode == -signal.SIGKILL
-    assert len(list(tmp_path.glob(".out.*.partial/data-*"))) == 1
+    assert len(list(tmp_path.glob(".out.*.partial/whole/data-*"))) == 1
     assert not out.exists()
     with pytest.raises(df.InputError, match="no such directory"):
         load_tokens(out)
@@ -197,8 +198,8 @@ def test_a_directory_that_is_not_whole_is_noticed(tmp_path: Path, vocab: Path) -
     (out / "state.json").unlink()
     refused("not whole")
     info = json.loads((out / "tokens.json").read_text())
-    (out / "tokens.json").write_text(json.dumps({**info, "format": 2}))
-    refused("format 2")
+    (out / "tokens.json").write_text(json.dumps({**info, "format": 1}))
+    refused("format 1")
     (out / "tokens.json").unlink()
     refused("no tokens.json")
     (out / "tokens.json").write_text(json.dumps({**info, "fingerprint": "0" * 64}))

@@ -182,9 +182,11 @@ def test_files_that_are_damaged_or_something_else(folder: Path, capsys: pytest.C
     content[30:90] = bytes(60)
     (folder / "rows.parquet").write_bytes(bytes(content))
     assert "rows.parquet: damaged" in text("rows.parquet")
-    for kind in (gzip, bz2, lzma):
-        (folder / "packed.txt").write_bytes(kind.compress(b"the cat"))
-        assert "packed.txt begins like a compressed file; unpack it first" in text("packed.txt")
+    (folder / "packed.txt").write_bytes(lzma.compress(b"the cat"))
+    assert "packed.txt is a file of xz; unpack it first" in text("packed.txt")
+    for kind in (gzip, bz2):
+        (folder / "packed.txt").write_bytes(kind.compress(b"the cat sat on the mat " * 1000)[:-9])
+        assert "packed.txt: damaged, or cut off, as a file of" in text("packed.txt")
     assert "/dev/null is no regular file" in refused(folder, capsys, "--text", "/dev/null")
 
 

@@ -67,9 +67,9 @@ def test_ray_data(vocab: Path, expected: list[list[int]]) -> None:
         fn_constructor_args=[str(vocab)],
         fn_constructor_kwargs={"max_length": 32, "threads": 1},
         batch_format="pyarrow",
-        concurrency=1,
+        compute=ray.data.ActorPoolStrategy(size=1),
     )
-    rows = [row["input_ids"].tolist() for row in shards.take_all()]
+    rows = [list(row["input_ids"]) for row in shards.take_all()]
     assert sorted(rows) == sorted(expected)
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import distilfast as df
 import pyarrow as pa
 import pytest
 import tokenizers
+import transformers
+from distilfast.tokenizer import load_tokenizer, load_transformers_tokenizer
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = [
@@ -201,29 +204,6 @@ def test_fingerprint_follows_what_changes_ids(vocab: Path, tmp_path: Path) -> No
     again = df.Tokenizer.from_file(path)
     assert again.fingerprint == tok.fingerprint
     assert again.encode_batch(TEXTS) == tok.encode_batch(TEXTS), "truncation and padding are not applied"
-    assert again.truncation["max_length"] == 3
-    assert again.padding["strategy"] == {"Fixed": 8}
-
-
-@pytest.mark.parametrize(
-    ("release", "profile"),
-    [("0.22.1", "hf-0.23"), ("0.23.3", "hf-0.23"), ("1.0.0rc3", "hf-1.0"), ("1.0.0", "hf-1.0"), ("1.3.1", "hf-1.0")],
-)
-def test_the_tables_are_those_of_the_installed_release(
-    vocab: Path, monkeypatch: pytest.MonkeyPatch, release: str, profile: str
-) -> None:
-    """U+1B4E is a letter to tokenizers 0.23, one unknown word with what is beside it, and punctuation to 1.0."""
-    monkeypatch.setattr(df.tokenizer, "version", lambda name: release)
-    path = vocab.with_name("more.txt")
-    path.write_text(vocab.read_text() + "\u1b4e\n")
-    tok = df.Tokenizer.from_file(path)
-    assert tok.unicode == profile
-    pieces = ["[UNK]"] if profile == "hf-0.23" else ["a", "\u1b4e", "b"]
-    assert tok.encode("a\u1b4eb", add_special_tokens=False) == [tok._core.token_to_id(piece) for piece in pieces]
-    for other in ("hf-0.23", "hf-1.0"):
-        assert df.Tokenizer.from_file(path, unicode=other).unicode == other
-    with pytest.raises(df.InputError, match="hf-2"):
-        df.Tokenizer.from_file(path, unicode="hf-2")
 
 
 def test_case_of_a_vocabulary(tmp_path: Path) -> None:
@@ -239,16 +219,10 @@ def test_case_of_a_vocabulary(tmp_path: Path) -> None:
     ("content", "reason"),
     [
         *(("\n".join([*(token for token in SPECIALS if token != gone), "the"]), rf"no \{gone}") for gone in SPECIALS),
-        ("\n".join([*SPECIALS, "the", "", "cat"]), "line 7 is empty"),
-        ("\n".join([*SPECIALS, "the", "cat", "the"]), "'the' stands on line 6 and on line 8"),
         ("A story that is\nno vocabulary\n", r"no \[PAD\]"),
         ("{", "not JSON"),
         ("{}", "no 'model' block"),
         (json.dumps({"version": "2.0", "model": {}}), "format version '2.0'"),
-        (
-            json.dumps({"model": {"type": "WordPiece", "unk_token": "u", "vocab": {"u": 0, "a": 2}}}),
-            "no token has id 1",
-        ),
         (json.dumps({"model": {"type": "WordPiece", "unk_token": "u", "vocab": {"u": 0, "a": 0}}}), "share the id 0"),
         (json.dumps({"model": {"type": "WordPiece", "unk_token": "u", "vocab": {"a": 0}}}), "no 'u'"),
         ('{"model": {"type": "WordPiece", "unk_token": "u", "vocab": {"u": 0, "a": 1, "a": 2}}}', "'a' twice"),
@@ -260,6 +234,67 @@ def test_files_that_are_refused(tmp_path: Path, content: str, reason: str) -> No
     with pytest.raises(df.InputError, match=reason) as caught:
         df.Tokenizer.from_file(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [*SPECIALS, "the ", "cat\t", "sat\u00a0", "on"],
+        [*SPECIALS, "the", "cat", "the", "sat"],
+        [*SPECIALS, "the", "", "cat", "", "sat", ""],
+        [*SPECIALS, "the\r", "cat\r"],
+    ],
+)
+def test_lines_of_a_vocabulary_are_taken_as_hugging_face_takes_them(tmp_path: Path, lines: list[str]) -> None:
+    path = tmp_path / "vocab.txt"
+    path.write_bytes("".join(f"{line}\n" for line in lines).encode())
+    expected = transformers.BertTokenizer(vocab=tokenizers.models.WordPiece.read_file(str(path)))
+    ours = df.Tokenizer.from_file(path)
+    texts = ["the cat sat on the cat", "zzz the", ""]
+    assert [ours.encode(text) for text in texts] == [expected(text)["input_ids"] for text in texts]
+    ours.save_pretrained(tmp_path / "saved")
+    again = df.Tokenizer.from_pretrained(tmp_path / "saved")
+    assert again.fingerprint == ours.fingerprint == df.Tokenizer.from_pretrained(tmp_path).fingerprint
+    assert again.encode(texts[0]) == ours.encode(texts[0])
+
+
+def test_the_fingerprint_is_of_ids_and_not_of_spelling(vocab: Path, tmp_path: Path) -> None:
+    ours = df.Tokenizer.from_file(vocab)
+    content = json.loads(ours.to_json())
+    ids = {token: content["model"]["vocab"][token] for token in ("[CLS]", "[SEP]")}
+    spelt = {
+        **content,
+        "post_processor": {"type": "BertProcessing", **{t.strip("[]").lower(): [t, ids[t]] for t in ids}},
+        "added_tokens": content["added_tokens"][::-1],
+    }
+    assert df.Tokenizer(json.dumps(spelt)).fingerprint == ours.fingerprint
+    other = {**spelt, "post_processor": {**spelt["post_processor"], "sep": ["[CLS]", ids["[CLS]"]]}}
+    assert df.Tokenizer(json.dumps(other)).fingerprint != ours.fingerprint
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: {**content, "pre_tokenizer": {"type": "NewThing"}},
+        lambda content: {**content, "normalizer": {"type": "NewThing"}},
+        lambda content: {**content, "version": "2.0"},
+        lambda content: {**content, "model": {**content["model"], "type": "NewModel"}},
+    ],
+)
+def test_a_folder_that_does_not_parse_is_refused_in_one_line(vocab: Path, tmp_path: Path, damage: Any) -> None:
+    content = json.loads(df.Tokenizer.from_file(vocab).to_json())
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "tokenizer.json").write_text(json.dumps(damage(content)))
+    for load in (df.Tokenizer.from_pretrained, load_transformers_tokenizer):
+        with pytest.raises(df.InputError) as caught:
+            load(tmp_path / "folder")
+        assert "\n" not in str(caught.value)
+    for broken in (b'["a list"]', b'{"cls_token": "\xe9"}'):
+        (tmp_path / "folder" / "tokenizer.json").write_text(json.dumps(content))
+        (tmp_path / "folder" / "tokenizer_config.json").write_bytes(broken)
+        for path in (tmp_path / "folder", tmp_path / "folder" / "tokenizer.json"):
+            with pytest.raises(df.InputError, match=r"tokenizer_config|tokenizer"):
+                load_tokenizer(path)
 
 
 TOKEN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
@@ -344,5 +379,5 @@ def test_other_models_go_through_the_library(tmp_path: Path) -> None:
 
 def test_a_model_without_a_tokenizer_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(df.InputError, match="holds no tokenizer"):
+    with pytest.raises(df.InputError, match="has no tokenizer"):
         df.Tokenizer.from_pretrained(tmp_path)

@@ -12,7 +12,6 @@ import distilfast as df
 import pytest
 import tokenizers
 from distilfast import _core
-from distilfast.tokenizer import installed_unicode
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizer_oracle import assert_every_scalar_value, differing, library_of
@@ -37,7 +36,7 @@ LIBRARY = {name: library_of(tok.to_json()) for name, tok in TOKENIZERS.items()}
 def test_every_scalar_value(lowercase: bool) -> None:
     """All 1,112,064, alone and between letters; with both settings of `lowercase`, and of `strip_accents` with it."""
     text = scalar_json(lowercase, complete=NIGHTLY)
-    ours = _core.Tokenizer(text, installed_unicode())
+    ours = _core.Tokenizer(text)
     assert ours.engine == "wordpiece"
     expected = tokenizers.Tokenizer.from_str(text)
     del text

@@ -59,6 +59,12 @@ class Fields:
     fields: dict[str, tuple[Any, Any]]
     group: str | None
 
+    def __getattr__(self, name: str) -> Any:
+        """The default of a field, as the class itself gives it: `RowRules.max_length`."""
+        if name not in self.fields:
+            raise AttributeError(name)
+        return self.fields[name][1]
+
 
 class Module(dict[str, Any]):
     """The names of a module, each worked out when it is asked for."""

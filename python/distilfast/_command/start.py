@@ -14,6 +14,7 @@ from types import FrameType
 from typing import NoReturn
 
 from .._core import InputError, __version__
+from .._files import describe_fault, first_line
 from .parser import build, read
 from .source import stub
 
@@ -110,8 +111,8 @@ def choose(
 def run(command: Callable[[], None]) -> None:
     """Calls `command`; what a user did wrong becomes one line on stderr and exit code 2.
 
-    That is an `InputError`, a file that is missing, in the way or not to be had, and an optional package that is not
-    installed. An exception with an `exit_code` ends with one line and that code, Ctrl-C with 130.
+    That is an `InputError`, a file that is missing, in the way or not to be had, a disk that is full or fails, and an
+    optional package that is not installed. An exception with an `exit_code` ends with one line and that code, Ctrl-C with 130.
     """
     try:
         command()
@@ -132,6 +133,8 @@ def run(command: Callable[[], None]) -> None:
     except Exception as error:
         code = getattr(error, "exit_code", None)
         if not isinstance(code, int):
+            if isinstance(error, OSError):  # a disk, a permission, a name: the machine's fault and not ours
+                raise _said(describe_fault(error) or first_line(error), 2) from None
             raise
         raise _said(str(error), code) from None
 

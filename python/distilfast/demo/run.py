@@ -19,7 +19,7 @@ from typing import Any
 from .. import _command as command
 from .._core import InputError
 from .._files import refuse_occupied, write_json, write_text
-from ..metrics.markdown import number, percent, table
+from ..evaluate.report import number, percent, table
 from .text import demo_text
 
 HELD_OUT = 20  # every so many paragraphs, one is held out
@@ -81,9 +81,9 @@ def make_text(arguments: DemoArguments, folder: Path) -> None:
     if arguments.text is None:
         lines = demo_text(arguments.megabytes)
     else:
-        from ..prepare.text import find_text_files, read_files
+        from ..prepare.text import read_texts
 
-        lines = [line for block in read_files(find_text_files(arguments.text)) for line in block.texts.to_pylist()]
+        lines = read_texts(arguments.text)
         lines = [" ".join(line.split()) for line in dict.fromkeys(lines)]
     held_out = lines[::HELD_OUT]
     train = [line for index, line in enumerate(lines) if index % HELD_OUT]

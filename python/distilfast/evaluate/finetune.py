@@ -22,9 +22,10 @@ from .._core import InputError
 from ..cpu.attention import use_cpu_attention
 from ..cpu.dropout import use_cpu_dropout
 from ..cpu.matmul import use_cpu_products
-from ..metrics import questions
+from ..metrics import squad
 from ..models.bf16 import ForgetCopies, WeightCopies
-from ..models.load import load_model, load_tokenizer
+from ..models.load import load_model
+from ..tokenizer import load_transformers_tokenizer
 from .length_groups import logits_by_length
 from .task_data import Split, TaskData
 from .tasks import Task, score, scores
@@ -201,8 +202,7 @@ def load_for_task(path: str, task: Task, seed: int) -> Any:
 def encode_split(tokenizer: Any, task: Task, split: Split, max_length: int) -> dict[str, list[Any]]:
     """The model's inputs for each row as columns of lists, with the targets where the task has one a row."""
     if task.kind == "questions":
-        assert split.second is not None
-        return questions.windows(tokenizer, split.first, split.second, max_length, split.labels)
+        return squad.windows(tokenizer, split, max_length)
     encoded = tokenizer(split.first, split.second, truncation=True, max_length=max_length)
     return {key: encoded[key] for key in MODEL_INPUTS if key in encoded} | {"labels": split.labels}
 
@@ -256,10 +256,8 @@ def evaluate_task(
         columns = encode_split(tokenizer, data.task, split, max_length)
         predicted = predict(model, tokenizer, columns, device, bf16)
         if data.task.kind == "questions":
-            assert split.second is not None
-            answers = questions.best_answers(split.second, columns, predicted[0], predicted[1])
-            found = questions.question_metrics(answers, [label["answers"] for label in split.labels])
-            return {name: 100 * value for name, value in found.items()}
+            answers = squad.best_answers(split, columns, *predicted)
+            return squad.squad_scores(answers, [label["answers"] for label in split.labels])
         truths[name], outputs[name] = split.labels, predicted[0]
     return scores(data.task, truths, outputs)
 
@@ -283,7 +281,7 @@ def fine_tune(
     refuse_other_gpus(device)
     task = data.task
     model = load_for_task(path, task, seed)
-    tokenizer = load_tokenizer(path)
+    tokenizer = load_transformers_tokenizer(path)
     if teacher is not None:
         tokenizer = _shared_tokenizer(tokenizer, path, teacher)
     if device.type == "cpu":
@@ -345,7 +343,7 @@ def refuse_other_gpus(device: torch.device) -> None:
 
 def _shared_tokenizer(tokenizer: Any, path: str, teacher: str) -> Any:
     """The teacher's tokenizer, which also gives the inputs that only the teacher takes."""
-    other = load_tokenizer(teacher)
+    other = load_transformers_tokenizer(teacher)
     if other.get_vocab() != tokenizer.get_vocab():
         raise InputError(f"{path} and its task teacher {teacher} have different vocabularies; they need the same ids")
     return other

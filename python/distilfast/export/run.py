@@ -14,7 +14,9 @@ import torch
 from .. import _command as command
 from .._core import InputError
 from .._files import refuse_occupied, whole_directory, write_json, write_text
-from ..models.load import load_model, load_tokenizer, quiet
+from ..models.load import load_model, quiet
+from ..prepare.text import read_texts
+from ..tokenizer import load_transformers_tokenizer
 
 # Sentences of several lengths, so that padding is in the comparison too.
 SENTENCES = (
@@ -82,7 +84,7 @@ def export_student(
     origin = None
     if isinstance(source, (str, Path)):
         origin, model = Path(source), load_model(str(source))
-        tokenizer = tokenizer if tokenizer is not None else load_tokenizer(str(source))
+        tokenizer = tokenizer if tokenizer is not None else load_transformers_tokenizer(str(source))
     else:
         model = source.eval()
     if tokenizer is None:
@@ -175,7 +177,7 @@ def _check_safetensors(
 ) -> Check:
     """What plain `transformers` makes of the written folder, tokenizer and weights."""
     model = load_model(str(folder))
-    again = encode(load_tokenizer(str(folder)), texts, model)
+    again = encode(load_transformers_tokenizer(str(folder)), texts, model)
     if not all(torch.equal(again[key], encoded[key]) for key in encoded):
         raise InputError("safetensors: the reloaded tokenizer gives other ids than the original; nothing is written")
     outputs = outputs_of(model, again)
@@ -230,19 +232,10 @@ class ExportOptions:
 
 
 def read_lines(path: str | Path, lines: int) -> list[str]:
-    """The first `lines` lines of a UTF-8 file that hold something."""
+    """The first `lines` texts of a file, as `distilfast.prepare` reads it."""
     if lines < 1:
         raise InputError(f"--lines is {lines}; the comparison takes at least 1")
-    try:
-        with open(path, encoding="utf-8") as file:
-            kept = [line.strip() for _, line in zip(range(100 * lines), file, strict=False) if line.strip()][:lines]
-    except UnicodeDecodeError as error:
-        raise InputError(f"--text {path}: not UTF-8 at byte {error.start} of a block; convert it first") from None
-    except OSError as error:
-        raise InputError(f"--text {path}: {error.strerror}") from None
-    if not kept:
-        raise InputError(f"--text {path}: no line with text in it")
-    return kept
+    return read_texts([path], lines)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

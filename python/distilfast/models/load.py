@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, cast
 
 import transformers
 
 from .._core import InputError
-
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
+from .._files import first_line, is_path
 
 
 def split_name(argument: str) -> tuple[str, str]:
@@ -43,7 +41,7 @@ def refuse_bare_directory(path: str, flag: str = "") -> None:
             raise InputError(f"{given} holds no model: there is no config.json in it")
     elif folder.exists():
         raise InputError(f"{given}: is a file; give the directory of a model, or its id on the Hub")
-    elif path.startswith((".", "/", "~")) or path.count("/") > 1:
+    elif is_path(path):
         raise InputError(f"{given}: there is no such directory")
 
 
@@ -66,7 +64,7 @@ def load_model(path: str, auto_class: str | None = None, complete: bool = True, 
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path} does not load as a model: {_first_line(error)}") from None
+        raise InputError(f"{path} does not load as a model: {first_line(error)}") from None
     missing = sorted(loaded["missing_keys"])
     if complete and missing:
         raise InputError(
@@ -76,24 +74,8 @@ def load_model(path: str, auto_class: str | None = None, complete: bool = True, 
     return model.eval()
 
 
-def load_tokenizer(path: str) -> Any:
-    """The `transformers` tokenizer in `path`; raises `InputError` for a model directory without one."""
-    folder = Path(path)
-    if folder.is_dir() and not any((folder / file).is_file() for file in TOKENIZER_FILES):
-        raise InputError(f"{path} has no tokenizer: save one beside the model (tokenizer.save_pretrained)")
-    try:
-        return transformers.AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: its tokenizer does not load: {_first_line(error)}") from None
-
-
 def quiet() -> None:
     """Keeps transformers' warnings and loading bars out of a command's output; errors still show."""
     logging = cast("Any", transformers.utils.logging)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 from .._lazy import attach
 
 if TYPE_CHECKING:
+    from ..tokenizer import load_tokenizer as load_tokenizer
     from .directory import PreparedTokens as PreparedTokens
     from .directory import load_tokens as load_tokens
     from .rows import BatchTokenizer as BatchTokenizer
     from .rows import save_tokens as save_tokens
     from .rows import tokenize_dataset as tokenize_dataset
-    from .run import load_tokenizer as load_tokenizer
+    from .rules import RowRules as RowRules
     from .run import main as main
     from .run import prepare as prepare
 
@@ -23,7 +24,8 @@ __getattr__, __dir__, __all__ = attach(
     {
         "BatchTokenizer": ".rows",
         "PreparedTokens": ".directory",
-        "load_tokenizer": ".run",
+        "RowRules": ".rules",
+        "load_tokenizer": "..tokenizer",
         "load_tokens": ".directory",
         "main": ".run",
         "prepare": ".run",

@@ -25,7 +25,7 @@ from ..tokenizer import Tokenizer
 if TYPE_CHECKING:
     import datasets
 
-FORMAT = 1
+FORMAT = 2
 SHARD_BYTES = 512 << 20
 """Size from which on another file is begun."""
 

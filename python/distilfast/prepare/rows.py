@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,52 +12,49 @@ import pyarrow as pa
 
 from .._core import InputError
 from .._files import whole_directory
-from ..tokenizer import Tokenizer
+from ..tokenizer import Tokenizer, load_tokenizer
 from .directory import TokenWriter, write_description
-from .run import check_specials, load_tokenizer, new_cutter
-from .text import check_column, column_block
+from .rules import RowOptions, RowRules, check_specials
+from .sources import check_column
+from .text import column_block
 
 if TYPE_CHECKING:
     import datasets
+    from typing_extensions import Unpack
 
 
 class BatchTokenizer:
     """A callable from an Arrow table with a column of text to an Arrow table with the column `input_ids`.
 
     Every row is a document. The rows made of it depend on nothing but it, so tables may be cut, ordered and spread over
-    processes and machines in any way. Pickles to what it was made of. The arguments are those of `distilfast.prepare`.
+    processes and machines in any way. Pickles to what it was made of. rules: the fields of `RowRules`.
     """
 
     def __init__(
         self,
         tokenizer: Tokenizer | str | Path,
         column: str = "text",
-        mode: str = "lines",
-        max_length: int = 512,
-        min_length: int = 12,
-        max_unknown: float = 0.5,
         threads: int | None = None,
+        **rules: Unpack[RowOptions],
     ) -> None:
         self.tokenizer = tokenizer if isinstance(tokenizer, Tokenizer) else load_tokenizer(tokenizer)
-        check_specials(self.tokenizer)
         self.column = column
-        self.rules: dict[str, Any] = {
-            "mode": mode,
-            "max_length": max_length,
-            "min_length": min_length,
-            "max_unknown": max_unknown,
-        }
+        self.rules = RowRules(**rules)
         self.threads = threads
-        new_cutter(self.tokenizer, **self.rules)  # refuses bad rules here, not in the workers
+        self.rules.cutter(self.tokenizer)  # refuses bad rules here, not in the workers
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        """`table` with one row a document to a table of `input_ids`; raises `InputError` for nulls in the column."""
-        check_column(self.column, table.column_names, "the table")
-        texts = column_block(table.column(self.column), self.column, "the table", 0, len(table)).texts
+    def __call__(self, table: pa.Table, indices: Sequence[int] | None = None) -> pa.Table:
+        """`table` with one row a document to a table of `input_ids`; raises `InputError` for nulls in the column.
+
+        indices: the numbers of the rows in the whole data set, for what is said of them.
+        """
+        start, where = (0, "the table") if indices is None or not len(indices) else (int(indices[0]), "the dataset")
+        check_column(self.column, table.column_names, where)
+        texts = column_block(table.column(self.column), self.column, where, start, len(table)).texts
         token_ids = self.tokenizer.encode_batch(
             texts, add_special_tokens=False, threads=self.threads, split_special_tokens=True
         )
-        cutter = new_cutter(self.tokenizer, **self.rules)
+        cutter = self.rules.cutter(self.tokenizer)
         rows = pa.chunked_array([cutter.push(token_ids), cutter.finish()])
         return pa.table({"input_ids": rows})
 
@@ -66,32 +64,36 @@ def tokenize_dataset(
     tokenizer: Tokenizer | str | Path,
     column: str = "text",
     *,
-    mode: str = "lines",
-    max_length: int = 512,
-    min_length: int = 12,
-    max_unknown: float = 0.5,
     batch_size: int = 10_000,
     num_proc: int | None = None,
     threads: int | None = None,
+    **rules: Unpack[RowOptions],
 ) -> datasets.Dataset:
     """`dataset` with its `column` of text turned into rows of token ids, cached on disk by `datasets` as any `map` is.
 
     Returns a dataset whose one column `input_ids` holds lists of uint16 (vocabularies of up to 65,536) or uint32, rows
-    `[CLS] ... [SEP]` made by the rules of `distilfast.prepare`; a row of text may become several, or none. `batch_size`
-    is in rows of text; `num_proc` processes share the work, on top of the `threads` of each.
+    `[CLS] ... [SEP]` made by `rules`, the fields of `RowRules`: a row of text may become several, or none (by default
+    one of fewer than 12 tokens; `min_length=0, max_unknown=2` keeps all). `batch_size` is in rows of text; `num_proc`
+    processes share the work, on top of the `threads` of each.
 
     Raises `InputError` for a missing column, for a row without text, and for a tokenizer without [MASK].
     """
     check_column(column, dataset.column_names, "the dataset")
-    tokenize = BatchTokenizer(tokenizer, column, mode, max_length, min_length, max_unknown, threads)
+    tokenize = BatchTokenizer(tokenizer, column, threads, **rules)
+    features = id_features(tokenize.tokenizer)
+    if not len(dataset):
+        import datasets
+
+        return datasets.Dataset.from_dict({"input_ids": []}, features=features)
     return (
         dataset.with_format("arrow")
         .map(
             tokenize,
             batched=True,
+            with_indices=True,
             batch_size=batch_size,
             remove_columns=dataset.column_names,
-            features=id_features(tokenize.tokenizer),
+            features=features,
             num_proc=num_proc,
             desc="tokenize",
         )
@@ -111,8 +113,8 @@ def save_tokens(
     dataset: datasets.Dataset,
     tokenizer: Tokenizer | str | Path,
     output_dir: str | Path,
-    mode: str = "lines",
-    max_length: int = 512,
+    mode: str = RowRules.mode,
+    max_length: int = RowRules.max_length,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Writes rows that were tokenised elsewhere as a prepared directory and returns its `tokens.json`.

@@ -8,24 +8,31 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 from tqdm import tqdm
 
 from .. import _command as command
 from .._core import InputError, RowCutter
-from .._files import refuse_occupied, whole_directory
+from .._files import first_line, refuse_occupied, whole_directory
 from ..tokenizer import Tokenizer
+from ..tokenizer import load_tokenizer as load_tokenizer
 from .directory import PreparedTokens as PreparedTokens
 from .directory import TokenWriter, write_description
 from .directory import load_tokens as load_tokens
-from .text import TextBlock, check_column, find_text_files, read_dataset, read_files
+from .rules import RowOptions, RowRules
+from .sources import TextCounts, check_column, find_text_files
+from .text import TextBlock, read_dataset, read_files
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 @dataclass
@@ -52,21 +59,29 @@ class PrepareArguments:
     split: str = field(default="train", metadata={"help": "split of the dataset"})
     column: str = field(default="text", metadata={"help": "column of the text in jsonl, parquet and datasets"})
     mode: str = field(
-        default="lines",
+        default=RowRules.mode,
         metadata={
             "choices": ["lines", "packed"],
             "help": "lines: a text is a row, cut where it is longer than --max_length; packed: the texts of a document "
             "are joined, whole, up to --max_length",
         },
     )
-    max_length: int = field(default=512, metadata={"help": "most tokens of a row, [CLS] and [SEP] included"})
-    min_length: int = field(default=12, metadata={"help": "rows with fewer tokens are dropped; 0 keeps all"})
+    max_length: int = field(
+        default=RowRules.max_length, metadata={"help": "most tokens of a row, [CLS] and [SEP] included"}
+    )
+    min_length: int = field(
+        default=RowRules.min_length, metadata={"help": "rows with fewer tokens are dropped; 0 keeps all"}
+    )
     max_unknown: float = field(
-        default=0.5, metadata={"help": "rows with this share of [UNK] or more are dropped; 2 keeps all"}
+        default=RowRules.max_unknown,
+        metadata={"help": "rows with this share of [UNK] or more are dropped; 2 keeps all"},
     )
     lowercase: bool | None = field(
         default=None,
         metadata={"help": "whether a vocab.txt is of lower-case text (default: as the file's own settings say)"},
+    )
+    skip_bad_rows: bool = field(
+        default=False, metadata={"help": "leave out, and count, rows without text and lines that are not UTF-8"}
     )
     threads: int | None = field(
         default=None, metadata={"help": "threads of the tokeniser (default: RAYON_NUM_THREADS or all)"}
@@ -78,47 +93,47 @@ class PrepareArguments:
 def prepare(
     output_dir: str | Path,
     tokenizer: Tokenizer | str | Path,
-    text: Sequence[str | Path] | None = None,
+    text: Sequence[str | Path] | str | Path | None = None,
     dataset: Any = None,
     *,
     column: str = "text",
-    mode: str = "lines",
-    max_length: int = 512,
-    min_length: int = 12,
-    max_unknown: float = 0.5,
+    skip_bad_rows: bool = False,
     threads: int | None = None,
     overwrite: bool = False,
     progress: bool = False,
+    **rules: Unpack[RowOptions],
 ) -> dict[str, Any]:
     """Writes the prepared directory `output_dir` from files or a `datasets.Dataset` and returns its `tokens.json`.
 
-    Exactly one of `text` (names as for `--text`) and `dataset` is given. The rules of the rows are those of
-    `distilfast._core.RowCutter`. Special tokens written in the text are ordinary text. `output_dir` appears when it is
-    whole: an exception or a kill leaves what was there before.
+    Exactly one of `text` (a name as for `--text`, or several) and `dataset` is given. rules: the fields of `RowRules`.
+    Special tokens written in the text are ordinary text. skip_bad_rows: leave out rows without text and lines that are
+    not UTF-8 and count them, rather than refuse them. `output_dir` appears when it is whole: an exception or a kill
+    leaves what was there before.
 
     Raises `InputError` for what cannot be read, for a tokenizer without [CLS], [SEP], [PAD] or [MASK], for an
     `output_dir` that holds something, and where no row is left.
     """
-    if isinstance(tokenizer, (str, Path)):
-        refuse_replaced([tokenizer], output_dir)
-        tokenizer = load_tokenizer(tokenizer)
-    check_specials(tokenizer)
-    refuse_occupied(output_dir, overwrite)
-    cutter = new_cutter(tokenizer, mode, max_length, min_length, max_unknown)
     if (text is None) == (dataset is None):
         raise InputError("name the text, either files (--text) or a dataset (--dataset), not both")
+    reads = [] if isinstance(tokenizer, Tokenizer) else [tokenizer]
+    refuse_occupied(output_dir, overwrite, reads)
+    tokenizer = tokenizer if isinstance(tokenizer, Tokenizer) else load_tokenizer(tokenizer)
+    row_rules = RowRules(**rules)
+    cutter = row_rules.cutter(tokenizer)
+    counts = TextCounts(skip_bad_rows)
     if text is not None:
-        paths = find_text_files(text)
-        refuse_replaced(paths, output_dir)
-        blocks, total, unit = read_files(paths, column), sum(path.stat().st_size for path in paths), "B"
+        paths = find_text_files(text, counts)
+        reads += paths
+        blocks, total, unit = read_files(paths, column, counts=counts), sum(p.stat().st_size for p in paths), "B"
     else:
+        _refuse_other_datasets(dataset)
         check_column(column, dataset.column_names, "the dataset")
-        refuse_replaced([file["filename"] for file in getattr(dataset, "cache_files", [])], output_dir)
-        blocks, total, unit = read_dataset(dataset, column), len(dataset), " rows"
+        reads += [file["filename"] for file in getattr(dataset, "cache_files", [])]
+        blocks, total, unit = read_dataset(dataset, column, counts=counts), len(dataset), " rows"
 
     started = time.perf_counter()
     with (
-        whole_directory(output_dir, overwrite) as directory,
+        whole_directory(output_dir, overwrite, reads) as directory,
         closing(TokenWriter(directory, tokenizer.vocab_size)) as writer,
         tqdm(total=total, unit=unit, unit_scale=True, desc="prepare", disable=not progress) as bar,
     ):
@@ -127,13 +142,26 @@ def prepare(
         if not totals["rows"]:
             raise InputError(
                 f"no row is left of {totals['lines']:,} texts: {totals['dropped_short']:,} rows had fewer than "
-                f"{min_length} tokens (--min_length), {totals['dropped_unknown']:,} a share of [UNK] of {max_unknown} "
-                "or more (--max_unknown: does the vocabulary fit the language?)"
+                f"{row_rules.min_length} tokens (--min_length), {totals['dropped_unknown']:,} a share of [UNK] of "
+                f"{row_rules.max_unknown} or more (--max_unknown: does the vocabulary fit the language?)"
+                + (f"; {counts.sentence()}" if counts.sentence() else "")
             )
-        rules = {"mode": mode, "max_length": max_length, "min_length": min_length, "max_unknown": max_unknown}
-        info = {**rules, **totals, "text_bytes": text_bytes}
+        info = {**vars(row_rules), **totals, **counts.as_dict(), "text_bytes": text_bytes}
         described = write_description(directory, tokenizer, cutter.token_counts, writer.finish(), info)
     return {**described, "seconds": time.perf_counter() - started}
+
+
+def _refuse_other_datasets(dataset: Any) -> None:
+    """Raises `InputError` for what is not one `datasets.Dataset` of known length."""
+    import datasets
+
+    if isinstance(dataset, (datasets.DatasetDict, datasets.IterableDatasetDict)):
+        raise InputError(f"the dataset has the splits {', '.join(dataset)}; give one of them, as dataset['train']")
+    if not isinstance(dataset, datasets.Dataset):
+        raise InputError(
+            f"dataset is a {type(dataset).__name__}, not a datasets.Dataset; make one with datasets.Dataset.from_list, "
+            "from_pandas, from_generator or load_dataset without streaming"
+        )
 
 
 def _write_rows(
@@ -173,64 +201,6 @@ def _write_rows(
     return text_bytes
 
 
-def new_cutter(
-    tokenizer: Tokenizer, mode: str = "lines", max_length: int = 512, min_length: int = 12, max_unknown: float = 0.5
-) -> RowCutter:
-    """A `RowCutter` for the ids of `tokenizer`, which has passed `check_specials`."""
-    assert tokenizer.cls_id is not None
-    assert tokenizer.sep_id is not None
-    try:
-        return RowCutter(
-            mode=mode,
-            max_length=max_length,
-            cls_id=tokenizer.cls_id,
-            sep_id=tokenizer.sep_id,
-            unk_id=tokenizer.unk_id,
-            vocab_size=tokenizer.vocab_size,
-            min_length=min_length,
-            max_unknown=max_unknown,
-        )
-    except OverflowError:
-        raise InputError(f"max_length={max_length}, min_length={min_length}: one is below 0 or far too large") from None
-
-
-def refuse_replaced(sources: Sequence[str | Path], output_dir: str | Path) -> None:
-    """Raises `InputError` where one of `sources` lies in `output_dir`: replacing that would lose it."""
-    output = Path(output_dir).resolve()
-    for source in sources:
-        path = Path(source)
-        if path.exists() and (path.resolve() == output or output in path.resolve().parents):
-            raise InputError(f"{source} lies in {output_dir} and would be lost; name another output directory")
-
-
-def check_specials(tokenizer: Tokenizer) -> None:
-    """Raises `InputError` where `tokenizer` lacks a token that masked-language-model training needs."""
-    needed = {
-        "[CLS] (or <s>)": tokenizer.cls_id,
-        "[SEP] (or </s>)": tokenizer.sep_id,
-        "[PAD]": tokenizer.pad_id,
-        "[MASK]": tokenizer.mask_id,
-    }
-    missing = [name for name, token_id in needed.items() if token_id is None]
-    if missing:
-        raise InputError(
-            f"the vocabulary has no {', no '.join(missing)}; training a masked language model needs it: "
-            "use the tokenizer of a BERT-style encoder"
-        )
-
-
-def load_tokenizer(name: str | Path, lowercase: bool | None = None) -> Tokenizer:
-    """The tokenizer that a file (`vocab.txt`, `tokenizer.json`), a directory or a hub name stands for."""
-    path = Path(name)
-    if path.is_file():
-        return Tokenizer.from_file(str(path), lowercase=lowercase)
-    if lowercase is not None:
-        raise InputError(f"--lowercase is for a vocab.txt; {name} brings its own settings")
-    if not path.is_dir() and (path.suffix in (".txt", ".json") or path.is_absolute() or str(name).count("/") > 1):
-        raise InputError(f"--tokenizer {name}: there is no such file or directory")
-    return Tokenizer.from_pretrained(str(name))
-
-
 def load_dataset(name: str, config: str | None = None, split: str = "train") -> Any:
     """A split of a dataset on the hub, or of a directory written by `save_to_disk`.
 
@@ -248,18 +218,21 @@ def load_dataset(name: str, config: str | None = None, split: str = "train") -> 
                 raise InputError(f"{name} has no split {split!r}, only {', '.join(loaded)}; pass --split")
             return loaded[split]
         return datasets.load_dataset(name, config, split=split)
-    except (ValueError, OSError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"--dataset {name}: {str(error).strip().splitlines()[0]}") from None
+    except InputError:
+        raise
+    except Exception as error:  # whatever reads the files of a data set raises, as the class that it likes
+        told = first_line(error)
+        cause = error.__cause__ or error.__context__
+        if cause is not None and first_line(cause) not in told:
+            told = f"{told}: {first_line(cause)}"
+        raise InputError(f"--dataset {name}: {told}") from None
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     (arguments,) = command.parse([PrepareArguments], argv)
     if (arguments.text is None) == (arguments.dataset is None):
         raise InputError("name the text, either files (--text) or a dataset (--dataset), not both")
-    refuse_occupied(arguments.output_dir, arguments.overwrite)
-    refuse_replaced([arguments.tokenizer], arguments.output_dir)
+    refuse_occupied(arguments.output_dir, arguments.overwrite, [arguments.tokenizer, arguments.dataset])
     info = prepare(
         arguments.output_dir,
         load_tokenizer(arguments.tokenizer, arguments.lowercase),
@@ -270,6 +243,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         max_length=arguments.max_length,
         min_length=arguments.min_length,
         max_unknown=arguments.max_unknown,
+        skip_bad_rows=arguments.skip_bad_rows,
         threads=arguments.threads,
         overwrite=arguments.overwrite,
         progress=not arguments.disable_tqdm,
@@ -278,10 +252,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def report(info: dict[str, Any], output_dir: str | os.PathLike[str]) -> str:
-    """What `prepare` did, in two lines."""
+    """What `prepare` did and what it left out, in two or three lines."""
     megabytes = info["text_bytes"] / 1e6
     dropped = f"dropped {info['dropped_short']:,} short rows, {info['dropped_unknown']:,} of unknown words"
+    files = f"{info['text_files']:,} files, " if info["text_files"] else ""
+    counts = TextCounts(False, 0, Counter(info["passed_over"]), info["skipped_without_text"], info["skipped_not_utf8"])
+    left_out = f"{counts.sentence()}\n" if counts.sentence() else ""
     return (
-        f"{info['lines']:,} texts, {megabytes:.1f} MB -> {info['rows']:,} rows, {info['tokens']:,} tokens ({dropped})\n"
-        f"{info['seconds']:.2f} s, {megabytes / info['seconds']:.1f} MB/s -> {output_dir}"
+        f"{files}{info['lines']:,} texts, {megabytes:.1f} MB -> {info['rows']:,} rows, {info['tokens']:,} tokens "
+        f"({dropped})\n{left_out}{info['seconds']:.2f} s, {megabytes / info['seconds']:.1f} MB/s -> {output_dir}"
     )

@@ -23,11 +23,12 @@ from .. import _command as command
 from .. import _files as files
 from .._core import InputError, __version__
 from ..batches.masked import MaskedBatches, Masking
-from ..models.load import TOKENIZER_FILES, refuse_bare_directory
+from ..models.load import refuse_bare_directory
 from ..models.student import build_from_config, create_student, load_student, load_teacher, read_config
 from ..prepare.directory import PreparedTokens, load_tokens
-from ..prepare.run import load_tokenizer, prepare
-from ..tokenizer import Tokenizer
+from ..prepare.run import prepare
+from ..tokenizer import Tokenizer, load_tokenizer
+from ..tokenizer_files import has_tokenizer
 from .arguments import DataArguments, DistillationArguments, ModelArguments, recipe
 from .checkpoint import checkpoints, find_checkpoint
 from .trainer import DistillationTrainer
@@ -167,7 +168,7 @@ def choose_tokenizer(models: ModelArguments, data: DataArguments) -> Tokenizer |
     if models.teacher is None:
         return None
     directory = Path(models.teacher[0])
-    if directory.is_dir() and not any((directory / name).is_file() for name in TOKENIZER_FILES):
+    if directory.is_dir() and not has_tokenizer(directory):
         return None
     try:
         return Tokenizer.from_pretrained(models.teacher[0])
