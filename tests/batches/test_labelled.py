@@ -24,7 +24,8 @@ from distilfast.batches.labelled import LabelledBatches, batch_order
 from distilfast.batches.question_windows import encode_questions
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import BertConfig, BertTokenizer, ModernBertConfig, RobertaConfig
+from tokenizers import ByteLevelBPETokenizer
+from transformers import BertConfig, BertTokenizer, ModernBertConfig, RobertaConfig, RobertaTokenizer
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "then", "some", "dog", "came", "by", "to", "see", "it"]
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "##s", "##ing", "?", ".", "play", "who"]
@@ -263,6 +264,36 @@ def test_words_without_tags_still_have_rows(tokenizer: Any) -> None:
     assert batch["word_starts"].tolist() == [[False, True, True, False, False]]
     assert batch["labels"].tolist() == [[NONE, NONE, 1, NONE, NONE]]
     assert (batch["num_rows_in_step"], batch["num_labelled_in_step"]) == (2, 1)
+
+
+def byte_level(folder: Path) -> Any:
+    """A tokenizer such as RoBERTa's, of a few texts."""
+    trained = ByteLevelBPETokenizer()
+    specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    trained.train_from_iterator(["the cat sat on the mat"] * 10, vocab_size=290, special_tokens=specials)
+    trained.save_model(str(folder))
+    return RobertaTokenizer.from_pretrained(folder)
+
+
+def test_words_in_a_list_are_those_of_a_text(tmp_path: Path) -> None:
+    """RoBERTa's tokenizer gives words in a list no blank before them unless it is told to."""
+    rows = encode_words(byte_level(tmp_path), [["the", "cat", "sat"]], [[1, 2, 0]])
+    tokenizer = byte_level(tmp_path)
+    assert rows.input_ids[0].tolist() == tokenizer(" the cat sat")["input_ids"]
+    assert tokenizer(["the", "cat"], is_split_into_words=True)["input_ids"] != tokenizer(" the cat")["input_ids"]
+    assert rows.word_labels is not None
+    assert [label for label in rows.word_labels[0].tolist() if label != NONE] == [1, 2, 0]
+
+
+def test_pairs_and_questions_of_a_byte_level_tokenizer(tmp_path: Path) -> None:
+    tokenizer = byte_level(tmp_path)
+    pairs = encode_texts(tokenizer, ["the cat"], ["on the mat"], max_length=64)
+    assert pairs.token_type_ids is None
+    assert pairs.input_ids[0].tolist() == tokenizer("the cat", "on the mat")["input_ids"]
+    answers = [{"text": ["cat"], "answer_start": [4]}]
+    rows = encode_questions(tokenizer, ["who sat"], ["the cat sat on the mat"], answers, max_length=64)
+    begin, end = int(rows.targets["start_positions"][0]), int(rows.targets["end_positions"][0])
+    assert tokenizer.decode(rows.input_ids[0][begin : end + 1]).strip() == "cat"
 
 
 PASSAGE = "the cat sat on a mat and then some dog came by to see it ."

@@ -309,18 +309,36 @@ def _encode_pairs(
 
 
 def _for_words(tokenizer: Any) -> Any:
-    """A tokenizer that takes lists of words: RoBERTa's needs a blank before each."""
+    """A tokenizer that makes the same of words in a list as of words in a text.
+
+    Byte-level ones (RoBERTa, ModernBERT) give a word in a text the blank before it, one in a list only where they are
+    told to. Raises `InputError` where words cannot be told apart, or neither way is the same.
+    """
     if not getattr(tokenizer, "is_fast", False):
         raise InputError(f"{type(tokenizer).__name__} does not say which word a token is of; a fast tokenizer does")
-    try:
-        tokenizer([["word"]], is_split_into_words=True)
-    except (AssertionError, ValueError):
-        from transformers import AutoTokenizer
+    if _splits_as_text(tokenizer):
+        return tokenizer
+    from transformers import AutoTokenizer
 
-        with tempfile.TemporaryDirectory() as scratch:
-            tokenizer.save_pretrained(scratch)
-            return AutoTokenizer.from_pretrained(scratch, add_prefix_space=True)
-    return tokenizer
+    with tempfile.TemporaryDirectory() as scratch:
+        tokenizer.save_pretrained(scratch)
+        told = AutoTokenizer.from_pretrained(scratch, add_prefix_space=True)
+    if not _splits_as_text(told):
+        raise InputError(
+            f"{type(tokenizer).__name__} makes other tokens of a list of words than of the text, with add_prefix_space "
+            "as without; words cannot be given to it"
+        )
+    return told
+
+
+def _splits_as_text(tokenizer: Any) -> bool:
+    try:
+        listed = tokenizer([["a", "word"]], is_split_into_words=True, add_special_tokens=False)
+    except (AssertionError, ValueError):  # how releases 4 of transformers say that they need add_prefix_space
+        return False
+    # What stands before the first word may differ, before the others it may not.
+    texts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("a word", " a word")]
+    return listed["input_ids"][0] in texts
 
 
 def _none_like(known: NDArray[Any], rows: int) -> NDArray[Any]:

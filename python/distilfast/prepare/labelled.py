@@ -1,0 +1,122 @@
+"""Training, validation and unlabelled rows with their columns: all that comes before the labels are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .._core import InputError
+from .columns import Columns, Kind, find_columns
+from .records import Rows
+from .split import HELD_OUT_SHARE, choose_rows, hold_out, shared_rows
+from .table import Ragged, Source, read_rows, read_splits
+from .targets import with_text
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows, and which of their columns are text and label."""
+
+    rows: Rows
+    columns: Columns
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def texts(self) -> list[list[Any]]:
+        """The values of each column of text."""
+        return [self.rows.column(name) for name in self.columns.texts]
+
+
+@dataclass(frozen=True)
+class LabelledData:
+    """notes: what was read, found, left out, held out and shared, a line each, to be printed before training."""
+
+    train: Part
+    validation: Part
+    unlabelled: Part | None
+    notes: tuple[str, ...]
+
+
+def load_labelled(
+    train: Source,
+    validation: Source | None = None,
+    unlabelled: Source | None = None,
+    *,
+    kind: Kind | None = None,
+    text_column: str | Sequence[str] | None = None,
+    label_column: str | Sequence[str] | None = None,
+    group_column: str | None = None,
+    config_name: str | None = None,
+    max_train_rows: int | None = None,
+    share: float = HELD_OUT_SHARE,
+    seed: int = 0,
+    ragged: Ragged = "refuse",
+) -> LabelledData:
+    """Rows to train on and to validate on, from whatever `read_splits` takes.
+
+    `validation`: rows of their own; None takes the validation split of `train` (its first, where it has two), or holds
+    out a `share` of it by a hash of the text. `unlabelled`: more rows to train on, whose labels are not read.
+    `max_train_rows`: so many of the training rows, a fixed choice by `seed`, made after the rows were held out.
+
+    Raises `InputError` for files and columns that are not there, and for validation rows of another kind.
+    """
+    splits = read_splits(train, config_name, ragged)
+    source = splits["train"] if "train" in splits else read_rows(train, "train", config_name, ragged)
+    named: dict[str, Any] = {"text_column": text_column, "label_column": label_column, "group_column": group_column}
+    first = _part(source, kind, named)
+    kind = first.columns.kind
+    notes: list[str] = []
+    beside = next((name for name in splits if name.startswith("validation")), None)
+    if validation is not None:
+        found = read_splits(validation, config_name, ragged)
+        rows = found.get(beside or "validation", next(iter(found.values())))
+        checked = _part(rows, kind, named)
+    elif beside is not None:
+        checked = _part(splits[beside], kind, named)
+        notes.append(f"{checked.rows.source}: validated on its split {beside}, {len(checked)} rows")
+    else:
+        split = hold_out(first.rows, first.columns, share)
+        checked = Part(first.rows.take(split.validation), first.columns)
+        first = Part(first.rows.take(split.train), first.columns)
+        notes.append(split.note)
+    if len(checked.columns.texts) != len(first.columns.texts):
+        raise InputError(
+            f"{checked.rows.source} has {len(checked.columns.texts)} columns of text ({checked.columns.note}), the "
+            f"training rows have {len(first.columns.texts)}; name them with --text_column"
+        )
+    more = None
+    if unlabelled is not None:
+        extra = {**named, "label_column": "none", "group_column": None}
+        more = _part(read_rows(unlabelled, "train", None, ragged), kind, extra)
+        if len(more.columns.texts) != len(first.columns.texts):
+            raise InputError(
+                f"{more.rows.source} has {len(more.columns.texts)} columns of text, the training rows have "
+                f"{len(first.columns.texts)}; name them with --text_column"
+            )
+    if max_train_rows is not None:
+        chosen = choose_rows(first.rows, first.columns, max_train_rows, seed)
+        if len(chosen) < len(first):
+            notes.append(f"trained on {len(chosen)} of {len(first)} rows, chosen at random by seed {seed}")
+        first = Part(first.rows.take(chosen), first.columns)
+    for part, what in ((first, "training"), (more, "unlabelled")):
+        shared = [] if part is None else shared_rows(part.rows, part.columns, checked.rows, checked.columns)
+        if shared:
+            notes.append(
+                f"{len(shared)} of {len(checked)} validation rows are also among the {what} rows (case and blanks "
+                "apart), so their scores say less"
+            )
+    read = [line for part in (first, checked, more) if part is not None for line in _said(part)]
+    return LabelledData(first, checked, more, tuple(dict.fromkeys([*read, *notes])))
+
+
+def _part(rows: Rows, kind: Kind | None, named: dict[str, Any]) -> Part:
+    columns = find_columns(rows, kind, **named)
+    return Part(with_text(rows, columns), columns)
+
+
+def _said(part: Part) -> list[str]:
+    counts = [f"{part.rows.source}: {count} {what}" for what, count in part.rows.counts.items()]
+    return [*part.rows.notes, part.columns.note, *counts]
