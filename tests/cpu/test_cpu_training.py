@@ -20,7 +20,7 @@ from distilfast.train.objective import Objective
 from distilfast.train.step import DistillationStep
 from hypothesis import given
 from hypothesis import strategies as st
-from test_pruning import FAMILIES
+from small_families import LAST_LAYER_FAMILIES as FAMILIES
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 

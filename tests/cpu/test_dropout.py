@@ -11,7 +11,7 @@ import torch
 import transformers
 from distilfast import DistillationTrainer, create_student
 from distilfast.cpu.dropout import remove_dropout
-from test_attention import FAMILIES
+from small_families import FAMILIES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

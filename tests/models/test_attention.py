@@ -6,53 +6,11 @@ import pytest
 import torch
 from distilfast import InputError
 from distilfast.models import attention
+from small_families import FAMILIES, VOCAB
 from torch import Tensor
-from transformers import (
-    AutoModelForMaskedLM,
-    BertConfig,
-    DistilBertConfig,
-    ElectraConfig,
-    ModernBertConfig,
-    PretrainedConfig,
-    RobertaConfig,
-)
+from transformers import AutoModelForMaskedLM
 
-VOCAB = 61
 LENGTHS = (7, 23, 3, 12)
-
-
-def small(**changes: object) -> dict[str, object]:
-    return {
-        "vocab_size": VOCAB,
-        "hidden_size": 32,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "intermediate_size": 48,
-        "max_position_embeddings": 40,
-        # Large weights make attention sharp, so that a token seen by mistake shows.
-        "initializer_range": 0.2,
-        **changes,
-    }
-
-
-FAMILIES: dict[str, PretrainedConfig] = {
-    "bert": BertConfig(**small()),
-    "distilbert": DistilBertConfig(
-        vocab_size=VOCAB,
-        dim=32,
-        n_layers=3,
-        n_heads=4,
-        hidden_dim=48,
-        max_position_embeddings=40,
-        initializer_range=0.2,
-    ),
-    "roberta": RobertaConfig(**small(pad_token_id=1)),
-    "electra": ElectraConfig(**small(embedding_size=16)),
-    # A window of 3 tokens to each side, narrower than the sequences; layer 0 is global.
-    "modernbert": ModernBertConfig(
-        **small(local_attention=6, pad_token_id=0, global_attn_every_n_layers=3, attention_dropout=0.1)
-    ),
-}
 
 
 def build(family: str) -> torch.nn.Module:

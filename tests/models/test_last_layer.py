@@ -10,39 +10,11 @@ from distilfast import InputError
 from distilfast.models import attention
 from distilfast.models.last_layer import can_stop_early, encode, let_last_layer_stop, spread_rows
 from distilfast.train.positions import attended, select_positions
+from small_families import LAST_LAYER_FAMILIES as FAMILIES
+from small_families import LAST_LAYER_SIZES as SIZES
 from torch import Tensor
-from transformers import (
-    AutoModelForMaskedLM,
-    BertConfig,
-    DebertaV2Config,
-    DistilBertConfig,
-    ElectraConfig,
-    ModernBertConfig,
-    PretrainedConfig,
-    RobertaConfig,
-)
+from transformers import AutoModelForMaskedLM, DebertaV2Config, PretrainedConfig
 
-SIZES = {
-    "vocab_size": 53,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "max_position_embeddings": 40,
-    "initializer_range": 0.2,
-}
-FAMILIES: dict[str, PretrainedConfig] = {
-    "bert": BertConfig(**SIZES),
-    "distilbert": DistilBertConfig(
-        vocab_size=53, dim=32, n_layers=2, n_heads=4, hidden_dim=48, max_position_embeddings=40, initializer_range=0.2
-    ),
-    "roberta": RobertaConfig(**SIZES, pad_token_id=1),
-    "electra": ElectraConfig(**SIZES, embedding_size=16),
-    "modernbert-local": ModernBertConfig(**SIZES, local_attention=6, pad_token_id=0, global_attn_every_n_layers=2),
-    "modernbert-bias": ModernBertConfig(
-        **SIZES, attention_bias=True, mlp_bias=True, pad_token_id=0, global_attn_every_n_layers=1
-    ),
-}
 LENGTHS = (9, 17, 4)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import transformers
 from distilfast.train import run as train
-from test_train_command import flags, folder, refusal
+from train_command import flags, folder, refusal
 
 __all__ = ["folder"]  # the fixture
 
