@@ -66,8 +66,6 @@ LAST_LAYER_FAMILIES: dict[str, PretrainedConfig] = {
     "modernbert-local": ModernBertConfig(
         **LAST_LAYER_SIZES, local_attention=6, pad_token_id=0, global_attn_every_n_layers=2
     ),
-        **LAST_LAYER_SIZES, local_attention=6, pad_token_id=0, global_attn_every_n_layers=2
-    ),
     "modernbert-bias": ModernBertConfig(
         **LAST_LAYER_SIZES, attention_bias=True, mlp_bias=True, pad_token_id=0, global_attn_every_n_layers=1
     ),
