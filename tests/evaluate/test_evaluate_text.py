@@ -11,7 +11,7 @@ import torch
 from distilfast import InputError, Tokenizer
 from distilfast.evaluate import run as evaluate
 from distilfast.evaluate.run import EvaluateOptions, run_evaluation
-from distilfast.metrics.held_out_text import held_out_batches, read_text
+from distilfast.metrics.held_out import held_out_batches, read_text
 from distilfast.prepare.run import prepare
 from transformers import BertConfig, BertForMaskedLM
 

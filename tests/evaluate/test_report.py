@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from distilfast.evaluate.pictures import draw_losses, draw_pictures, picture_notes
 from distilfast.evaluate.published import ABLATION, MODELS, TASKS, published_kept
-from distilfast.evaluate.report import markdown, table
+from distilfast.evaluate.report import markdown
 
 ROWS = {"teacher": 80.0, "student": 76.0, "student (D)": 78.0}
 
@@ -77,11 +77,6 @@ def example() -> dict[str, Any]:
         },
         "missing": [],
     }
-
-
-def test_tables_line_up() -> None:
-    lines = table(["name", "score"], [["a", "1.0"], ["longer", "10.0"]]).splitlines()
-    assert lines == ["| name   | score |", "| ------ | ----: |", "| a      |   1.0 |", "| longer |  10.0 |"]
 
 
 def test_the_report_says_what_the_json_says() -> None:

@@ -5,12 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from distilfast import InputError
-from distilfast.evaluate.scores import macro_scores, parse_tasks, share
-from distilfast.evaluate.task_data import Split
+from distilfast.evaluate.scores import macro_scores, parse_tasks
 from distilfast.evaluate.tasks import TASKS, score, scores
-from distilfast.metrics.squad import best_answers, exact_match, f1, normalise, squad_scores
-from hypothesis import given
-from hypothesis import strategies as st
+from distilfast.metrics.kept import share_of
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
@@ -67,52 +64,6 @@ def test_outputs_that_are_no_numbers_are_refused() -> None:
         scores(TASKS["stsb"], {"dev": [1.0, 2.0]}, {"dev": np.array([[1.0], [np.nan]])})
 
 
-@pytest.mark.parametrize(
-    ("answer", "expected"),
-    [
-        ("The  Beatles!", "beatles"),
-        ("a man, an apple", "man apple"),
-        ("U.S.", "us"),
-        ("Theatre of the absurd", "theatre of absurd"),
-        ("the", ""),
-    ],
-)
-def test_the_official_normalisation(answer: str, expected: str) -> None:
-    assert normalise(answer) == expected
-
-
-def test_squad_scores_by_hand() -> None:
-    assert exact_match("the Denver Broncos", "Denver Broncos.") == 1.0
-    # Two of the three words predicted are among the four true ones: precision 2/3, recall 2/4.
-    assert f1("big red dog", "red dog in town") == pytest.approx(2 * (2 / 3) * 0.5 / (2 / 3 + 0.5))
-    assert f1("dog dog", "dog") == pytest.approx(2 * 0.5 / 1.5)
-    assert f1("", "dog") == 0.0
-    found = squad_scores(["red dog", "cat"], [["dog", "red dog"], ["mouse"]])
-    assert found == {"exact_match": 50.0, "f1": 50.0}
-    assert score(TASKS["squad"], {"exact_match": 40.0, "f1": 50.0}) == 50.0
-
-
-@given(st.text(max_size=40))
-def test_an_answer_matches_itself(answer: str) -> None:
-    assert exact_match(answer, answer) == 1.0
-    assert f1(answer, answer) == (1.0 if normalise(answer) else 0.0)
-
-
-def test_the_best_span_is_in_the_passage_in_order_and_over_all_windows() -> None:
-    split = Split(["who?"], ["one two three four"], [{"id": "q", "answers": ["two"], "starts": [4]}])
-    spans = [None, (0, 3), (4, 7), (8, 13), (14, 18)]
-    columns = {"example": [0, 0], "offsets": [spans, spans[:3]]}
-    start = np.full((2, 5), -9.0)
-    end = np.full((2, 5), -9.0)
-    start[0, 0] = end[0, 0] = 50.0  # the question, which is never an answer
-    start[0, 4], end[0, 2] = 9.0, 9.0  # back to front
-    start[0, 2], end[0, 3] = 2.0, 9.5
-    assert best_answers(split, columns, start, end) == ["two three"]
-    start[1, 1], end[1, 2] = 8.0, 8.0  # likelier, in the other window
-    start[1, 4] = end[1, 4] = 99.0  # padding of the shorter window
-    assert best_answers(split, columns, start, end) == ["one two"]
-
-
 def test_macro_scores_with_and_without_wnli() -> None:
     def task(glue: bool, teacher: float, student: float | None) -> dict[str, object]:
         rows = {"t": {"median": teacher}} | ({} if student is None else {"s": {"median": student}})
@@ -127,9 +78,9 @@ def test_macro_scores_with_and_without_wnli() -> None:
 
 
 def test_shares_of_nothing_are_not_made_up() -> None:
-    assert share(10.0, 0.0) is None
-    assert share(10.0, -3.0) is None
-    assert share(50.0, 50.0) == 1.0
+    assert share_of(10.0, 0.0) is None
+    assert share_of(10.0, -3.0) is None
+    assert share_of(50.0, 50.0) == 1.0
 
 
 def test_task_lists() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..evaluate.pictures import COLOURS, PUBLISHED, figure_and_axes, require_matplotlib
 from ..evaluate.published import ABLATION, DISTILBERT
-from ..evaluate.report import number, table
+from ..metrics.markdown import number, table
 
 TITLES = {
     "full": "full loss",

@@ -19,7 +19,7 @@ from typing import Any
 from .. import _command as command
 from .._core import InputError
 from .._files import refuse_occupied, write_json, write_text
-from ..evaluate.report import number, percent, table
+from ..metrics.markdown import number, percent, table
 from .text import demo_text
 
 HELD_OUT = 20  # every so many paragraphs, one is held out

@@ -22,7 +22,7 @@ from .._core import InputError
 from ..cpu.attention import use_cpu_attention
 from ..cpu.dropout import use_cpu_dropout
 from ..cpu.matmul import use_cpu_products
-from ..metrics import squad
+from ..metrics import questions
 from ..models.bf16 import ForgetCopies, WeightCopies
 from ..models.load import load_model
 from ..tokenizer import load_transformers_tokenizer
@@ -202,7 +202,8 @@ def load_for_task(path: str, task: Task, seed: int) -> Any:
 def encode_split(tokenizer: Any, task: Task, split: Split, max_length: int) -> dict[str, list[Any]]:
     """The model's inputs for each row as columns of lists, with the targets where the task has one a row."""
     if task.kind == "questions":
-        return squad.windows(tokenizer, split, max_length)
+        assert split.second is not None
+        return questions.windows(tokenizer, split.first, split.second, max_length, split.labels)
     encoded = tokenizer(split.first, split.second, truncation=True, max_length=max_length)
     return {key: encoded[key] for key in MODEL_INPUTS if key in encoded} | {"labels": split.labels}
 
@@ -256,8 +257,10 @@ def evaluate_task(
         columns = encode_split(tokenizer, data.task, split, max_length)
         predicted = predict(model, tokenizer, columns, device, bf16)
         if data.task.kind == "questions":
-            answers = squad.best_answers(split, columns, *predicted)
-            return squad.squad_scores(answers, [label["answers"] for label in split.labels])
+            assert split.second is not None
+            answers = questions.best_answers(split.second, columns, predicted[0], predicted[1])
+            found = questions.question_metrics(answers, [label["answers"] for label in split.labels])
+            return {name: 100 * value for name, value in found.items()}
         truths[name], outputs[name] = split.labels, predicted[0]
     return scores(data.task, truths, outputs)
 

@@ -15,10 +15,7 @@ import transformers
 from .. import _command as command
 from .._core import InputError, __version__
 from .._files import write_json, write_text
-from ..metrics.held_out import HeldOutScores as HeldOutScores
-from ..metrics.held_out import evaluate_held_out as evaluate_held_out
-from ..metrics.held_out import pick_device
-from ..metrics.held_out_text import held_out_batches, read_text
+from ..metrics.held_out import evaluate_held_out, held_out_batches, pick_device, read_text
 from ..models.load import load_model, named_models, quiet, refuse_bare_directory
 from .finetune import refuse_other_gpus
 from .pictures import draw_pictures, require_matplotlib

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from .._core import InputError
+from ..metrics.kept import share_of
 from ..tokenizer import load_transformers_tokenizer
 from .cells import Cell, Runner, model_fingerprint
 from .finetune import published_settings
 from .task_data import load_task
-from .tasks import require_metrics
 
 SWEEP = (2e-5, 3e-5, 5e-5)
 DISTILLED = " (D)"
@@ -51,7 +51,6 @@ def task_report(
 
     paths: models by name, the teacher first.
     """
-    require_metrics()
     if plan.seeds < 1:
         raise InputError(f"--seeds is {plan.seeds}; at least 1 is needed")
     data = {
@@ -137,15 +136,8 @@ def _rows(cells: Sequence[Cell], runner: Runner, teacher: str) -> dict[str, Any]
             "losses": best[0]["losses"],
         }
     for row in rows.values():
-        row["kept"] = share(row["median"], rows.get(teacher, {}).get("median"))
+        row["kept"] = share_of(row["median"], rows.get(teacher, {}).get("median"))
     return rows
-
-
-def share(score: float | None, reference: float | None) -> float | None:
-    """`score` as a share of the teacher's; None where either is missing or the teacher's is not above 0."""
-    if score is None or reference is None or reference <= 0:
-        return None
-    return score / reference
 
 
 def macro_scores(tasks: Mapping[str, Any], rows: Sequence[str], teacher: str) -> dict[str, Any]:
@@ -160,6 +152,6 @@ def macro_scores(tasks: Mapping[str, Any], rows: Sequence[str], teacher: str) ->
             means[row] = statistics.fmean(medians) if over and len(medians) == len(over) else None
         macro[kind] = {
             "over": over,
-            "rows": {row: {"score": means[row], "kept": share(means[row], means.get(teacher))} for row in rows},
+            "rows": {row: {"score": means[row], "kept": share_of(means[row], means.get(teacher))} for row in rows},
         }
     return macro

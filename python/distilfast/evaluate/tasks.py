@@ -7,14 +7,16 @@ mean over tasks. All scores are per cent.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from scipy import stats
+from sklearn import metrics as sklearn_metrics
 
 from .._core import InputError
+from ..metrics.scores import correlation
 
 Kind = Literal["classification", "regression", "questions"]
 
@@ -178,48 +180,24 @@ TASKS: dict[str, Task] = {
 }
 
 
-def require_metrics() -> None:
-    """Raises `InputError` where the packages of the extra `eval` are not installed."""
-    for package, name in (("sklearn", "scikit-learn"), ("scipy", "scipy")):
-        if importlib.util.find_spec(package) is None:
-            raise InputError(f"task metrics need {name}: pip install 'distilfast[eval]'")
-
-
 def _matthews(labels: np.ndarray, predictions: np.ndarray) -> float:
-    from sklearn.metrics import matthews_corrcoef
-
-    return float(matthews_corrcoef(labels, predictions))
+    return float(sklearn_metrics.matthews_corrcoef(labels, predictions))
 
 
 def _accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
-    from sklearn.metrics import accuracy_score
-
-    return float(accuracy_score(labels, predictions))
+    return float(sklearn_metrics.accuracy_score(labels, predictions))
 
 
 def _f1(labels: np.ndarray, predictions: np.ndarray) -> float:
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(labels, predictions, zero_division=0.0))
-
-
-def _correlation(function: Callable[..., Any], labels: np.ndarray, predictions: np.ndarray) -> float:
-    # A constant has no correlation with anything; scored as none, like Matthews.
-    if np.ptp(labels) == 0 or np.ptp(predictions) == 0:
-        return 0.0
-    return float(function(labels, predictions).statistic)
+    return float(sklearn_metrics.f1_score(labels, predictions, zero_division=0.0))
 
 
 def _pearson(labels: np.ndarray, predictions: np.ndarray) -> float:
-    from scipy.stats import pearsonr
-
-    return _correlation(pearsonr, labels, predictions)
+    return correlation(stats.pearsonr, labels, predictions)
 
 
 def _spearman(labels: np.ndarray, predictions: np.ndarray) -> float:
-    from scipy.stats import spearmanr
-
-    return _correlation(spearmanr, labels, predictions)
+    return correlation(stats.spearmanr, labels, predictions)
 
 
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {

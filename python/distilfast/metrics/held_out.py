@@ -1,4 +1,4 @@
-"""How well masked-language models predict held-out text, and how near students are to their teacher on it.
+"""Held-out text: how well masked-language models predict it, and how near students are to their teacher on it.
 
 Every model sees the same masked batches, so differences between rows of the table are differences between models.
 """
@@ -6,7 +6,7 @@ Every model sees the same masked batches, so differences between rows of the tab
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,7 +14,11 @@ import torch
 from tqdm import tqdm
 
 from .._core import InputError
+from ..batches.masked import MaskedBatches, Masking
 from ..models.families import encoder_of, has_mlm_head, mlm_decoder, mlm_transform
+from ..prepare.directory import load_tokens
+from ..prepare.text import read_texts
+from ..tokenizer import Tokenizer
 
 # Logits held at once per model, in numbers: 16 MiB of float32, which stays in a large cache and is reused by malloc.
 LOGITS_AT_ONCE = 1 << 22
@@ -203,3 +207,62 @@ def _score_batch(models: Mapping[str, Any], sums: Mapping[str, _Sums], batch: Ma
             logits = mlm_decoder(model)(hidden[name][start:stop]).float()
             teacher = _Teacher(logits) if teacher is None else teacher
             sums[name].add(logits, teacher, places[here] - start, labels[here])
+
+
+def read_text(files: Sequence[str], max_lines: int | None = None) -> list[str]:
+    """The texts of `files` as `distilfast.prepare` reads them, at most `max_lines`.
+
+    Raises `InputError` for a file that is missing or not UTF-8 (with the byte offset) and where no line is left.
+    """
+    return read_texts(files, max_lines)
+
+
+def shared_tokenizer(paths: Mapping[str, str]) -> Tokenizer:
+    """The tokenizer of all the models; raises `InputError` where two models would see different ids."""
+    tokenizers = {name: Tokenizer.from_pretrained(path) for name, path in paths.items()}
+    first = next(iter(tokenizers))
+    for name, tokenizer in tokenizers.items():
+        if tokenizer.fingerprint != tokenizers[first].fingerprint:
+            raise InputError(
+                f"{first} and {name} have different tokenizers, so their masked-LM numbers cannot be compared; "
+                "evaluate them on tasks instead"
+            )
+    return tokenizers[first]
+
+
+def held_out_batches(
+    paths: Mapping[str, str],
+    *,
+    lines: Sequence[str] = (),
+    tokens: str | None = None,
+    max_length: int = 512,
+    batch_tokens: int = 8192,
+    seed: int = 0,
+) -> tuple[MaskedBatches, dict[str, Any]]:
+    """Masked batches of `lines` or of the prepared directory `tokens`, and what the report says about them."""
+    tokenizer = shared_tokenizer(paths)
+    if tokens is not None:
+        prepared = load_tokens(tokens)
+        prepared.check_tokenizer(tokenizer, "the models")
+        rows: Any = prepared.dataset
+        number = len(prepared.dataset)
+    else:
+        rows = tokenizer.encode_batch(list(lines), max_length=max_length)
+        number = len(lines)
+    batches = MaskedBatches(
+        rows,
+        tokenizer,
+        batch_tokens=batch_tokens,
+        max_length=max_length,
+        masking=Masking(),
+        layout="padded",
+        seed=seed,
+    )
+    info = {
+        "rows": number,
+        "batches": len(batches),
+        "max_length": max_length,
+        "mask_seed": seed,
+        "fingerprint": batches.state_fingerprint,
+    }
+    return batches, info

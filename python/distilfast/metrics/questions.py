@@ -1,0 +1,176 @@
+"""Answers in passages, SQuAD 1.1 and 2.0: windows over long passages, the best span, exact match and F1 after the
+official normalisation.
+
+Rajpurkar et al., "SQuAD: 100,000+ questions for machine comprehension of text", 2016, and "Know what you don't know:
+unanswerable questions for SQuAD", 2018. All scores are shares from 0 to 1.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .._core import InputError
+
+STRIDE = 128
+MAX_ANSWER_TOKENS = 30
+BEST = 20
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalise(answer: str) -> str:
+    """Lower case, without punctuation and articles, single spaces."""
+    return " ".join(_ARTICLES.sub(" ", answer.lower().translate(_PUNCTUATION)).split())
+
+
+def exact_match(prediction: str, truth: str) -> float:
+    """1 where both are the same after normalisation, else 0."""
+    return float(normalise(prediction) == normalise(truth))
+
+
+def f1(prediction: str, truth: str) -> float:
+    """Harmonic mean of precision and recall over the words of both, repeated words counted as often as in both; where
+    one has no word, 1 if neither has."""
+    predicted, true = normalise(prediction).split(), normalise(truth).split()
+    if not predicted or not true:
+        return float(predicted == true)
+    common = sum((Counter(predicted) & Counter(true)).values())
+    if common == 0:
+        return 0.0
+    precision, recall = common / len(predicted), common / len(true)
+    return 2 * precision * recall / (precision + recall)
+
+
+def answer_scores(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -> np.ndarray:
+    """[questions, 2]: exact match and F1 of each prediction against the one of its answers that suits it best.
+
+    An empty prediction says that the passage holds no answer, as an empty list of answers does.
+    """
+    scores = np.zeros((len(predictions), 2))
+    for i, (got, truths) in enumerate(zip(predictions, answers, strict=True)):
+        wanted = [each for each in truths if normalise(each)] or [""]
+        scores[i] = max(exact_match(got, each) for each in wanted), max(f1(got, each) for each in wanted)
+    return scores
+
+
+def question_metrics(
+    predictions: Sequence[str],
+    answers: Sequence[Sequence[str]] | None = None,
+    teacher_predictions: Sequence[str] | None = None,
+) -> dict[str, float]:
+    """What a model that answers from passages scores.
+
+    With answers: `exact_match` and `f1`; where some questions have no answer also those of either kind,
+    `..._answerable` and `..._unanswerable`. With a teacher: `agreement`, exact match with its answers, and
+    `teacher_f1`.
+    """
+    found: dict[str, float] = {}
+    if answers is not None and len(predictions):
+        scores = answer_scores(predictions, answers)
+        answerable = np.array([any(normalise(each) for each in truths) for truths in answers])
+        kinds = {"": np.ones(len(scores), bool)}
+        if answerable.any() and not answerable.all():
+            kinds |= {"_answerable": answerable, "_unanswerable": ~answerable}
+        for kind, rows in kinds.items():
+            found[f"exact_match{kind}"], found[f"f1{kind}"] = (float(value) for value in scores[rows].mean(axis=0))
+    if teacher_predictions is not None and len(predictions):
+        same = answer_scores(predictions, [[answer] for answer in teacher_predictions]).mean(axis=0)
+        found["agreement"], found["teacher_f1"] = (float(value) for value in same)
+    return found
+
+
+def windows(
+    tokenizer: Any,
+    questions: Sequence[str],
+    passages: Sequence[str],
+    max_length: int,
+    labels: Sequence[Mapping[str, Any]] | None = None,
+) -> dict[str, list[Any]]:
+    """Questions with overlapping windows of their passages, as columns.
+
+    Beside the model's inputs: `example` (number of the question) and `offsets` (character span of each passage token,
+    None elsewhere); with `labels` ({"answers": texts, "starts": character offsets}) also `start_positions` and
+    `end_positions`, token indices of the first answer, those of the first token ([CLS]) where the window does not hold
+    it or there is none. Raises `InputError` for a tokenizer without character offsets.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise InputError(
+            f"questions need a tokenizer with character offsets; {type(tokenizer).__name__} has none: save one with a "
+            "tokenizer.json"
+        )
+    encoded = tokenizer(
+        [question.lstrip() for question in questions],
+        list(passages),
+        truncation="only_second",
+        max_length=max_length,
+        stride=min(STRIDE, max_length // 3),
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+    )
+    columns: dict[str, list[Any]] = {
+        key: encoded[key] for key in encoded if key not in ("overflow_to_sample_mapping", "offset_mapping")
+    }
+    columns |= {"example": list(encoded["overflow_to_sample_mapping"]), "offsets": []}
+    for i in range(len(columns["example"])):
+        parts = encoded.sequence_ids(i)
+        columns["offsets"].append(
+            [tuple(span) if part == 1 else None for span, part in zip(encoded["offset_mapping"][i], parts, strict=True)]
+        )
+    if labels is not None:
+        spans = []
+        for example, offsets in zip(columns["example"], columns["offsets"], strict=True):
+            answers, starts = labels[example]["answers"], labels[example]["starts"]
+            spans.append(_token_span(offsets, starts[0], starts[0] + len(answers[0])) if answers else (0, 0))
+        columns |= {"start_positions": [span[0] for span in spans], "end_positions": [span[1] for span in spans]}
+    return columns
+
+
+def _token_span(offsets: Sequence[tuple[int, int] | None], start: int, end: int) -> tuple[int, int]:
+    """First and last token of the characters [start, end), or (0, 0) where the window does not hold all of them."""
+    passage = [i for i, span in enumerate(offsets) if span is not None]
+    first, last = offsets[passage[0]], offsets[passage[-1]]
+    assert first is not None
+    assert last is not None
+    if first[0] > start or last[1] < end:
+        return 0, 0
+    begins = [i for i in passage if (span := offsets[i]) is not None and span[0] <= start]
+    ends = [i for i in passage if (span := offsets[i]) is not None and span[1] >= end]
+    return begins[-1], ends[0]
+
+
+def best_answers(
+    passages: Sequence[str],
+    columns: Mapping[str, Sequence[Any]],
+    start: np.ndarray,
+    end: np.ndarray,
+    unanswerable: bool = False,
+) -> list[str]:
+    """The likeliest span of each question over its windows; start, end: logits [windows, width].
+
+    unanswerable: "" where no span of any window scores above the first token's ([CLS], "no answer"), the lowest of
+    which over the windows counts, as in the official baseline.
+    """
+    best: list[tuple[float, str]] = [(-np.inf, "")] * len(passages)
+    none = np.full(len(passages), np.inf)
+    for window, (example, offsets) in enumerate(zip(columns["example"], columns["offsets"], strict=True)):
+        none[example] = min(none[example], float(start[window, 0] + end[window, 0]))
+        for first in np.argsort(-start[window])[:BEST]:
+            for last in np.argsort(-end[window])[:BEST]:
+                if not first <= last < first + MAX_ANSWER_TOKENS or last >= len(offsets):
+                    continue
+                if offsets[first] is None or offsets[last] is None:
+                    continue
+                likely = float(start[window, first] + end[window, last])
+                if likely > best[example][0]:
+                    best[example] = (likely, passages[example][offsets[first][0] : offsets[last][1]])
+    return [
+        "" if unanswerable and nothing >= likely else answer
+        for (likely, answer), nothing in zip(best, none, strict=True)
+    ]
