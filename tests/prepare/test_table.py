@@ -16,7 +16,7 @@ import pyarrow.parquet
 import pytest
 from distilfast._core import InputError
 from distilfast.prepare.table import Rows, read_rows, read_splits
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 # What csv can hold: a lone carriage return ends a line to some readers and not to others.
@@ -79,6 +79,31 @@ def test_mark_carriage_returns_semicolons_and_packing(tmp_path: Path) -> None:
     assert as_columns(packed) == {"text": ["he"], "label": ["1"]}
 
 
+@given(
+    content=st.binary(max_size=40)
+    | st.text(alphabet='ab",\t\n\r;{}[]:1# \\\ufeff', max_size=40).map(str.encode)
+    | st.lists(st.sampled_from(["text,label\n", "a\tO\n", "\n", '{"a": 1}\n', '"', "x,1\n"]), max_size=8).map(
+        lambda parts: "".join(parts).encode()
+    ),
+    name=st.sampled_from(["a.csv", "a.tsv", "a.json", "a.jsonl", "a.conll", "a.txt", "a.parquet"]),
+)
+@settings(max_examples=300)
+def test_whatever_a_file_holds_it_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, name: str
+) -> None:
+    path = write(tmp_path_factory.mktemp("any") / name, content)
+    rows, said = None, ""
+    try:
+        rows = read_rows(path)
+    except InputError as refusal:
+        said = str(refusal)
+    assert "\n" not in said
+    if rows is None:
+        return
+    assert len(rows) > 0
+    assert len(set(rows.column_names)) == len(rows.column_names)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
@@ -92,6 +117,8 @@ def test_mark_carriage_returns_semicolons_and_packing(tmp_path: Path) -> None:
         ("a.csv", "text,label\nx,1\n".encode("utf-16"), "UTF-16"),
         ("a.csv", b"PK\x03\x04", "zip"),
         ("a.jsonl", '{"text": "x"}\n{"text": \n', "line 2: no JSON"),
+        ("a.jsonl", '{"text": "x", "text": "y"}\n', "line 1: .* the name 'text' twice"),
+        ("a.json", '[{"text": "x", "text": "y"}]', "the name 'text' twice"),
         ("a.jsonl", '{"text": "x"}\n["y"]\n', "line 2: list"),
         ("a.json", '[{"text": "x"}, 3]', "element 1"),
         ("a.json", '{\n"version": {"of": 1}\n}', "holds one object with 'version'"),

@@ -82,6 +82,8 @@ def test_columns_that_are_not_there_are_refused(names: tuple[str, ...], options:
         find_columns(named(*names), **options)
     with pytest.raises(InputError, match="holds int64, not strings"):
         find_columns(rows_of(text=[1, 2], label=[0, 1]), text_column="text")
+    with pytest.raises(InputError, match="'text' holds int64, not strings"):
+        find_columns(rows_of(text=[1, 2], label=["a", "b"]))
 
 
 @given(

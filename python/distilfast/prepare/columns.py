@@ -154,6 +154,8 @@ def _texts(rows: Rows, named: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[s
     if single and (len(single) == 1 or single[0].lower() in ("text", "sentence")):
         return (single[0],), LABELS
     if not single:
+        if other := _found(rows, TEXTS[:2]):
+            _check_text(rows, other[0], "text")
         labels = _found(rows, LABELS)[:1]
         used = {*labels, *_found(rows, (*GROUPS, *NOT_TEXT, *LABELS))}
         single = [name for name in rows.column_names if name not in used and _is_string(rows, name)]

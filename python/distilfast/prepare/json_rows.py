@@ -24,10 +24,19 @@ def read_json(path: Path) -> Rows:
     if start == "{" and _is_lines(text):
         return rows_of_records(_records_of_lines(text, path), str(path))
     try:
-        content = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{path} is no JSON: {error}") from None
+        content = json.loads(text, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is no JSON that can be read: {error}") from None
     return _rows_of_content(content, path)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose names are all different; `json` would keep the last of equal ones without a word."""
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"an object has the name {next(name for name in names if names.count(name) > 1)!r} twice")
+    return content
 
 
 def _is_lines(text: str) -> bool:
@@ -35,7 +44,7 @@ def _is_lines(text: str) -> bool:
     line = text.lstrip().partition("\n")[0]
     try:
         json.loads(line)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         # A first line that is broken, in a file of lines: the reader of lines says which.
         return line.rstrip()[-1:] == "}" and "\n" in text.strip()
     return "\n" in text.strip() or not _holds_rows(json.loads(line))
@@ -54,9 +63,9 @@ def _records_of_lines(text: str, path: Path) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise InputError(f"{path}, line {number}: no JSON: {error}") from None
+            record = json.loads(line, object_pairs_hook=_once)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path}, line {number}: no JSON that can be read: {error}") from None
         if not isinstance(record, dict):
             raise InputError(f"{path}, line {number}: {type(record).__name__}, not an object with named values")
         records.append(record)
