@@ -41,6 +41,7 @@ def test_the_bench_runs_and_its_result_is_whole(
     assert result["loss"]["ours"] == pytest.approx(result["loss"]["plain"], rel=1e-4)
     assert result["rows"]["source"] == "made up"
     assert 0 < result["loader_share"] < 1
+    assert 0 < result["utilization"] < 1
     assert 0 < result["loss_share"] < 1
     printed = capsys.readouterr().out
     assert "| plain loop |" in printed

@@ -231,7 +231,7 @@ def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def curve(run: DistillationTrainer) -> list[dict[str, float]]:
     """The lines of the log without what depends on the clock."""
-    timed = ("tokens_per_second", "model_flops_utilization", "train_runtime", "train_samples_per_second")
+    timed = ("tokens_per_second", "train_runtime", "train_samples_per_second")
     return [
         {name: value for name, value in entry.items() if name not in timed}
         for entry in run.state.log_history
@@ -284,7 +284,7 @@ def run_ranks(output_dir: Path, ranks: int = 1, **options: Any) -> list[int | No
     """Trains in `ranks` fresh processes that talk over gloo; their exit codes (a signal's number negated)."""
     # The server imports torch and this module's imports once; each process is a fork of it that has not used them yet.
     context = multiprocessing.get_context("forkserver")
-    heavy = ["distilfast.trainer", "transformers.models.bert.modeling_bert"]
+    heavy = ["distilfast.train.trainer", "transformers.models.bert.modeling_bert"]
     context.set_forkserver_preload([*heavy, "transformers.models.distilbert.modeling_distilbert", "tensorboard"])
     common = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     if ranks > 1:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from distilfast import InputError
 from distilfast.models import attention
-from distilfast.train.relations import BoundsOnHost, RelationLoss, query_key_value
+from distilfast.train.layer_losses import BoundsOnHost, RelationLoss, query_key_value
 from torch import Tensor
 from transformers import (
     AutoModelForMaskedLM,

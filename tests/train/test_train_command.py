@@ -37,7 +37,7 @@ def test_text_becomes_a_student(folder: Path, tmp_path: Path, capsys: pytest.Cap
     assert summary["steps"] == 4
     assert summary["teacher"] == str(folder / "teacher")
     assert [line["step"] for line in summary["log"]] == [2, 4]
-    wanted = {"loss", "loss_ce", "loss_mlm", "loss_cos", "tokens_per_second", "padding", "model_flops_utilization"}
+    wanted = {"loss", "loss_ce", "loss_mlm", "loss_cos", "tokens_per_second", "padding"}
     assert wanted <= summary["last_log"].keys()
     assert not list(out.glob(".student*"))
 
@@ -74,12 +74,10 @@ def test_without_a_teacher_a_model_is_pretrained_from_its_configuration(folder: 
 
 def test_every_way_to_distil_at_once(folder: Path, tmp_path: Path) -> None:
     teachers = [folder / "teacher", folder / "teacher"]
-    changes = {"teacher_weights": [2, 1], "alpha_hidden": 1, "alpha_rel": 1, "kl_positions": "sampled", "profile": True}
+    changes = {"teacher_weights": [2, 1], "alpha_hidden": 1, "alpha_rel": 1, "kl_positions": "sampled"}
     train.main(flags(folder, tmp_path / "out", teacher=teachers, hidden_map="1:2", max_steps=2, **changes))
     summary = json.loads((tmp_path / "out" / "train_summary.json").read_text())
     assert {"loss_hidden", "loss_rel", "loss_ce"} <= summary["last_log"].keys()
-    parts = summary["profile"]["parts"]
-    assert all(parts[name]["seconds"] > 0 for name in ("data", "teacher", "student", "losses", "backward", "optimizer"))
 
 
 def bare_teacher(folder: Path, tmp: Path) -> Path:

@@ -13,8 +13,8 @@ import transformers
 from distilfast import DistillationTrainer, InputError, create_student
 from distilfast.batches.loader import RankBatches
 from distilfast.train.arguments import DistillationArguments
+from distilfast.train.callbacks import NonFiniteLossError
 from distilfast.train.checkpoint import read_seal
-from distilfast.train.interruption import NonFiniteLossError
 from distilfast.train.step import DistillationStep, Objective, labels_of_all_rows
 from torch import Tensor
 from transformers import TrainerCallback

@@ -10,9 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from .. import losses
 from ..batches.masked import MaskedBatches
+from ..cpu.matmul import multiply
 
 
 class PeakMemory:
@@ -103,3 +105,27 @@ def loader_seconds(batches: MaskedBatches, count: int = 32) -> float:
     for number in numbers:
         batches[number]
     return (time.perf_counter() - start) / len(numbers)
+
+
+def count_flops(compute: Callable[[], object]) -> int:
+    """FLOP of the matrix products and attentions of `compute()`, as `torch.utils.flop_counter` counts them."""
+    with FlopCounterMode(display=False) as counter:
+        compute()
+    return counter.get_total_flops()
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype, size: int = 2048, seconds: float = 0.5) -> float:
+    """The fastest that `device` multiplied two [size, size] matrices of `dtype` within `seconds`, in FLOP/s.
+
+    By the kernel that training multiplies with there.
+    """
+    left, right = torch.linspace(-1, 1, 2 * size * size, device=device).to(dtype).view(2, size, size).unbind()
+    best = float("inf")
+    stop = time.perf_counter() + seconds
+    while best == float("inf") or time.perf_counter() < stop:
+        synchronize(device)
+        start = time.perf_counter()
+        multiply(left, right)
+        synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    return 2.0 * size**3 / best

@@ -15,7 +15,6 @@ import torch
 from transformers import TrainingArguments
 
 from .._core import InputError
-from .fp8 import refuse_without_float8
 from .layer_losses import parse_layer_map
 from .objective import Objective
 
@@ -62,10 +61,13 @@ def recipe(name: str) -> dict[str, Any]:
 
 ALPHAS = ("alpha_ce", "alpha_mlm", "alpha_cos", "alpha_mse", "alpha_hidden", "alpha_rel")
 
+RECORDING_MODES = ("reduce-overhead", "max-autotune")  # modes of torch.compile that record CUDA graphs
+
 # Flags of TrainingArguments that would do nothing here, or harm.
 UNSUPPORTED = {
     "activation_checkpointing": "it would recompute with other weights than it computed with; lower --batch_tokens",
     "auto_find_batch_size": "the batches are planned beforehand; lower --batch_tokens",
+    "enable_jit_checkpoint": "SIGTERM saves a whole checkpoint on every rank as it is",
     "eval_strategy": "evaluate the student afterwards with python -m distilfast.evaluate",
     "fp16": "its range needs loss scaling; use --precision bf16",
     "gradient_checkpointing": "it would recompute with other weights than it computed with; lower --batch_tokens",
@@ -142,7 +144,6 @@ class DataArguments:
     loader_threads: int | None = _choice(
         None, "Threads that read the tokens at the start. Default: as many as torch has."
     )
-    prefetch: int = _choice(2, "Batches built ahead.")
 
 
 @dataclass
@@ -199,20 +200,12 @@ class DistillationArguments(TrainingArguments):
     precision: Precision = _choice(
         "auto", "bf16 computes in bfloat16 and keeps float32 weights; auto takes it where the hardware is fast at it."
     )
-    teacher_fp8: bool = _choice(
-        False, "The teacher's encoder in float8, on GPUs that have it, if --teacher_fp8_kl allows."
-    )
-    teacher_fp8_kl: float = _choice(
-        5e-3, "Most that float8 may change the teacher: KL in nats, mean over the masked tokens of a batch."
-    )
-    teacher_stream: bool = _choice(False, "The teacher beside the student, on a CUDA stream of its own.")
     batches_per_step: int | None = _choice(
         None,
         "Micro-batches of an optimiser step over all ranks together; sets gradient_accumulation_steps for whatever "
         "number of ranks divides it.",
     )
     recipe: str | None = _choice(None, "'distilbert': the published run's settings; other flags win over them.")
-    profile: bool = _choice(False, "Say at the end where the time of a step went.")
     overwrite: bool = _choice(False, "Replace what --output_dir holds.")
 
     def __post_init__(self) -> None:
@@ -246,11 +239,12 @@ class DistillationArguments(TrainingArguments):
                 f"{'s' * (self.world_size > 1)} on {self.device.type}: each would train by itself; see to it that "
                 "each has a GPU, or give --use_cpu"
             )
-        if self.teacher_fp8:
-            refuse_without_float8(self.device)
-        if self.teacher_stream and (self.device.type != "cuda" or self.torch_compile):
-            reason = f"here is {self.device.type}" if self.device.type != "cuda" else "a compiled step has one stream"
-            raise InputError(f"--teacher_stream needs a GPU and no --torch_compile; {reason}: leave it out")
+        if self.torch_compile_backend == "cudagraphs" or self.torch_compile_mode in RECORDING_MODES:
+            asked = self.torch_compile_mode or self.torch_compile_backend
+            raise InputError(
+                f"--torch_compile with {asked!r} records CUDA graphs, which no run here has been measured with; use "
+                "the mode default or max-autotune-no-cudagraphs"
+            )
         if self.batches_per_step is not None:
             if self.batches_per_step < 1 or self.batches_per_step % self.world_size:
                 raise InputError(
@@ -272,7 +266,7 @@ class DistillationArguments(TrainingArguments):
             value = getattr(self, each.name)
             if isinstance(value, float) and not math.isfinite(value):
                 raise InputError(f"--{each.name} {value}: must be finite")
-        for name in ("temperature", "learning_rate", "teacher_fp8_kl"):
+        for name in ("temperature", "learning_rate"):
             if getattr(self, name) <= 0:
                 raise InputError(f"--{name} {getattr(self, name):g}: must be greater than 0")
         for name in (*ALPHAS, "weight_decay", "max_grad_norm", "warmup_steps"):

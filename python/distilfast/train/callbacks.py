@@ -1,14 +1,133 @@
-"""The progress bar, with the losses on it and a line of the log above it now and then."""
+"""What accompanies the loop: the epoch told to the batches, what ends a run early, the progress bar.
+
+A run ends early at a SIGTERM, after a checkpoint, and at a loss that is not finite, before one.
+"""
 
 from __future__ import annotations
 
+import math
+import signal
+import threading
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from types import FrameType
 from typing import Any
 
+import torch
+import torch.distributed as dist
+from torch import Tensor
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from .profile import StepProfile
+from ..batches.loader import Batches
+
+
+class SetEpoch(TrainerCallback):
+    """Tells the batches which epoch begins."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+
+    def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Mapping[str, Any]) -> None:
+        # A whole number at an epoch's begin; with a part behind the point on a resume within it.
+        self.batches.set_epoch(int(state.epoch or 0))
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss became NaN or infinite; the message says at which step, and which."""
+
+    exit_code = 1  # of the command
+
+
+class Interruption(TrainerCallback):
+    """Asked after every optimiser step whether to go on; all ranks get one answer.
+
+    Losses are watched without waiting for the device: on CUDA they are read one step late, when they have long been
+    computed. Nothing is saved in between: `check_losses` waits for the latest.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._sums: dict[str, Tensor] = {}
+        self._pending: list[tuple[int, list[str], Tensor, Any]] = []
+        self._group: Any = None
+        self._previous: Any = None
+        self._listening = False
+
+    def __enter__(self) -> Interruption:
+        # Python allows signal handlers in the main thread only; elsewhere SIGTERM keeps its usual meaning.
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGTERM, self._note)
+            self._listening = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._listening:
+            signal.signal(signal.SIGTERM, self._previous)
+            self._listening = False
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+
+    def watch(self, losses: Mapping[str, Tensor]) -> None:
+        """Adds a micro-batch's losses (0-dim) to the step's."""
+        for name, loss in losses.items():
+            value = loss.detach().float()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        names = list(self._sums)
+        values = torch.stack([self._sums[name] for name in names])
+        self._sums = {}
+        event = None
+        if values.is_cuda:
+            copy = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            copy.copy_(values, non_blocking=True)
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record()
+            values = copy
+        self._pending.append((state.global_step, names, values, event))
+        self._judge(keep=1 if event is not None else 0)
+        if self.requested:
+            control.should_save = control.should_training_stop = True
+        return control
+
+    def check_losses(self) -> None:
+        """Raises `NonFiniteLossError` if any loss up to this step was not finite, on any rank."""
+        self._judge(keep=0)
+
+    def _judge(self, keep: int) -> None:
+        """Reads all but the latest `keep` steps' losses and agrees with the other ranks on what to do."""
+        bad = None
+        while len(self._pending) > keep:
+            step, names, values, event = self._pending.pop(0)
+            if event is not None:
+                event.synchronize()
+            found = {
+                name: value for name, value in zip(names, values.tolist(), strict=True) if not math.isfinite(value)
+            }
+            if found and bad is None:
+                bad = (step, found)
+        stop, bad_ranks = self._agree(self.requested, bad is not None)
+        self.requested = stop
+        if bad is not None:
+            step, found = bad
+            losses = ", ".join(f"{name} is {value}" for name, value in found.items())
+            raise NonFiniteLossError(f"at optimiser step {step} {losses}")
+        if bad_ranks:
+            raise NonFiniteLossError("a loss is not finite on another rank, which says which")
+
+    def _agree(self, stop: bool, bad: bool) -> tuple[bool, bool]:
+        """Whether any rank wants to stop, and whether any has found a bad loss."""
+        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+            return stop, bad
+        if self._group is None:
+            # Through the host, so that no rank waits for its GPU.
+            self._group = dist.new_group(backend="gloo")
+        flags = torch.tensor([int(stop), int(bad)])
+        dist.all_reduce(flags, group=self._group)
+        return bool(flags[0] > 0), bool(flags[1] > 0)
+
 
 _SHOWN = ("loss", "loss_ce", "loss_mlm", "loss_cos")
 
@@ -40,22 +159,4 @@ def line(step: int, logs: Mapping[str, Any]) -> str:
         rest.append(f"{logs['tokens_per_second']:,.0f} tokens/s")
     if "padding" in logs:
         rest.append(f"padding {logs['padding']:.1%}")
-    if "model_flops_utilization" in logs:
-        rest.append(f"MFU {logs['model_flops_utilization']:.1%}")
     return f"step {step}: " + ", ".join([*losses, *rest])
-
-
-class ProfileOptimizer(TrainerCallback):
-    """Times the optimiser's part of each step, and counts the steps."""
-
-    def __init__(self, profile: StepProfile) -> None:
-        self.profile = profile
-        self._part: AbstractContextManager[None] = nullcontext()
-
-    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
-        self._part = self.profile.part("optimizer")
-        self._part.__enter__()
-
-    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
-        self._part.__exit__(None, None, None)
-        self.profile.steps += 1

@@ -275,7 +275,6 @@ def build_batches(data: DataArguments, args: DistillationArguments, tokens: Prep
         batches_per_step=args.batches_per_step,
         token_counts=tokens.token_counts,
         threads=data.loader_threads or torch.get_num_threads(),
-        prefetch=data.prefetch,
     )
 
 
@@ -322,7 +321,6 @@ def summarise(
         "teacher_parameters": [teacher.num_parameters() for teacher in step.teachers],
         "last_log": lines[-1] if lines else None,
         "log": lines,
-        "profile": None if step.profile is None else step.profile.report(),
         "run": trainer.describe_run(),
         "versions": {
             "distilfast": __version__,

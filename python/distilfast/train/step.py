@@ -8,7 +8,7 @@ the gradient of one big batch, however it is cut.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -25,11 +25,9 @@ from ..models.attention import model_inputs
 from ..models.bf16 import WeightCopies
 from ..models.families import encoder_of, mlm_decoder, mlm_transform
 from ..models.last_layer import SELECTED, can_stop_early, let_last_layer_stop
-from .layer_losses import HiddenLayerLoss
+from .layer_losses import HiddenLayerLoss, RelationLoss
 from .objective import Objective, check_models
 from .positions import attended, select_positions
-from .profile import StepProfile, timed
-from .relations import RelationLoss
 
 IGNORED = -100  # the label of a position that the masked-language-model loss does not count
 
@@ -69,8 +67,7 @@ class DistillationStep(nn.Module):
     probabilities, and of the losses on hidden states the mean, weighted by `teacher_weights` (made to sum to 1;
     default: equal). `compute_dtype` bfloat16 runs the student on bfloat16 copies of its float32 weights (`copies`: made
     anew for each micro-batch, or kept until they are forgotten), so that gradients and updates stay in float32. On the
-    CPU the student gets the attention and the dropout that are fast there. `teacher_stream`: the teachers run on a CUDA
-    stream of their own, beside the student. `profile`, if set, times the parts.
+    CPU the student gets the attention and the dropout that are fast there.
 
     Raises `InputError` where the models do not fit together or lack what a loss compares.
     """
@@ -82,14 +79,11 @@ class DistillationStep(nn.Module):
         objective: Objective | None = None,
         compute_dtype: torch.dtype | None = None,
         teacher_weights: Sequence[float] | None = None,
-        teacher_stream: bool = False,
     ) -> None:
         super().__init__()
         self.student = student
-        self.teacher_stream: Any = cast(Any, torch.cuda).Stream() if teacher_stream else None
         self.objective = Objective() if objective is None else objective
         self.copies = None if compute_dtype is None else WeightCopies(compute_dtype)
-        self.profile: StepProfile | None = None
         self._outside = _teachers(teacher)  # a tuple, so that torch does not see submodules
         self.teacher_weights = _normalised(teacher_weights, len(self.teachers))
         check_models(student, self.teachers, self.objective)
@@ -136,44 +130,23 @@ class DistillationStep(nn.Module):
         objective = self.objective
         counted = counted_rows(batch)
         rows = self.rows(batch, counted)
-        with timed(self.profile, "teacher"), self._beside():
-            targets = [self.encode(each, batch, rows, target=True) for each in self.needed_teachers]
-        with timed(self.profile, "student"):
-            states = self.encode(self.student, batch, rows)
-        self._join(targets)
+        targets = [self.encode(each, batch, rows, target=True) for each in self.needed_teachers]
+        states = self.encode(self.student, batch, rows)
         parts: dict[str, Tensor] = {}
         total = states.last.new_zeros((), dtype=torch.promote_types(states.last.dtype, torch.float32))
-        with timed(self.profile, "losses"):
-            if objective.student_logits:
-                logits_total, logits_parts = self.logits_losses(batch, rows, states, targets)
-                total = total + logits_total
-                parts |= logits_parts
-            if objective.alpha_cos != 0:
-                cosine = self.cosine_loss(batch, rows, counted, states, targets)
-                total = total + objective.alpha_cos * cosine
-                parts["loss_cos"] = cosine.detach()
-            if objective.inner_states:
-                for name, alpha, loss in self.inner_losses(batch, counted, states, targets):
-                    total = total + alpha * loss
-                    parts[name] = loss.detach()
+        if objective.student_logits:
+            logits_total, logits_parts = self.logits_losses(batch, rows, states, targets)
+            total = total + logits_total
+            parts |= logits_parts
+        if objective.alpha_cos != 0:
+            cosine = self.cosine_loss(batch, rows, counted, states, targets)
+            total = total + objective.alpha_cos * cosine
+            parts["loss_cos"] = cosine.detach()
+        if objective.inner_states:
+            for name, alpha, loss in self.inner_losses(batch, counted, states, targets):
+                total = total + alpha * loss
+                parts[name] = loss.detach()
         return {"loss": total, **parts}
-
-    def _beside(self) -> AbstractContextManager[Any]:
-        """Work goes to the teachers' stream, if they have one, once what came before is done."""
-        if self.teacher_stream is None:
-            return nullcontext()
-        self.teacher_stream.wait_stream(torch.cuda.current_stream())
-        return torch.cuda.stream(self.teacher_stream)
-
-    def _join(self, targets: Sequence[States]) -> None:
-        """What comes after waits for the teachers' stream, and keeps the memory of `targets` until it has read them."""
-        if self.teacher_stream is None:
-            return
-        here = torch.cuda.current_stream()
-        here.wait_stream(self.teacher_stream)
-        for target in targets:
-            for states in (target.last, *(target.layers or ())):
-                states.record_stream(here)
 
     def rows(self, batch: Mapping[str, Any], counted: Tensor) -> Rows:
         """Where the heads run: on every row, or on the masked and sampled ones if no loss asks for more."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import logging
-import math
 import shutil
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -15,10 +13,9 @@ from typing import Any, cast
 import safetensors.torch
 import torch
 import torch.distributed as dist
-from accelerate.utils import send_to_device  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, ProgressCallback, Trainer, TrainerCallback, TrainerControl, TrainerState
+from transformers import PreTrainedModel, ProgressCallback, Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from transformers.utils import logging as hf_logging
@@ -31,15 +28,9 @@ from ..models.bf16 import ForgetCopies
 from ..models.families import encoder_of
 from . import checkpoint
 from .arguments import DistillationArguments
-from .callbacks import LossProgress, ProfileOptimizer
-from .flops import known_peak, measured_peak, step_flops
-from .fp8 import use_float8
-from .graphs import begin_replay, kept, records_graphs
-from .interruption import Interruption, NonFiniteLossError
+from .callbacks import Interruption, LossProgress, NonFiniteLossError, SetEpoch
+from .layer_losses import BoundsOnHost
 from .meter import Meter, add_states
-from .profile import StepProfile, timed
-from .profile import table as profile_table
-from .relations import BoundsOnHost
 from .step import DistillationStep
 
 logger = logging.getLogger(__name__)
@@ -107,23 +98,15 @@ class DistillationTrainer(Trainer):
             args.objective,
             compute_dtype=dtype if dtype != student.dtype and not args.fsdp else None,
             teacher_weights=teacher_weights,
-            teacher_stream=args.teacher_stream,
         )
         if step.copies is not None:
             step.copies.kept = True
             callbacks = [ForgetCopies(step.copies), *(callbacks or [])]
-        if args.profile:
-            step.profile = StepProfile(args.device)
-            callbacks = [ProfileOptimizer(step.profile), *(callbacks or [])]
         if getattr(train_dataset, "layout", "padded") == "packed":
             for model in (student, *teachers):
                 use_packed(model)
         if not args.dropout:
             remove_dropout(student)
-        if args.teacher_fp8:
-            for each in teachers:
-                change = use_float8(each, send_to_device(train_dataset[0], args.device), args.teacher_fp8_kl)
-                logger.warning("the teacher is in float8, %.2g nats from its own distributions", change)
         if not step.objective.student_logits:
             _freeze_head(student)
         self.interruption = Interruption()
@@ -132,14 +115,11 @@ class DistillationTrainer(Trainer):
             args=args,
             train_dataset=cast(Any, train_dataset),
             processing_class=processing_class,
-            callbacks=[_SetEpoch(train_dataset), self.interruption, *(callbacks or [])],
+            callbacks=[SetEpoch(train_dataset), self.interruption, *(callbacks or [])],
             **kwargs,
         )
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(LossProgress())
-        self.replays = args.torch_compile and records_graphs(
-            args.torch_compile_mode, args.torch_compile_backend, args.device
-        )
         self.meter = Meter(args.device)
         self._metered_from = 0
 
@@ -190,28 +170,19 @@ class DistillationTrainer(Trainer):
         """
         model.train()
         inputs = self._prepare_inputs(inputs)
-        if self.replays:
-            begin_replay(model.parameters())
         loss, losses = cast("tuple[Tensor, dict[str, Tensor]]", self.compute_loss(model, inputs, return_outputs=True))
         # Data-parallel training averages gradients over the ranks; shares of a step add up.
         scaled: Tensor = loss * self.args.world_size
         kwargs = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
-        with timed(self.step.profile, "backward"):
-            self.accelerator.backward(scaled, **kwargs)
-        if self.replays:
-            losses = kept(losses)
-        self.meter.add(losses, inputs, self._head_rows(inputs))
+        self.accelerator.backward(scaled, **kwargs)
+        self.meter.add(losses, inputs)
         self.interruption.watch(losses)
         return scaled.detach()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds each loss's mean since the last line, tokens per second and the share of padding."""
         if "loss" in logs:
-            means, work = self.meter.read(self.state.global_step - self._metered_from)
-            logs |= means
-            step = self.step
-            flops = step_flops(step.student, step.needed_teachers, *work, pruned=step.stops_early)
-            logs["model_flops_utilization"] = flops / (_peak(self.args) * self.args.world_size)
+            logs |= self.meter.read(self.state.global_step - self._metered_from)
             self.meter.reset()
             self._metered_from = self.state.global_step
         super().log(logs, start_time)
@@ -232,7 +203,6 @@ class DistillationTrainer(Trainer):
                 self.state = state
                 return TrainOutput(state.global_step, 0.0, {})
             resume_from_checkpoint = str(chosen)
-        _peak(self.args)  # measured before the clock starts
         self.meter.restart_clock()
         with self.interruption:
             try:
@@ -243,23 +213,7 @@ class DistillationTrainer(Trainer):
                     f"{error} (epoch {self.state.epoch or 0:.2f}); {self._last_whole()}. Lower --learning_rate, or "
                     "compute with --precision fp32, and resume"
                 ) from None
-        if self.step.profile is not None and self.args.process_index == 0:
-            print(profile_table(self.step.profile.report()))
         return output
-
-    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        with timed(self.step.profile, "data"):
-            return super().get_batch_samples(*args, **kwargs)
-
-    def _head_rows(self, batch: dict[str, Any]) -> int:
-        """How many rows of the batch the heads run on."""
-        objective, positions = self.step.objective, int(batch["input_ids"].numel())
-        if not objective.student_logits:
-            return 0
-        if not objective.selects_rows:
-            return positions
-        sampled = objective.teacher_logits and objective.kl_positions == "sampled"
-        return int(batch["mlm_labels"].numel()) + (math.ceil(objective.kl_sample_share * positions) if sampled else 0)
 
     def _choose_checkpoint(self, wanted: str | bool) -> Path:
         chosen, notes = checkpoint.find_checkpoint(wanted, self._get_output_dir(None))
@@ -375,27 +329,6 @@ class DistillationTrainer(Trainer):
     def _wait_for_all(self) -> None:
         if self.args.world_size > 1:
             dist.barrier()
-
-
-@functools.lru_cache
-def _peak_of(device: torch.device, dtype: torch.dtype) -> float:
-    return known_peak(device) or measured_peak(device, dtype, seconds=0.1)
-
-
-def _peak(args: DistillationArguments) -> float:
-    """What one device can do at most in a second, in FLOP: from its data sheet, or measured on a matrix product."""
-    return _peak_of(args.device, args.compute_dtype)
-
-
-class _SetEpoch(TrainerCallback):
-    """Tells the batches which epoch begins."""
-
-    def __init__(self, batches: Batches) -> None:
-        self.batches = batches
-
-    def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Mapping[str, Any]) -> None:
-        # A whole number at an epoch's begin; with a part behind the point on a resume within it.
-        self.batches.set_epoch(int(state.epoch or 0))
 
 
 def _freeze_head(student: PreTrainedModel) -> None:
