@@ -13,10 +13,10 @@ import transformers
 from distilfast import _core, losses
 from distilfast.cpu import attention as cpu_attention
 from distilfast.cpu.attention import CPU_ATTENTION, attend
-from distilfast.cpu.dropout import CPUDropout, dropout_mask
+from distilfast.cpu.dropout import CPUDropout, dropout_mask, use_cpu_dropout
+from distilfast.heads.objective import Objective
 from distilfast.train import run as train
 from distilfast.train.arguments import DataArguments
-from distilfast.train.objective import Objective
 from distilfast.train.step import DistillationStep
 from hypothesis import given
 from hypothesis import strategies as st
@@ -111,6 +111,8 @@ def test_attention_with_dropout_is_its_formula() -> None:
 def test_a_step_trains_with_both_and_files_do_not_know() -> None:
     teacher = tiny_training.teacher()
     step = DistillationStep(tiny_training.create_student(teacher, 1), teacher, Objective())
+    cpu_attention.use_cpu_attention(step.student)
+    use_cpu_dropout(step.student)
     assert step.student.config._attn_implementation == CPU_ATTENTION
     assert teacher.config._attn_implementation == "sdpa"
     kinds = {type(module) for module in step.student.modules() if isinstance(module, torch.nn.Dropout)}
@@ -128,8 +130,9 @@ def test_students_of_every_family_train_with_it(family: str, monkeypatch: pytest
 
     monkeypatch.setattr(cpu_attention, "attend", counted)
     torch.manual_seed(0)
-    teacher = transformers.AutoModelForMaskedLM.from_config(FAMILIES[family])
+    teacher = transformers.AutoModelForMaskedLM.from_config(FAMILIES[family]).eval()
     student = tiny_training.create_student(teacher, 1)
+    cpu_attention.use_cpu_attention(student)
     ids = torch.randint(5, 53, (2, 9))
     batch = {
         "input_ids": ids,

@@ -126,7 +126,7 @@ def teacher(dropout: float = 0.1, seed: int = 0) -> Any:
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
     )
-    return transformers.BertForMaskedLM(config)
+    return transformers.BertForMaskedLM(config).eval()
 
 
 def arguments(output_dir: str | Path, **changes: Any) -> DistillationArguments:

@@ -7,9 +7,9 @@ import copy
 import pytest
 import torch
 from distilfast import InputError
+from distilfast.heads.positions import attended, select_positions
 from distilfast.models import attention
 from distilfast.models.last_layer import can_stop_early, encode, let_last_layer_stop, spread_rows
-from distilfast.train.positions import attended, select_positions
 from small_families import LAST_LAYER_FAMILIES as FAMILIES
 from small_families import LAST_LAYER_SIZES as SIZES
 from torch import Tensor

@@ -11,7 +11,7 @@ import tiny_training
 import torch
 import transformers
 from distilfast import DistillationTrainer, InputError, create_student
-from distilfast.train.objective import Objective
+from distilfast.heads.objective import Objective
 from distilfast.train.step import DistillationStep
 from safetensors.torch import load_file
 

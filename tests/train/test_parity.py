@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 import transformers
 from distilfast import create_student
+from distilfast.heads.objective import Objective
 from distilfast.models.attention import use_packed
-from distilfast.train.step import DistillationStep, Objective
+from distilfast.train.step import DistillationStep
 from torch import Tensor, nn
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from distilfast import InputError, create_student
+from distilfast.heads.masked_lm import MaskedLM
+from distilfast.heads.objective import Objective
 from distilfast.models import attention
-from distilfast.models.adaptation import freeze
+from distilfast.models.adaptation import adapt, freeze
+from distilfast.models.last_layer import stops_early
 from distilfast.models.student import load_teacher
-from distilfast.train.objective import Objective
 from distilfast.train.step import DistillationStep
 from torch import Tensor
 from transformers import (
@@ -118,7 +120,7 @@ def test_every_family_learns(family: str) -> None:
 @pytest.mark.parametrize("layout", ["padded", "packed"])
 @pytest.mark.parametrize("positions", ["masked", "sampled"])
 def test_stopping_early_changes_nothing(layout: str, positions: str) -> None:
-    """Masked and sampled rows with the last layer pruned, against the whole layer and the rows picked afterwards."""
+    """Masked and sampled rows where the last layer stops early, against the whole layer and rows picked afterwards."""
     teacher = teacher_of()
     student = create_student(teacher)
     if layout == "packed":
@@ -126,10 +128,14 @@ def test_stopping_early_changes_nothing(layout: str, positions: str) -> None:
         attention.use_packed(student)
     objective = Objective(kl_positions=positions, cos_positions="kl", kl_sample_share=0.3)  # type: ignore[arg-type]
     step = DistillationStep(student, teacher, objective).eval()
-    assert step.stops_early
-    early, early_gradients = outcome(step, batch_of(layout))
-    step.stops_early = False
     whole, whole_gradients = outcome(step, batch_of(layout))
+    adapt(student, teacher, stops_early=True)
+    assert stops_early(student)
+    assert (
+        step.head.outputs(student, batch_of(layout), step.head.rows(batch_of(layout), objective), objective).every
+        is None
+    )
+    early, early_gradients = outcome(step, batch_of(layout))
     assert early == pytest.approx(whole, rel=1e-12)
     for ours, theirs in zip(early_gradients, whole_gradients, strict=True):
         assert (ours - theirs).norm() <= 1e-10 * theirs.norm().clamp(min=1e-3)
@@ -142,9 +148,9 @@ def test_a_loss_that_looks_further_keeps_the_last_layer_whole() -> None:
         Objective(kl_positions="masked", cos_positions="kl", alpha_rel=1.0),
         Objective(kl_positions="all", cos_positions="kl"),
     ):
-        assert not objective.stops_early
-    assert Objective(kl_positions="masked", alpha_cos=0).stops_early
-    assert Objective(alpha_ce=0, alpha_cos=0).stops_early  # masked-language-model loss alone
+        assert not MaskedLM().stops_early(objective)
+    assert MaskedLM().stops_early(Objective(kl_positions="masked", alpha_cos=0))
+    assert MaskedLM().stops_early(Objective(alpha_ce=0, alpha_cos=0))  # masked-language-model loss alone
 
 
 def test_sampling_all_others_is_the_kl_of_all() -> None:

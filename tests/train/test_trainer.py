@@ -12,10 +12,12 @@ import torch
 import transformers
 from distilfast import DistillationTrainer, InputError, create_student
 from distilfast.batches.loader import RankBatches
+from distilfast.heads.objective import Objective
+from distilfast.heads.positions import labels_of_all_positions
 from distilfast.train.arguments import DistillationArguments
 from distilfast.train.callbacks import NonFiniteLossError
 from distilfast.train.checkpoint import read_seal
-from distilfast.train.step import DistillationStep, Objective, labels_of_all_rows
+from distilfast.train.step import DistillationStep
 from torch import Tensor
 from transformers import TrainerCallback
 
@@ -154,13 +156,34 @@ def test_the_steps_output_is_scalars_and_the_teacher_is_outside() -> None:
     assert losses.keys() == {"loss", "loss_ce", "loss_mlm", "loss_mse", "loss_cos"}
     assert all(value.dim() == 0 for value in losses.values())
     assert all(name.startswith("student.") for name in step.state_dict())
-    assert not teacher.training
     step.train()
     assert not teacher.training
+    teacher.train()
+    with pytest.raises(InputError, match="the teacher BertForMaskedLM is in training mode"):
+        step(tiny_training.TinyBatches()[0])
+
+
+def test_a_trainer_changes_no_model_before_it_trains(tmp_path: Path) -> None:
+    """Not the classes of layers, the mode, what asks for a gradient, nor a dropout module."""
+
+    def looks_of(model: Any) -> list[Any]:
+        modules = [(name, type(module), module.training) for name, module in model.named_modules()]
+        weights = [(name, weight.dtype, weight.requires_grad) for name, weight in model.named_parameters()]
+        return [*modules, *weights, model.config._attn_implementation, *model.modules()]
+
+    teacher = tiny_training.teacher().train()
+    student = create_student(teacher, 1)
+    before = looks_of(student), looks_of(teacher)
+    args = tiny_training.arguments(tmp_path, dropout=False, kl_positions="masked", cos_positions="kl", precision="bf16")
+    run = DistillationTrainer(student, teacher, args, tiny_training.TinyBatches(layout="packed"))
+    assert (looks_of(student), looks_of(teacher)) == before
+    run.train()
+    assert looks_of(student) != before[0]
+    assert teacher.dtype == torch.bfloat16
 
 
 def test_labels_are_laid_out_at_their_positions() -> None:
-    labels = labels_of_all_rows(torch.tensor([3, 0, 0, 0]), torch.tensor([7, 9, -100, -100]), 5)
+    labels = labels_of_all_positions(torch.tensor([3, 0, 0, 0]), torch.tensor([7, 9, -100, -100]), 5)
     assert labels.tolist() == [9, -100, -100, 7, -100]
 
 
@@ -226,7 +249,7 @@ def test_models_that_do_not_fit_are_refused() -> None:
     teacher = tiny_training.teacher()
     student = create_student(teacher, 1)
     encoder = transformers.BertModel(teacher.config)
-    with pytest.raises(InputError, match="no masked-language-model head to take logits from"):
+    with pytest.raises(InputError, match="no masked-language-model head to compare with"):
         DistillationStep(student, encoder, Objective())
     with pytest.raises(
         InputError, match="DistilBertModel has no masked-language-model head, like its teacher BertModel"

@@ -27,8 +27,8 @@ class RankBatches(Dataset[dict[str, Any]]):
     """`batches` made divisible by the number of ranks, so that in every micro-step each rank has one.
 
     Where the last round has fewer batches than ranks, the others get the epoch's last batch again with nothing in it
-    that a loss counts (`is_real` false, every label -100): they take part and add nothing. With one rank the batches
-    are as they were.
+    that a loss counts (`is_real` false, every masked-language-model label -100): they take part and add nothing. With
+    one rank the batches are as they were.
     """
 
     def __init__(self, batches: Batches, ranks: int) -> None:
@@ -43,7 +43,7 @@ class RankBatches(Dataset[dict[str, Any]]):
         batch = self.batches[min(number, last)]
         if self.ranks > 1:
             batch = {**batch, "is_real": torch.tensor(number <= last)}
-            if number > last:
+            if number > last and "mlm_labels" in batch:
                 batch["mlm_labels"] = torch.full_like(batch["mlm_labels"], -100)
         return batch
 

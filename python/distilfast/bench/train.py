@@ -29,11 +29,13 @@ from .._command import parse
 from .._core import InputError
 from .._files import write_json
 from ..batches.masked import MaskedBatches
-from ..models.adaptation import freeze
-from ..models.attention import use_packed
+from ..cpu.attention import use_cpu_attention
+from ..cpu.dropout import use_cpu_dropout
+from ..cpu.matmul import use_cpu_products
+from ..heads.objective import Objective
+from ..models.adaptation import adapt, freeze
 from ..models.student import create_student
 from ..tokenizer import Tokenizer
-from ..train.objective import Objective
 from ..train.step import DistillationStep
 from .plain_loop import PlainLoop, collated_batches, distillation_losses
 from .train_measure import count_flops, loader_seconds, loss_seconds, measure, peak_flops
@@ -228,9 +230,11 @@ def bench(arguments: TrainBench) -> dict[str, Any]:
     def our_loop(**objective: Any) -> Callable[[], int]:
         own_student, own_teacher = copy.deepcopy(student), copy.deepcopy(teacher_bf16)
         step = DistillationStep(own_student, own_teacher, Objective(**objective), compute_dtype=torch.bfloat16)
-        if layout == "packed":
-            use_packed(own_student)
-            use_packed(own_teacher)
+        adapt(own_student, own_teacher, layout=layout, stops_early=step.head.stops_early(step.objective))
+        use_cpu_attention(own_student)
+        use_cpu_dropout(own_student)
+        for model in (own_student, own_teacher):
+            use_cpu_products(model)
         own_optimizer = torch.optim.AdamW(own_student.parameters(), lr=1e-5, fused=True)
         return OurLoop(step, our_batches(layout), own_optimizer, steps).step
 

@@ -111,7 +111,7 @@ def count_flops(compute: Callable[[], object]) -> int:
     """FLOP of the matrix products and attentions of `compute()`, as `torch.utils.flop_counter` counts them."""
     with FlopCounterMode(display=False) as counter:
         compute()
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype, size: int = 2048, seconds: float = 0.5) -> float:

@@ -15,8 +15,8 @@ import torch
 from transformers import TrainingArguments
 
 from .._core import InputError
+from ..heads.objective import Objective
 from .layer_losses import parse_layer_map
-from .objective import Objective
 
 Precision = Literal["auto", "bf16", "fp32"]
 
@@ -59,7 +59,7 @@ def recipe(name: str) -> dict[str, Any]:
     return dict(RECIPES[name])
 
 
-ALPHAS = ("alpha_ce", "alpha_mlm", "alpha_cos", "alpha_mse", "alpha_hidden", "alpha_rel")
+ALPHAS = ("alpha_ce", "alpha_mlm", "alpha_task", "alpha_cos", "alpha_mse", "alpha_hidden", "alpha_rel")
 
 RECORDING_MODES = ("reduce-overhead", "max-autotune")  # modes of torch.compile that record CUDA graphs
 
@@ -170,8 +170,12 @@ class DistillationArguments(TrainingArguments):
     ddp_find_unused_parameters: bool | None = _choice(False, "Off: every parameter of the student has a gradient.")
     remove_unused_columns: bool = _choice(False, "Off: batches are used whole.")
 
+    head: str | None = _choice(
+        None, "What the models say: masked_lm, classification or hidden_states. Default: as the teacher's class says."
+    )
     alpha_ce: float = _choice(5.0, "Weight of the KL to the teacher's tempered distribution.")
     alpha_mlm: float = _choice(2.0, "Weight of the masked-language-model loss.")
+    alpha_task: float = _choice(1.0, "Weight of the loss against labels, for heads other than masked_lm.")
     alpha_cos: float = _choice(1.0, "Weight of the cosine loss between last hidden states.")
     alpha_mse: float = _choice(0.0, "Weight of the squared distance between logits.")
     temperature: float = _choice(2.0, "Temperature of both softmaxes in the KL.")
@@ -291,6 +295,7 @@ class DistillationArguments(TrainingArguments):
         return Objective(
             alpha_ce=self.alpha_ce,
             alpha_mlm=self.alpha_mlm,
+            alpha_task=self.alpha_task,
             alpha_cos=self.alpha_cos,
             alpha_mse=self.alpha_mse,
             temperature=self.temperature,

@@ -22,16 +22,19 @@ from transformers.utils import logging as hf_logging
 
 from .._core import InputError
 from ..batches.loader import Batches, batch_loader
-from ..cpu.dropout import remove_dropout
-from ..models.attention import use_packed
+from ..cpu.attention import use_cpu_attention
+from ..cpu.dropout import use_cpu_dropout
+from ..cpu.matmul import use_cpu_products
+from ..heads.choice import choose_head
+from ..heads.head import Head
+from ..models.adaptation import adapt
 from ..models.bf16 import ForgetCopies
-from ..models.families import encoder_of
 from . import checkpoint
 from .arguments import DistillationArguments
 from .callbacks import Interruption, LossProgress, NonFiniteLossError, SetEpoch
 from .layer_losses import BoundsOnHost
 from .meter import Meter, add_states
-from .step import DistillationStep
+from .step import DistillationStep, as_teachers
 
 logger = logging.getLogger(__name__)
 
@@ -50,9 +53,10 @@ class CheckpointError(RuntimeError):
 class DistillationTrainer(Trainer):
     """Trains `student` to follow `teacher` on `train_dataset`, a `MaskedBatches`.
 
-    `student` keeps float32 weights; `teacher` (several: see `DistillationStep`; None: masked-language-model loss alone)
-    is frozen and moved to the device in the dtype that is computed in. `processing_class` is the tokenizer that is
-    saved with the student. Checkpoints hold all that a resume needs to go on bit for bit;
+    `student` keeps float32 weights; `teacher` (several: see `DistillationStep`; None: the loss against labels alone)
+    is frozen and moved to the device in the dtype that is computed in, when training begins (`adapt_models`). `head`,
+    a `Head` or the name of one, says what is compared (default: `args.head`, else masked_lm). `processing_class` is the
+    tokenizer that is saved with the student. Checkpoints hold all that a resume needs to go on bit for bit;
     `train(resume_from_checkpoint="last")` goes on from the latest that is whole. `interrupted` is true after a SIGTERM,
     which saves before it stops.
 
@@ -71,6 +75,7 @@ class DistillationTrainer(Trainer):
         processing_class: Any = None,
         callbacks: list[TrainerCallback] | None = None,
         teacher_weights: Sequence[float] | None = None,
+        head: Head | str | None = None,
         **kwargs: Any,
     ) -> None:
         args = DistillationArguments("distilled") if args is None else args
@@ -85,11 +90,11 @@ class DistillationTrainer(Trainer):
         if args.n_gpu > 1:
             logger.warning("one process trains on one GPU; start one for each with torchrun --nproc-per-node")
             args._n_gpu = 1
-        teachers = [] if teacher is None else [teacher] if isinstance(teacher, PreTrainedModel) else list(teacher)
+        teachers = as_teachers(teacher)
         self.teacher_fingerprint = checkpoint.fingerprint(teachers)
         dtype = args.compute_dtype
-        for each in teachers:
-            cast(nn.Module, each).to(device=args.device, dtype=dtype)
+        if not isinstance(head, Head):
+            head = choose_head(teachers[0] if teachers else student, head or args.head or "masked_lm")
         # FSDP shards the parameters themselves and casts what it gathers, under autocast.
         self.autocast_dtype = dtype if args.fsdp and dtype != student.dtype else None
         step = DistillationStep(
@@ -98,17 +103,11 @@ class DistillationTrainer(Trainer):
             args.objective,
             compute_dtype=dtype if dtype != student.dtype and not args.fsdp else None,
             teacher_weights=teacher_weights,
+            head=head,
         )
         if step.copies is not None:
             step.copies.kept = True
             callbacks = [ForgetCopies(step.copies), *(callbacks or [])]
-        if getattr(train_dataset, "layout", "padded") == "packed":
-            for model in (student, *teachers):
-                use_packed(model)
-        if not args.dropout:
-            remove_dropout(student)
-        if not step.objective.student_logits:
-            _freeze_head(student)
         self.interruption = Interruption()
         super().__init__(
             model=step,
@@ -136,6 +135,27 @@ class DistillationTrainer(Trainer):
     def interrupted(self) -> bool:
         """Whether SIGTERM ended the run; a checkpoint of that moment was written."""
         return self.interruption.requested
+
+    def adapt_models(self) -> None:
+        """Makes the models ready to be trained and compared, in place; twice is once. `train` begins with it.
+
+        Raises `InputError` for models that cannot run as the batches or the flags ask.
+        """
+        step, args = self.step, self.args
+        adapt(
+            step.student,
+            step.teachers,
+            layout=getattr(self.train_dataset, "layout", "padded"),
+            dropout=args.dropout,
+            stops_early=step.head.stops_early(step.objective),
+            trains_head=step.head.reads_student(step.objective),
+            device=args.device,
+            dtype=args.compute_dtype,
+        )
+        use_cpu_attention(step.student)
+        use_cpu_dropout(step.student)
+        for model in (step.student, *step.teachers):
+            use_cpu_products(model)
 
     def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
         batches = cast(Batches, self.train_dataset)
@@ -203,6 +223,7 @@ class DistillationTrainer(Trainer):
                 self.state = state
                 return TrainOutput(state.global_step, 0.0, {})
             resume_from_checkpoint = str(chosen)
+        self.adapt_models()
         self.meter.restart_clock()
         with self.interruption:
             try:
@@ -329,11 +350,3 @@ class DistillationTrainer(Trainer):
     def _wait_for_all(self) -> None:
         if self.args.world_size > 1:
             dist.barrier()
-
-
-def _freeze_head(student: PreTrainedModel) -> None:
-    """Freezes what only a head's losses would train: data-parallel training waits for every gradient it expects."""
-    encoder = {id(parameter) for parameter in encoder_of(student).parameters()}
-    for parameter in student.parameters():
-        if id(parameter) not in encoder:
-            parameter.requires_grad_(False)

@@ -74,6 +74,22 @@ def attended(batch: Mapping[str, Any]) -> Tensor:
     return torch.arange(input_ids.numel(), device=input_ids.device).lt(batch["num_tokens"])
 
 
+def counted_positions(batch: Mapping[str, Any]) -> Tensor:
+    """Which of the N positions the losses over all tokens count: [N] bool.
+
+    The attended ones; none in a batch with a false `is_real`, which only keeps a rank busy while others have a batch.
+    """
+    counted = attended(batch)
+    return counted & batch["is_real"] if "is_real" in batch else counted
+
+
+def labels_of_all_positions(positions: Tensor, labels: Tensor, count: int) -> Tensor:
+    """The labels [K] at `positions` [K] laid out over all positions: [count], -100 everywhere else."""
+    # Unused slots share position 0; they are written to a place of their own, which is cut off.
+    target = torch.where(labels == -100, count, positions)
+    return labels.new_full((count + 1,), -100).scatter(0, target, labels)[:count]
+
+
 def _random_keys(input_ids: Tensor, seed: int) -> Tensor:
     """[N] int64 in [0, 2^62): one pseudo-random number a position, from the seed, the position and all ids.
 

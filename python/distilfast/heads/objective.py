@@ -1,0 +1,49 @@
+"""What a student is trained for: the losses, their weights, and where they are taken."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+KLPositions = Literal["all", "masked", "sampled"]
+CosinePositions = Literal["all", "kl"]
+HiddenKind = Literal["cosine", "mse"]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The weighted sum of a head's losses and of those on hidden states; the defaults are those of the published run.
+
+    alpha_ce: what the head says against the teacher's (KL; see each head). alpha_mlm: the masked-language-model loss of
+    masked_lm. alpha_task: the loss against labels of every other head. alpha_mse: squared distance of logits, summed
+    over classes. alpha_cos: 1 - cosine of the last hidden states. alpha_hidden: intermediate layers
+    (`HiddenLayerLoss`). alpha_rel: attention relations (`RelationLoss`). A head reads the alphas that it has.
+
+    For masked_lm, `kl_positions`: the rows of KL and MSE, "all" that are attended (the original's default), "masked"
+    ones alone, or the masked and a "sampled" share of the others, weighted to be unbiased (`select_positions`).
+    `cos_positions`: the rows of the cosine, "all" that are attended (the original's) or those of the "kl".
+    `impl`: which implementation of the losses, see `distilfast.losses`.
+    """
+
+    alpha_ce: float = 5.0
+    alpha_mlm: float = 2.0
+    alpha_task: float = 1.0
+    alpha_cos: float = 1.0
+    alpha_mse: float = 0.0
+    temperature: float = 2.0
+    kl_positions: KLPositions = "all"
+    kl_sample_share: float = 0.15
+    cos_positions: CosinePositions = "all"
+    alpha_hidden: float = 0.0
+    hidden_map: tuple[tuple[int, int], ...] | None = None
+    hidden_kind: HiddenKind = "cosine"
+    alpha_rel: float = 0.0
+    relation_heads: int | None = None
+    relation_layers: tuple[int, int] | None = None
+    seed: int = 0
+    impl: str = "auto"
+
+    @property
+    def inner_states(self) -> bool:
+        """Whether a loss looks at layers before the last."""
+        return self.alpha_hidden != 0 or self.alpha_rel != 0
