@@ -31,6 +31,7 @@ lint: $(VENV)/.built
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
+	cd python && ../$(VENV)/bin/lint-imports ../pyproject.toml
 	cd python && ../$(PY) -m mypy.stubtest --mypy-config-file ../tests/stubtest.ini distilfast._core
 
 # What is measured, on the machine at hand; JSON beside the printed tables.
@@ -50,7 +51,7 @@ $(VENV)/.python:
 	touch $@
 
 $(VENV)/.built: $(VENV)/.python pyproject.toml constraints.txt $(RUST_SOURCES)
-	$(PY) -m pip install --constraint constraints.txt --no-build-isolation --editable '.[dev,eval,onnx]'
+	$(PY) -m pip install --constraint constraints.txt --no-build-isolation --editable '.[dev]'
 	touch $@
 
 clean:

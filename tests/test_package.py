@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+# Files that are over 400 lines still; the list is to be emptied.
+TOO_LONG = {"trainer.py", "mod.rs", "test_cpu_kernel.py", "test_labelled.py"}
 COMMANDS = ["prepare", "train", "evaluate", "export", "ablate", "bench", "demo"]
 
 
@@ -143,15 +145,53 @@ def test_classes_at_the_border_are_frozen() -> None:
 
 
 def test_only_the_border_names_python() -> None:
-    for path in (ROOT / "rust").glob("*.rs"):
+    inside = [path for path in (ROOT / "rust").rglob("*.rs") if path.parent.name != "python" and path.name != "lib.rs"]
+    assert len(inside) > 20
+    for path in inside:
         assert "pyo3" not in path.read_text(), path
 
 
 def test_no_file_has_become_two_things() -> None:
     for folder, pattern in (("rust", "*.rs"), ("python", "*.py"), ("kernels", "*.py"), ("tests", "*.py")):
         for path in (ROOT / folder).rglob(pattern):
-            if "tables" not in path.name and "generated" not in path.name:
-                assert len(path.read_text().splitlines()) <= 450, path
+            if "tables" not in path.name and "generated" not in path.name and path.name not in TOO_LONG:
+                assert len(path.read_text().splitlines()) <= 400, path
+
+
+def test_the_layers_hold() -> None:
+    """Which folder may import which, and that there is no circle, as pyproject.toml says."""
+    command = Path(sys.executable).with_name("lint-imports")
+    if not command.exists():
+        pytest.skip("import-linter is not installed")
+    flags = ["--no-cache", str(ROOT / "pyproject.toml")]
+    done = subprocess.run([str(command), *flags], cwd=ROOT / "python", capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_no_pin_contradicts_what_is_required() -> None:
+    """A CPU build of torch, 2.15.0+cpu, satisfies its pin too; and every requirement allows its pin."""
+    from packaging.requirements import Requirement
+
+    text = (ROOT / "pyproject.toml").read_text()
+    pins = {
+        pin.name.lower(): pin
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if line and not line.startswith("#")
+        for pin in [Requirement(line)]
+    }
+    block = text[text.index("dependencies = [") : text.index("[project.scripts]")]
+    required = [Requirement(found) for found in re.findall(r'^  "([^"]+)"', block, flags=re.MULTILINE)]
+    assert len(required) >= 13
+    for each in required:
+        (pin,) = pins[each.name].specifier
+        assert each.specifier.contains(pin.version), f"{each} and {pins[each.name]}"
+    assert pins["torch"].specifier.contains("2.15.0+cpu")
+
+
+def test_the_executable_is_declared(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    (entry_points,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
+    assert "distilfast=distilfast.__main__:main" in archive.read(entry_points).decode()
 
 
 @pytest.mark.skipif(shutil.which("git") is None or not (ROOT / ".git").exists(), reason="needs the git checkout")

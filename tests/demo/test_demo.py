@@ -47,7 +47,7 @@ def test_without_matplotlib_there_is_no_picture_and_it_says_so(
         (tmp_path / name / "train_summary.json").write_text(json.dumps({"log": log}))
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     assert demo.draw(tmp_path) is None
-    assert "no picture: " in capsys.readouterr().out
+    assert "no pictures: matplotlib is not installed" in capsys.readouterr().err
 
 
 def test_the_verdict_is_about_the_numbers() -> None:

@@ -10,7 +10,8 @@ import pytest
 import torch
 from distilfast import InputError
 from distilfast.export import onnx as onnx_export
-from distilfast.export.run import Check, encode, export_student, outputs_of
+from distilfast.export.check import Check, encode, outputs_of
+from distilfast.export.run import export_student
 from transformers import BertTokenizer, DistilBertConfig, DistilBertForMaskedLM
 
 pytest.importorskip("onnx", reason="needs the extra onnx")

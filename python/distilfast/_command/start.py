@@ -112,7 +112,8 @@ def run(command: Callable[[], None]) -> None:
     """Calls `command`; what a user did wrong becomes one line on stderr and exit code 2.
 
     That is an `InputError`, a file that is missing, in the way or not to be had, a disk that is full or fails, and an
-    optional package that is not installed. An exception with an `exit_code` ends with one line and that code, Ctrl-C with 130.
+    optional package that is not installed. An exception with an `exit_code` ends with one line and that code, Ctrl-C
+    with 130.
     """
     try:
         command()

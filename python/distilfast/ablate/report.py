@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..evaluate.pictures import COLOURS, PUBLISHED, figure_and_axes, require_matplotlib
+from ..evaluate.pictures import COLOURS, PUBLISHED, can_draw, figure_and_axes
 from ..evaluate.published import ABLATION, DISTILBERT
 from ..metrics.markdown import number, table
 
@@ -122,7 +122,8 @@ def ordering(report: Mapping[str, Any]) -> str:
 
 def draw_deltas(report: Mapping[str, Any], path: Path) -> list[str]:
     """A panel of the change by variant: every seed a dot, the median a line, the published change a square."""
-    require_matplotlib()
+    if not can_draw():
+        return []
     metric = "tasks" if "tasks" in next(iter(report["deltas"].values())) else "mlm_accuracy"
     figure, axes = figure_and_axes(7.0, 3.2)
     names = list(reversed(report["deltas"]))

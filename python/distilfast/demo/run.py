@@ -207,12 +207,8 @@ def draw(folder: Path) -> str | None:
         "KL to the teacher": curves("loss_ce"),
         "cosine": curves("loss_cos"),
     }
-    try:
-        draw_losses({title: rows for title, rows in panels.items() if rows}, folder / "losses.png")
-    except InputError as error:
-        print(f"no picture: {error}")
-        return None
-    return str(folder / "losses.png")
+    drawn = draw_losses({title: rows for title, rows in panels.items() if rows}, folder / "losses.png")
+    return str(folder / drawn[0]) if drawn else None
 
 
 def is_ahead(rows: Sequence[dict[str, Any]]) -> bool:

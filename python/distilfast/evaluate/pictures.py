@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .._core import InputError
 from .published import DISTILBERT, MODELS, published_kept
 
 # Okabe and Ito's colours, told apart with every kind of colour vision; grey is for what others published.
@@ -16,10 +16,12 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 PUBLISHED = "#8a8a8a"
 
 
-def require_matplotlib() -> None:
-    """Raises `InputError` where matplotlib is not installed."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise InputError("pictures need matplotlib: pip install 'distilfast[eval]', or pass --pictures false")
+def can_draw() -> bool:
+    """Whether matplotlib is installed; where it is not, a line on stderr says that there are no pictures."""
+    if importlib.util.find_spec("matplotlib") is not None:
+        return True
+    print("no pictures: matplotlib is not installed; pip install 'distilfast[plots]' brings it", file=sys.stderr)
+    return False
 
 
 def figure_and_axes(width: float, height: float) -> tuple[Any, Any]:
@@ -37,7 +39,8 @@ def figure_and_axes(width: float, height: float) -> tuple[Any, Any]:
 
 def draw_pictures(report: Mapping[str, Any], folder: Path) -> list[str]:
     """Draws what the report has numbers for into `folder`; returns the names of the files."""
-    require_matplotlib()
+    if not can_draw():
+        return []
     drawn = []
     students = [name for name in report["models"] if name != report["teacher"]]
     if report.get("tasks") and students:
@@ -176,9 +179,8 @@ def draw_losses(
     panels: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], path: Path, what: str = "training loss"
 ) -> list[str]:
     """Curves of (step, loss) by name, in panels side by side, three in a row; nothing where there is no panel."""
-    if not panels:
+    if not panels or not can_draw():
         return []
-    require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -18,7 +18,7 @@ from .._files import write_json, write_text
 from ..metrics.held_out import evaluate_held_out, held_out_batches, pick_device, read_text
 from ..models.load import load_model, named_models, quiet, refuse_bare_directory
 from .finetune import refuse_other_gpus
-from .pictures import draw_pictures, require_matplotlib
+from .pictures import draw_pictures
 from .report import markdown
 from .scores import SWEEP, TaskPlan, parse_tasks, task_report
 from .speed import hardware, measure_size, measure_speed
@@ -171,8 +171,6 @@ def run_evaluation(options: EvaluateOptions) -> dict[str, Any]:
         refuse_bare_directory(path)
     if options.text and options.tokens:
         raise InputError("--text and --tokens both name held-out text; give one of them")
-    if options.pictures:
-        require_matplotlib()
     plan = None if options.tasks is None else task_plan(options)
     on = pick_device(options.device)
     if plan is not None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from .._core import InputError
-from .run import Check, compare, refuse_past_tolerance
+from .check import Check, compare, refuse_past_tolerance
 
 
 def require_onnx() -> None:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
-from .._core import InputError, __version__
-
-if TYPE_CHECKING:
-    from ..export.run import Check
+from .._core import __version__
 
 PIPELINES = {
     "ForMaskedLM": "fill-mask",
@@ -40,13 +37,14 @@ RECIPE = (
 )
 
 
-def model_card(model: Any, folder: Path, checks: list[Check], fields: dict[str, Any]) -> str:
+def model_card(
+    model: Any, folder: Path, files: dict[str, str], fields: dict[str, Any], numbers: str | None = None
+) -> str:
     """The card of `model`, exported to `folder`.
 
-    fields, each optional: title, base_model (the teacher), license (an id as apache-2.0), language, dataset and
-    evaluation (the path of an `evaluate.json`). The recipe comes from `train_summary.json` in `folder`, where there is
-    one. What is not known is said to be missing rather than made up. Raises `InputError` for an evaluation file that is
-    not there or not JSON.
+    files: {file: how it compares with the model}. fields, each optional: title, base_model (the teacher), license (an
+    id as apache-2.0), language and dataset. numbers: the tables of an evaluation, as Markdown. The recipe comes from
+    `train_summary.json` in `folder`, where there is one. What is not known is said to be missing rather than made up.
     """
     kind = type(model).__name__
     header: dict[str, Any] = {"library_name": "transformers", "tags": ["distillation", "distilfast"]}
@@ -70,9 +68,9 @@ def model_card(model: Any, folder: Path, checks: list[Check], fields: dict[str, 
         _use(kind, pipeline),
         _recipe(summary),
         "## Data\n\n" + (dataset or "Not stated by whoever exported it."),
-        "## Numbers\n\n" + _numbers(fields.get("evaluation")),
+        "## Numbers\n\n" + (numbers or "Not evaluated."),
         "## Files\n\n"
-        + "\n".join(f"- `{check.file}`: {check.line().split(', ', 1)[1]}" for check in checks)
+        + "\n".join(f"- `{file}`: {comparison}" for file, comparison in files.items())
         + "\n\nEach was reloaded and compared with the model it was written from, on text.",
         "## Licence\n\n" + (fields.get("license") or "Not stated by whoever exported it; ask before you use it."),
     ]
@@ -115,17 +113,3 @@ def _recipe(summary: dict[str, Any]) -> str:
     if not plain:
         return "## Recipe\n\nNo record of the training run was beside the model."
     return "## Recipe\n\n| | |\n|---|---|\n" + "\n".join(f"| {key} | {value} |" for key, value in plain.items())
-
-
-def _numbers(path: str | None) -> str:
-    if not path:
-        return "Not evaluated."
-    try:
-        report = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"--evaluation {path}: not readable as JSON: {error}") from None
-    if not isinstance(report, dict) or "models" not in report:
-        raise InputError(f"--evaluation {path}: has no models; give the evaluate.json of python -m distilfast.evaluate")
-    from ..evaluate.report import markdown_tables
-
-    return markdown_tables(report)

@@ -6,6 +6,8 @@ DistilBERT script.
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 import math
 import os
 from dataclasses import dataclass, field, fields
@@ -13,10 +15,13 @@ from typing import Any, Literal
 
 import torch
 from transformers import TrainingArguments
+from transformers.integrations import integration_utils
 
 from .._core import InputError
 from ..heads.objective import Objective
 from .layer_losses import parse_layer_map
+
+logger = logging.getLogger(__name__)
 
 Precision = Literal["auto", "bf16", "fp32"]
 
@@ -164,7 +169,7 @@ class DistillationArguments(TrainingArguments):
     save_total_limit: int | None = _choice(2, "Checkpoints that are kept; older ones are deleted.")
     # In the order that HfArgumentParser can read.
     report_to: None | str | list[str] = _choice(  # noqa: RUF036
-        "tensorboard", "Where logs go besides the screen; 'none' for nowhere."
+        None, "Where logs go besides the screen; 'none' for nowhere. Default: tensorboard where it is installed."
     )
     logging_nan_inf_filter: bool = _choice(False, "Off: a loss that is not finite stops the run (see the docs).")
     ddp_find_unused_parameters: bool | None = _choice(False, "Off: every parameter of the student has a gradient.")
@@ -233,10 +238,18 @@ class DistillationArguments(TrainingArguments):
         if launched > 1 and not torch.cuda.is_available():
             # Else Accelerate, which looks for GPUs, would let each process train by itself.
             self.use_cpu = True
+        if self.report_to is None:
+            self.report_to = "tensorboard" if importlib.util.find_spec("tensorboard") else "none"
+            if self.report_to == "none":
+                logger.info("logs go to the screen alone: tensorboard is not installed")
         try:
             super().__post_init__()  # type: ignore[no-untyped-call]
         except (ValueError, ImportError) as error:
             raise InputError(str(error).strip().splitlines()[0]) from None
+        for name in self.report_to or []:
+            available = getattr(integration_utils, f"is_{name}_available", None)
+            if available is not None and not available():
+                raise InputError(f"--report_to {name}: {name} is not installed; install it, or give --report_to none")
         if self.world_size != launched:
             raise InputError(
                 f"{launched} processes were launched, but they make {self.world_size} rank"
