@@ -114,6 +114,8 @@ def test_whatever_a_file_holds_it_is_read_or_refused(
         ("a.csv", "text,label\n", "no rows"),
         ("a.csv", "", "empty"),
         ("a.csv", "text,label\nok,1\ncaf\xe9,2\n".encode("latin-1"), "byte 0xe9 in line 3"),
+        ("a.csv", '"text\n\u00e9",label\nx,1\n'.encode("latin-1"), "byte 0xe9 in line 2"),
+        ("a.csv", "text,label\nx,1,\u00e9\n".encode("latin-1"), "byte 0xe9 in line 2"),
         ("a.csv", "text,label\nx,1\n".encode("utf-16"), "UTF-16"),
         ("a.csv", b"PK\x03\x04", "zip"),
         ("a.jsonl", '{"text": "x"}\n{"text": \n', "line 2: no JSON"),

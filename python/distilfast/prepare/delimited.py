@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -34,7 +35,8 @@ def read_delimited(path: Path, delimiter: str | None = None, ragged: Ragged = "r
     bytes that are not UTF-8, and a file without rows.
     """
     data = file_bytes(path)
-    first = decoded(data[: data.find(b"\n") + 1 or len(data)], path).rstrip("\r\n")
+    decoded(data, path)
+    first = data[: data.find(b"\n") + 1 or len(data)].decode().rstrip("\r\n")
     notes: list[str] = []
     if delimiter is None:
         delimiter = _delimiter(path, first)
@@ -43,7 +45,7 @@ def read_delimited(path: Path, delimiter: str | None = None, ragged: Ragged = "r
     quoted = _is_quoted(data, delimiter, path)
     if b'"' in data and delimiter == "\t":
         notes.append(f"{path}: quotation marks are {'quoting, and taken off' if quoted else 'text, and kept'}")
-    names = _header(data, delimiter, quoted, path)
+    names = _header(data, delimiter, quoted)
     no_header = len(names) == 4 and names[1] in ("0", "1") and names[2] in ("", "*")
     if no_header:
         names = list(COLA)
@@ -73,7 +75,6 @@ def read_delimited(path: Path, delimiter: str | None = None, ragged: Ragged = "r
             ),
         )
     except pa.ArrowInvalid as error:
-        decoded(data, path)  # says where, if that is what is wrong
         raise InputError(f"{path} cannot be read as rows of {len(names)} cells: {str(error).splitlines()[0]}") from None
     table = table.slice(0 if no_header else 1)
     if bad and ragged == "refuse":
@@ -118,12 +119,18 @@ def _is_quoted(data: bytes, delimiter: str, path: Path) -> bool:
     return delimiter != "\t" or needs_quotes
 
 
-def _header(data: bytes, delimiter: str, quoted: bool, path: Path) -> list[str]:
-    """The cells of the first line that is not blank."""
+def _records(data: bytes, delimiter: str, quoted: bool) -> Any:
+    """A `csv.reader` of what `pyarrow` reads, a line at a time: for the header, and to find a line again."""
     csv.field_size_limit(1 << 30)
-    lines = (decoded(line, path) for line in data.splitlines(keepends=True))
     quoting: Any = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    return next(row for row in csv.reader(lines, delimiter=delimiter, quoting=quoting) if row)
+    text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", newline="")
+    return csv.reader(text, delimiter=delimiter, quoting=quoting)
+
+
+def _header(data: bytes, delimiter: str, quoted: bool) -> list[str]:
+    """The cells of the first line that is not blank."""
+    names: list[str] = next(row for row in _records(data, delimiter, quoted) if row)
+    return names
 
 
 def _refuse_twice(names: list[str], path: Path) -> None:
@@ -134,10 +141,7 @@ def _refuse_twice(names: list[str], path: Path) -> None:
 
 def _line_of_row(data: bytes, delimiter: str, quoted: bool, cells: int) -> int:
     """The line (from 1) on which the first row begins that has not so many cells."""
-    quoting: Any = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    reader = csv.reader(
-        (line.decode() for line in data.splitlines(keepends=True)), delimiter=delimiter, quoting=quoting
-    )
+    reader = _records(data, delimiter, quoted)
     before = 0
     for row in reader:
         if row and len(row) != cells:
