@@ -15,7 +15,7 @@ from distilfast.ablate import run as ablate
 from distilfast.ablate.report import costs
 from distilfast.ablate.run import CONTROLS, CUT, VARIANTS, AblateOptions, deltas, run_ablation
 from distilfast.evaluate.published import ABLATION
-from distilfast.models.student import load_teacher
+from distilfast.models.load import load_teacher
 
 WORDS = ["the", "river", "had", "risen", "in", "night", "and", "carried", "bridge", "away", "old", "new", "."]
 

@@ -21,7 +21,6 @@ from transformers import (
     BertConfig,
     BertForSequenceClassification,
     BertTokenizer,
-    DistilBertForSequenceClassification,
 )
 
 FILLERS = ["the", "film", "was", "very", "plot", "and", "music", "seemed", "to", "me"]
@@ -109,8 +108,8 @@ def test_a_student_cut_from_the_teacher_keeps_its_quality(
     assert summary["rows"] == {"labelled": 240, "unlabelled": 0}
     assert json.loads((tmp_path / "student" / "task_summary.json").read_text())["teacher"]["score"] > 95
     student = AutoModelForSequenceClassification.from_pretrained(tmp_path / "student")
-    assert isinstance(student, DistilBertForSequenceClassification)
-    assert student.config.n_layers == 2
+    assert isinstance(student, BertForSequenceClassification)
+    assert student.config.num_hidden_layers == 2
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "student")
     with torch.no_grad():
         logits = student(**tokenizer("the music was lovely", return_tensors="pt", return_token_type_ids=False)).logits

@@ -13,7 +13,7 @@ from distilfast.heads.objective import Objective
 from distilfast.models import attention
 from distilfast.models.adaptation import adapt, freeze
 from distilfast.models.last_layer import stops_early
-from distilfast.models.student import load_teacher
+from distilfast.models.load import load_teacher
 from distilfast.train.step import DistillationStep
 from torch import Tensor
 from transformers import (

@@ -186,16 +186,15 @@ def load_for_task(path: str, task: Task, seed: int) -> Any:
     """The encoder in `path` with a new head for `task`, drawn from `seed`; a head it has for it already is kept."""
     transformers.set_seed(seed)
     if task.kind == "questions":
-        return load_model(path, "AutoModelForQuestionAnswering", complete=False)
+        return load_model(path, "questions", new_head=True)
     labels = 1 if task.kind == "regression" else len(task.labels)
     problem = "regression" if task.kind == "regression" else "single_label_classification"
     return load_model(
         path,
-        "AutoModelForSequenceClassification",
-        complete=False,
+        "classification",
+        new_head=True,
         num_labels=labels,
         problem_type=problem,
-        ignore_mismatched_sizes=True,
     )
 
 

@@ -102,9 +102,9 @@ def describe_models(paths: dict[str, str], options: EvaluateOptions) -> dict[str
 def load_for_size(path: str) -> Any:
     """The masked-LM model in `path` where it is one whole, else its bare encoder."""
     try:
-        return load_model(path, "AutoModelForMaskedLM")
+        return load_model(path, "masked_lm")
     except InputError:
-        return load_model(path, "AutoModel", complete=False)
+        return load_model(path, "hidden_states")
 
 
 def held_out_report(paths: dict[str, str], teacher: str, options: EvaluateOptions) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def held_out_report(paths: dict[str, str], teacher: str, options: EvaluateOption
         batch_tokens=options.batch_tokens,
         seed=options.mask_seed,
     )
-    models = {name: load_model(path, "AutoModelForMaskedLM") for name, path in paths.items()}
+    models = {name: load_model(path, "masked_lm") for name, path in paths.items()}
     scores = evaluate_held_out(
         models[teacher],
         {name: model for name, model in models.items() if name != teacher},

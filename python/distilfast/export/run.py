@@ -62,7 +62,7 @@ def export_student(
     refuse_occupied(output_dir, overwrite)
     origin = None
     if isinstance(source, (str, Path)):
-        origin, model = Path(source), load_model(str(source))
+        origin, model = Path(source), load_model(str(source), dtype="auto")
         tokenizer = tokenizer if tokenizer is not None else load_transformers_tokenizer(str(source))
     else:
         model = source.eval()
@@ -110,7 +110,7 @@ def _check_safetensors(
     tolerance: float | None,
 ) -> Check:
     """What plain `transformers` makes of the written folder, tokenizer and weights."""
-    model = load_model(str(folder))
+    model = load_model(str(folder), dtype="auto")
     again = encode(load_transformers_tokenizer(str(folder)), texts, model)
     if not all(torch.equal(again[key], encoded[key]) for key in encoded):
         raise InputError("safetensors: the reloaded tokenizer gives other ids than the original; nothing is written")

@@ -8,11 +8,14 @@ from .._lazy import attach
 
 if TYPE_CHECKING:
     from .adaptation import adapt as adapt
+    from .families import longest_row as longest_row
     from .families import model_input_names as model_input_names
+    from .head import head_of as head_of
     from .last_layer import encode as encode
+    from .load import load_model as load_model
+    from .load import load_student as load_student
+    from .load import load_teacher as load_teacher
     from .student import create_student as create_student
-    from .student import load_student as load_student
-    from .student import load_teacher as load_teacher
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
@@ -21,7 +24,10 @@ __getattr__, __dir__, __all__ = attach(
         "encode": ".last_layer",
         "model_input_names": ".families",
         "create_student": ".student",
-        "load_student": ".student",
-        "load_teacher": ".student",
+        "head_of": ".head",
+        "load_model": ".load",
+        "load_student": ".load",
+        "load_teacher": ".load",
+        "longest_row": ".families",
     },
 )

@@ -39,7 +39,8 @@ def adapt(
     `layout` "packed": all models attend within the sequences of a packed batch; attention dropout is off then.
     `dropout` False: the student computes in training as in evaluation, and its configuration keeps its dropout.
     `stops_early`: the last layer may be computed at the wanted positions alone (`last_layer.encode`), in models that
-    can. `trains_head` False: no loss reads the student's logits, so what lies outside its encoder is frozen.
+    can. `trains_head` False: no loss reads the student's logits, so what lies outside its encoder is frozen, and its
+    pooler.
 
     Raises `InputError` where the student is one of its teachers, or a model cannot run packed.
     """
@@ -71,8 +72,9 @@ def freeze(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def freeze_head(student: PreTrainedModel) -> None:
-    """Freezes what only a head's losses would train: data-parallel training waits for every gradient it expects."""
-    encoder = {id(parameter) for parameter in encoder_of(student).parameters()}
+    """Freezes what only a head's losses would train, the pooler with it: data-parallel training waits for every
+    gradient that it expects."""
+    encoder = {id(value) for name, value in encoder_of(student).named_parameters() if "pooler" not in name}
     for parameter in student.parameters():
         if id(parameter) not in encoder:
             parameter.requires_grad_(False)

@@ -20,7 +20,7 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from .._core import InputError
 from ..cpu.attention import attend, serves
-from .families import model_input_names
+from .families import model_input_names, position_offset
 
 PACKED = "distilfast_packed"
 
@@ -146,13 +146,6 @@ def model_inputs(model: PreTrainedModel, batch: Mapping[str, Any]) -> dict[str, 
         positions = torch.arange(offset, offset + input_ids.shape[1], device=input_ids.device)
         inputs["position_ids"] = positions.expand_as(input_ids)
     return inputs
-
-
-def position_offset(model: PreTrainedModel) -> int:
-    """What the model adds to positions counted from 0: `pad_token_id + 1` in the RoBERTa family, otherwise 0."""
-    embeddings = getattr(model.base_model, "embeddings", None)
-    counts_from_ids = hasattr(embeddings, "create_position_ids_from_input_ids")
-    return int(embeddings.padding_idx) + 1 if counts_from_ids and embeddings is not None else 0
 
 
 @torch.no_grad()

@@ -1,77 +1,46 @@
-"""What the encoder families call their parts: layers, and the masked-language-model head in its two halves."""
+"""What an encoder is made of, found by structure: its layers, the two halves of its masked-language-model head, and
+what it takes.
+
+An encoder is the model's `base_model`; its layers are the one list in it that is as long as its configuration says.
+Only what cannot be seen from outside is listed here by family.
+"""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from .._core import InputError
 
+MASKED_LM_CLASSES = ("ForMaskedLM", "ForPreTraining", "LMHeadModel")
+"""Ends of the names of classes that give logits over the vocabulary at every position, where a decoder is there."""
 
-@dataclass(frozen=True)
-class Family:
-    """One family of encoders, by the names its modules have in `transformers`.
-
-    `layers` and `transform`, `decoder` are attribute paths: of the list of layers from the bare encoder, and of the
-    two halves of the head from the masked-language model. `transform` takes hidden states [..., hidden size] to the
-    decoder's input; `decoder` is the linear layer onto the vocabulary.
-    """
-
-    layers: str
-    transform: Callable[[Any, torch.Tensor], torch.Tensor]
-    decoder: str
-    layer_norm_eps: str | None = "layer_norm_eps"
-
-
-def _bert_transform(model: Any, hidden: torch.Tensor) -> torch.Tensor:
-    return cast(torch.Tensor, model.cls.predictions.transform(hidden))
-
-
-def _roberta_transform(model: Any, hidden: torch.Tensor) -> torch.Tensor:
-    head = model.lm_head
-    return cast(torch.Tensor, head.layer_norm(nn.functional.gelu(head.dense(hidden))))
-
-
-def _electra_transform(model: Any, hidden: torch.Tensor) -> torch.Tensor:
-    return cast(torch.Tensor, model.generator_predictions(hidden))
-
-
-def _modernbert_transform(model: Any, hidden: torch.Tensor) -> torch.Tensor:
-    return cast(torch.Tensor, model.head(hidden))
-
-
-def _distilbert_transform(model: Any, hidden: torch.Tensor) -> torch.Tensor:
-    return cast(torch.Tensor, model.vocab_layer_norm(model.activation(model.vocab_transform(hidden))))
-
-
-_ROBERTA = Family("encoder.layer", _roberta_transform, "lm_head.decoder")
-
-FAMILIES: dict[str, Family] = {
-    "bert": Family("encoder.layer", _bert_transform, "cls.predictions.decoder"),
-    "camembert": _ROBERTA,
-    "distilbert": Family("transformer.layer", _distilbert_transform, "vocab_projector", layer_norm_eps=None),
-    "electra": Family("encoder.layer", _electra_transform, "generator_lm_head"),
-    "modernbert": Family("layers", _modernbert_transform, "decoder", layer_norm_eps="norm_eps"),
-    "roberta": _ROBERTA,
-    "xlm-roberta": _ROBERTA,
+# Why a family cannot be cut, where that is not seen from its modules.
+_REFUSED = {
+    "albert": "all its layers share one set of weights, so there is none to leave out",
+    "funnel": "its layers shorten the text in blocks, and a layer left out changes what the next one gets",
+    "reformer": "its layers are reversible and are not computed one after the other",
 }
 
 
-def family_of(model: PreTrainedModel | PreTrainedConfig) -> Family:
-    """The family of a model or of its configuration. Raises `InputError` for one that is not supported."""
-    config = model if isinstance(model, PreTrainedConfig) else model.config
-    try:
-        return FAMILIES[config.model_type]
-    except KeyError:
-        raise InputError(
-            f"a model of type {config.model_type!r} cannot be distilled; supported are {', '.join(sorted(FAMILIES))}"
-        ) from None
+def check_family(config: PreTrainedConfig) -> None:
+    """Raises `InputError` for a `config` whose models cannot be teacher or student, with the reason."""
+    kind = config.model_type
+    reason = _REFUSED.get(kind)
+    if reason is None and getattr(config, "is_encoder_decoder", False):
+        reason = "it has an encoder and a decoder"
+    elif reason is None and getattr(config, "is_decoder", False):
+        reason = "it is a decoder: its tokens do not see those behind them"
+    elif reason is None and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not hasattr(config, "auto_map"):
+        reason = "it is no text encoder that transformers has a masked-language model for"
+    if reason is not None:
+        raise InputError(f"a model of type {kind!r} cannot be distilled: {reason}")
 
 
 def encoder_of(model: PreTrainedModel) -> PreTrainedModel:
@@ -80,29 +49,101 @@ def encoder_of(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def layers_of(model: PreTrainedModel) -> nn.ModuleList:
-    """The transformer layers of `model`, first to last."""
-    layers = encoder_of(model).get_submodule(family_of(model).layers)
-    assert isinstance(layers, nn.ModuleList)
-    return layers
+    """The transformer layers of `model`, first to last. Raises `InputError` where they do not stand in one list."""
+    return cast(nn.ModuleList, encoder_of(model).get_submodule(layers_path(model)))
+
+
+def layers_path(model: PreTrainedModel) -> str:
+    """Where the layers stand in the bare encoder, as "encoder.layer". Raises `InputError` as `layers_of` does."""
+    check_family(model.config)
+    depth = int(getattr(model.config, "num_hidden_layers", 0))
+    found: list[str] = []
+    for name, module in encoder_of(model).named_modules():
+        inside = any(name.startswith(f"{outer}.") for outer in found)
+        if isinstance(module, nn.ModuleList) and len(module) == depth > 0 and not inside:
+            found.append(name)
+    if len(found) != 1:
+        lists = f"in {len(found)} lists ({', '.join(found)})" if found else "in no list"
+        raise InputError(
+            f"a model of type {model.config.model_type!r} cannot be distilled: its {depth} layers stand {lists} of "
+            "that length, and only those of one list can be cut"
+        )
+    return found[0]
 
 
 def has_mlm_head(model: PreTrainedModel) -> bool:
     """Whether `model` has a masked-language-model head, that is, gives logits over the vocabulary."""
-    head = family_of(model).decoder.partition(".")[0]
     # `cls` of `BertForNextSentencePrediction` and `head` of classifiers are other things: the class decides.
-    return hasattr(model, head) and type(model).__name__.endswith(("ForMaskedLM", "ForPreTraining", "LMHeadModel"))
+    return type(model).__name__.endswith(MASKED_LM_CLASSES) and isinstance(_decoder(model), nn.Linear)
+
+
+def _decoder(model: Any) -> nn.Module | None:
+    return cast("nn.Module | None", model.get_output_embeddings())
 
 
 def mlm_transform(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
-    """The first half of the head: hidden states [..., hidden size] -> the decoder's input [..., decoder width]."""
-    return family_of(model).transform(model, hidden)
+    """The first half of the head: hidden states [..., hidden size] -> the decoder's input [..., decoder width].
+
+    Raises `InputError` for a head of a structure that is not known.
+    """
+    return _transform_of(model)(hidden)
 
 
 def mlm_decoder(model: PreTrainedModel) -> nn.Linear:
     """The second half of the head: the linear layer onto the vocabulary, weight [vocabulary, decoder width]."""
-    decoder = model.get_submodule(family_of(model).decoder)
-    assert isinstance(decoder, nn.Linear)
+    decoder = _decoder(model)
+    if not isinstance(decoder, nn.Linear):
+        raise InputError(f"{type(model).__name__} has no masked-language-model head with a linear layer at its end")
     return decoder
+
+
+def _transform_of(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    decoder = mlm_decoder(model)
+    predictions = getattr(getattr(model, "cls", None), "predictions", None)
+    if predictions is not None and model.config.model_type != "mobilebert":  # there the decoder is two matrices
+        return cast("Callable[[torch.Tensor], torch.Tensor]", predictions.transform)  # BERT and its copies
+    head: Any = getattr(model, "lm_head", None)
+    if head is decoder:
+        return nn.Identity()
+    if getattr(head, "decoder", None) is decoder and hasattr(head, "layer_norm") and hasattr(head, "dense"):
+        return lambda hidden: cast(torch.Tensor, head.layer_norm(nn.functional.gelu(head.dense(hidden))))  # RoBERTa
+    if hasattr(model, "generator_predictions"):  # ELECTRA
+        return cast("Callable[[torch.Tensor], torch.Tensor]", model.generator_predictions)
+    if hasattr(model, "vocab_transform"):  # DistilBERT
+        return lambda hidden: cast(
+            torch.Tensor, model.vocab_layer_norm(model.activation(model.vocab_transform(hidden)))
+        )
+    if hasattr(model, "head") and getattr(model, "decoder", None) is decoder:  # ModernBERT
+        return cast("Callable[[torch.Tensor], torch.Tensor]", model.head)
+    raise InputError(
+        f"the head of {type(model).__name__} has a structure that is not known, so it cannot be taken in two halves; "
+        "its encoder can be distilled (--head hidden_states)"
+    )
+
+
+@torch.no_grad()
+def check_head(model: PreTrainedModel) -> None:
+    """Refuses, with `InputError`, a masked-language model whose two halves do not make its logits.
+
+    Compared on a few random ids, in the model's own dtype and on its device.
+    """
+    ids = torch.randint(int(model.config.vocab_size), (1, 6), generator=torch.Generator().manual_seed(0))
+    ids = ids.to(model.device)
+    mask = torch.ones_like(ids)
+    was_training = model.training
+    model.train(False)
+    try:
+        logits = cast(Any, model)(input_ids=ids, attention_mask=mask, return_dict=True).logits.float()
+        hidden = encoder_of(model)(input_ids=ids, attention_mask=mask, return_dict=True).last_hidden_state
+        halves = mlm_decoder(model)(mlm_transform(model, hidden)).float()
+    finally:
+        model.train(was_training)
+    difference = float((halves - logits).norm() / logits.norm())
+    if not difference <= 64 * torch.finfo(model.dtype).eps:
+        raise InputError(
+            f"the head of {type(model).__name__} is not the two halves that it was taken for: the logits differ by "
+            f"{difference:.1e} of their size; its encoder can be distilled (--head hidden_states)"
+        )
 
 
 def model_input_names(model: PreTrainedModel) -> list[str]:
@@ -115,3 +156,21 @@ def model_input_names(model: PreTrainedModel) -> list[str]:
     if getattr(model.config, "type_vocab_size", 2) < 2:
         names.remove("token_type_ids")
     return [name for name in names if name in taken]
+
+
+def position_offset(model: PreTrainedModel) -> int:
+    """What the model adds to positions counted from 0: `pad_token_id + 1` in the RoBERTa family, otherwise 0."""
+    embeddings = getattr(encoder_of(model), "embeddings", None)
+    padding = getattr(getattr(embeddings, "position_embeddings", None), "padding_idx", None)
+    return 0 if padding is None else int(padding) + 1
+
+
+def longest_row(model: PreTrainedModel) -> int | None:
+    """The number of tokens, special ones with them, that `model` has positions for; None where nothing limits it.
+
+    RoBERTa's positions begin behind that of its padding, so that of 514 a row can have 512.
+    """
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is None or int(positions) <= 0:
+        return None
+    return int(positions) - position_offset(model)

@@ -23,7 +23,7 @@ from transformers.models.roberta.modeling_roberta import RobertaLayer
 
 from .._core import InputError
 from .attention import model_inputs
-from .families import FAMILIES, encoder_of, layers_of
+from .families import encoder_of, layers_of
 
 SELECTED = "selected_positions"
 
@@ -227,14 +227,12 @@ _STOPPING: dict[type, type] = {
 
 def can_stop_early(model: PreTrainedModel) -> bool:
     """Whether `let_last_layer_stop` knows the last layer of `model`."""
-    if model.config.model_type not in FAMILIES:
-        return False
     return type(layers_of(model)[-1]) in _STOPPING or stops_early(model)
 
 
 def stops_early(model: PreTrainedModel) -> bool:
     """Whether `let_last_layer_stop` was called for `model`."""
-    return model.config.model_type in FAMILIES and type(layers_of(model)[-1]) in _STOPPING.values()
+    return type(layers_of(model)[-1]) in _STOPPING.values()
 
 
 def let_last_layer_stop(model: PreTrainedModel) -> None:

@@ -1,14 +1,229 @@
-"""Models and tokenizers for evaluation and export, loaded from a directory or the hub; what is missing is named."""
+"""The one loader of models: from a directory or the Hub, out of safetensors, with the head that is wanted or none.
+
+What is missing, does not fit or is not finite is named in one line; no model is filled up with random weights unless a
+new head was asked for.
+"""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from .._core import InputError
 from .._files import first_line, is_path
+from .adaptation import freeze
+from .families import check_family, check_head
+from .head import AUTO_CLASSES, Head, head_called, head_of_checkpoint, head_of_class, modules_of
+
+# Raised by `from_pretrained` for what is wrong with a file.
+_LOADING = (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError)
+
+logger = logging.getLogger(__name__)
+
+
+def load_teacher(
+    name_or_path: str | Path,
+    head: str = "auto",
+    dtype: torch.dtype = torch.float32,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """A frozen model in evaluation mode, from a directory or the Hub.
+
+    `head`: "masked_lm", "classification", "tokens", "questions", "hidden_states" or "embedding" (these two load the
+    encoder alone); "auto": the one that the checkpoint holds. Raises `InputError` where there is no such model, no
+    safetensors file, a family that cannot be distilled, another head than the one wanted, or a weight that is not
+    finite.
+    """
+    model: PreTrainedModel = load_model(
+        name_or_path, head, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code
+    )
+    check_family(model.config)
+    bad = next((name for name, value in model.named_parameters() if not bool(torch.isfinite(value).all())), None)
+    if bad is not None:
+        raise InputError(f"{name_or_path}: its weight {bad} holds numbers that are not finite; get the file again")
+    if type(model).__name__.endswith("ForMaskedLM"):
+        check_head(model)
+    return freeze(model)
+
+
+def load_student(
+    name_or_path: str | Path,
+    trust_remote_code: bool = False,
+    head: str = "auto",
+    like: PreTrainedModel | None = None,
+    seed: int = 0,
+) -> PreTrainedModel:
+    """A model to train on, in float32 and training mode; errors as those of `load_teacher`.
+
+    `like`, a teacher with the same `head`: what the checkpoint lacks of that head is drawn from `seed`, which is
+    logged, and classes, their names and the kind of problem are the teacher's.
+    """
+    changes: dict[str, Any] = {}
+    if like is not None and getattr(like.config, "id2label", None):
+        changes = {key: getattr(like.config, key) for key in ("id2label", "label2id", "problem_type")}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: PreTrainedModel = load_model(
+            name_or_path, head, new_head=like is not None, trust_remote_code=trust_remote_code, **changes
+        )
+    check_family(model.config)
+    model.requires_grad_(True)
+    model.train()
+    return model
+
+
+def load_model(
+    name_or_path: str | Path,
+    head: str = "auto",
+    *,
+    new_head: bool = False,
+    dtype: torch.dtype | str = torch.float32,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    **changes: Any,
+) -> Any:
+    """The model in `name_or_path`, a directory or a Hub id, in evaluation mode.
+
+    `head` as in `load_teacher`. `new_head`: weights of the head that are not in the files, or of other shapes, are
+    drawn anew, and the log says so; otherwise they are refused, and so is a checkpoint of another head. `changes`: of
+    its configuration, as `num_labels`. Weights are read from safetensors only; code from the Hub is run only with
+    `trust_remote_code`. Raises `InputError` for all that cannot be loaded.
+    """
+    name = existing(name_or_path)
+    where: dict[str, Any] = {"revision": revision}
+    subfolder = _transformer_folder(name, **where)
+    common = {**where, "trust_remote_code": trust_remote_code, "subfolder": subfolder}
+    config = load_config(name, **common, **changes)
+    wanted = head_of_checkpoint(name, config, subfolder, **where) if head == "auto" else head_called(head)
+    if head != "auto" and not new_head:
+        _refuse_other_head(name, config, wanted)
+    options = {**common, "config": config, "dtype": dtype}
+    model, missing, mismatched = _read(name, wanted, options)
+    in_encoder = f"{model.base_model_prefix}."
+    if head == "auto" and wanted == "masked_lm" and missing and not any(key.startswith(in_encoder) for key in missing):
+        # The class promised a head that the file does not hold: a discriminator, or a bare encoder saved anew.
+        logger.warning("%s holds no masked-language-model head; its encoder alone is taken", name)
+        model, missing, mismatched = _read(name, "hidden_states", options)
+        wanted = "hidden_states"
+    _judge(name, model, wanted, missing, mismatched, new_head)
+    model.config.return_dict = True  # False in some old files, and then nothing has a name
+    return model.eval()
+
+
+def load_config(name: str, **options: Any) -> PreTrainedConfig:
+    """The configuration in `name`, a directory or a Hub id. Raises `InputError` where there is none that is whole."""
+    try:
+        return cast(PreTrainedConfig, transformers.AutoConfig.from_pretrained(name, **options))
+    except _LOADING as error:
+        raise InputError(f"{name} does not load as a model: {first_line(error)}") from None
+
+
+def existing(name_or_path: str | Path, flag: str = "") -> str:
+    """`name_or_path`, given with `flag`, as transformers takes it: a directory that may hold a model, or a Hub id.
+
+    Raises `InputError` for a path (see `is_path`) that is not there, is a file, or holds no model.
+    """
+    folder, given = Path(name_or_path).expanduser(), f"{flag} {name_or_path}".lstrip()
+    if not is_path(name_or_path) and not folder.exists():
+        return str(name_or_path)
+    if folder.is_file():
+        raise InputError(f"{given}: is a file; give the directory of a model, or its id on the Hub")
+    if not folder.is_dir():
+        raise InputError(f"{given}: there is no such directory")
+    if not any((folder / file).is_file() for file in ("config.json", "modules.json")):
+        raise InputError(f"{given} holds no model: there is no config.json in it")
+    return str(folder)
+
+
+def refuse_bare_directory(path: str, flag: str = "") -> None:
+    """Raises `InputError` where `path`, given with `flag`, is on this machine, or can only be meant to be, and holds no
+    model."""
+    existing(path, flag)
+
+
+def _transformer_folder(name: str, **where: Any) -> str:
+    """The folder in which a sentence-transformers model keeps its transformer: its own, or 0_Transformer in old ones.
+    A whole model in the folder itself comes first."""
+    folder = Path(name)
+    if not folder.is_dir() or (folder / "config.json").is_file():
+        return ""
+    modules = modules_of(name, **where)
+    return str(modules[0].get("path", "")) if modules else ""
+
+
+def _read(name: str, head: Head, options: dict[str, Any]) -> tuple[Any, set[str], dict[str, str]]:
+    """The model with `head`, the names of the weights that the files lack, and of those in other shapes with both."""
+    auto = getattr(transformers, AUTO_CLASSES[head])
+    try:
+        with _quietly():
+            model, loaded = auto.from_pretrained(
+                name, output_loading_info=True, use_safetensors=True, ignore_mismatched_sizes=True, **options
+            )
+    except _LOADING as error:
+        line = first_line(error)
+        if any(Path(name).glob("pytorch_model*.bin")) and not any(Path(name).glob("*.safetensors")):
+            raise InputError(
+                f"{name} has its weights in pytorch_model.bin, a pickle, and only safetensors are read: convert it "
+                f"once with transformers.{AUTO_CLASSES[head]}.from_pretrained({name!r}).save_pretrained(...)"
+            ) from None
+        raise InputError(f"{name} does not load as a model from safetensors: {line}") from None
+    missing = {key for key in loaded["missing_keys"] if "position_ids" not in key}
+    mismatched = {str(key): f"{tuple(found)} for {tuple(needed)}" for key, found, needed in loaded["mismatched_keys"]}
+    if head in ("hidden_states", "embedding"):
+        poolers = {key for key in missing if ".pooler." in f".{key}"}
+        if poolers:
+            model.pooler = None  # of random weights otherwise; nothing reads it
+            missing -= poolers
+    return model, missing, mismatched
+
+
+def _refuse_other_head(name: str, config: PreTrainedConfig, wanted: Head) -> None:
+    """A head of another kind can have weights of the same names: a tagger's classifier is not one of texts."""
+    if wanted in ("hidden_states", "embedding"):
+        return
+    known = [each for each in config.architectures or [] if hasattr(transformers, each)]
+    holds = head_of_class(known[0]) if known else wanted
+    if holds != wanted:
+        says = "has no head" if holds is None else f"has the head {holds}"
+        raise InputError(
+            f"{name} is a {known[0]}, which {says}; {wanted} needs a model fine-tuned for it "
+            f"(a *{AUTO_CLASSES[wanted].removeprefix('AutoModel')})"
+        )
+
+
+def _judge(
+    name: str, model: PreTrainedModel, head: Head, missing: set[str], mismatched: dict[str, str], new_head: bool
+) -> None:
+    """Refuses weights that the files lack or have in other shapes, unless they are of a head that may be new."""
+    encoder = f"{model.base_model_prefix}."
+    absent = sorted(missing | set(mismatched))
+    of_head = [key for key in absent if not key.startswith(encoder) or ".pooler." in f".{key}"]
+    if new_head and model.base_model is not model and absent == of_head:
+        if absent:
+            logger.warning("%s gets a new %s head: %d weights are drawn anew", name, head, len(absent))
+        return
+    if mismatched:
+        key = sorted(mismatched)[0]
+        raise InputError(
+            f"{name}: {len(mismatched)} of its weights do not have the shapes of its config.json, the first {key} with "
+            f"{mismatched[key]}; config.json and weights are of different models"
+        )
+    if missing:
+        alone = " Its encoder can be distilled by hidden states alone (--head hidden_states)"
+        raise InputError(
+            f"{name} lacks {len(missing)} weights of {type(model).__name__}, the first {sorted(missing)[0]}; its "
+            f"numbers would be those of random weights.{alone if of_head == absent else ''}"
+        )
 
 
 def split_name(argument: str) -> tuple[str, str]:
@@ -32,50 +247,23 @@ def named_models(arguments: list[str]) -> dict[str, str]:
     return models
 
 
-def refuse_bare_directory(path: str, flag: str = "") -> None:
-    """Raises `InputError` where `path`, given with `flag`, is on this machine, or can only be meant to be, and holds no
-    model."""
-    folder, given = Path(path), f"{flag} {path}".lstrip()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise InputError(f"{given} holds no model: there is no config.json in it")
-    elif folder.exists():
-        raise InputError(f"{given}: is a file; give the directory of a model, or its id on the Hub")
-    elif is_path(path):
-        raise InputError(f"{given}: there is no such directory")
-
-
-def load_model(path: str, auto_class: str | None = None, complete: bool = True, **keywords: Any) -> Any:
-    """The model in `path` (a directory or a hub id), through `transformers.<auto_class>` or, without one, the class
-    that its configuration names.
-
-    complete: raise `InputError` where weights of the class are missing from the files, as for a masked-LM head in an
-    encoder without one. Weights are read from safetensors only; no code from the hub is run.
-    """
-    refuse_bare_directory(path)
-    try:
-        if auto_class is None:
-            config = transformers.AutoConfig.from_pretrained(path)
-            auto_class = (config.architectures or [None])[0]
-            if auto_class is None or not hasattr(transformers, auto_class):
-                raise InputError(f"{path}: its config.json names no architecture of transformers, but {auto_class!r}")
-        loader = getattr(transformers, auto_class)
-        model, loaded = loader.from_pretrained(path, output_loading_info=True, use_safetensors=True, **keywords)
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} does not load as a model: {first_line(error)}") from None
-    missing = sorted(loaded["missing_keys"])
-    if complete and missing:
-        raise InputError(
-            f"{path} lacks {len(missing)} weights of {type(model).__name__}, the first {missing[0]}; "
-            "its numbers would be those of random weights"
-        )
-    return model.eval()
-
-
 def quiet() -> None:
     """Keeps transformers' warnings and loading bars out of a command's output; errors still show."""
     logging = cast("Any", transformers.utils.logging)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without what transformers says about every unused weight: what matters is returned and judged."""
+    chatty, bars = logging.getLogger("transformers"), cast("Any", transformers.utils.logging)
+    level, showing = chatty.level, bars.is_progress_bar_enabled()
+    chatty.setLevel(logging.CRITICAL)
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        chatty.setLevel(level)
+        if showing:
+            bars.enable_progress_bar()

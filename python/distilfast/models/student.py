@@ -1,134 +1,33 @@
-"""The teacher, loaded and frozen; and the student, cut out of the teacher.
+"""The student, cut out of its teacher: fewer layers, and everything else that the teacher has.
 
-A BERT teacher gives a DistilBERT student (Sanh et al., "DistilBERT, a distilled version of BERT", 2019): the same
-width, every other layer, no token types, no pooler. Any other family gives the teacher's own class with fewer layers.
+A BERT that predicts masked words or gives hidden states alone becomes a DistilBERT, as published (`distilbert`). Every
+other model, whatever its head and family, becomes one of its own class.
 """
 
 from __future__ import annotations
 
 import copy
-import inspect
 import itertools
 import json
-import logging
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForMaskedLM,
-    AutoModelForSequenceClassification,
-    DistilBertConfig,
-    DistilBertForMaskedLM,
-    DistilBertForSequenceClassification,
-    DistilBertModel,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
-from transformers.utils import logging as hf_logging
+from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
 
 from .._core import InputError
-from .adaptation import freeze
-from .families import FAMILIES, encoder_of, family_of, has_mlm_head, layers_of
+from .._files import first_line
+from .distilbert import CLASSES as DISTILBERT_CLASSES
+from .distilbert import can_be_distilbert, distilbert_config, distilbert_state
+from .families import check_family, encoder_of, layers_of, layers_path
+from .head import head_of
 
-logger = logging.getLogger(__name__)
+StudentType = Literal["auto", "same", "distilbert"]
 
-Head = Literal["auto", "mlm", "encoder", "classification"]
-
-
-def load_teacher(
-    name_or_path: str | Path,
-    head: Head = "auto",
-    dtype: torch.dtype = torch.float32,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    attn_implementation: str | None = None,
-) -> PreTrainedModel:
-    """A frozen model in evaluation mode, from a directory or the Hub; weights are read from safetensors only.
-
-    `head`: "mlm" for a masked-language model, "encoder" for hidden states alone, "classification" for a fine-tuned
-    classifier, "auto" for the one that the checkpoint holds. Raises `InputError` where there is no such model, no
-    safetensors file, an unsupported family, or a head that the checkpoint lacks.
-    """
-    name = str(name_or_path)
-    looks_like_path = name.startswith((".", "~", os.sep)) or name.count("/") > 1
-    if looks_like_path and not Path(name).is_dir():
-        raise InputError(f"teacher {name}: there is no such directory")
-    common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    try:
-        config = AutoConfig.from_pretrained(name, **common)
-    except (OSError, ValueError) as error:
-        raise InputError(f"teacher {name}: not a model that can be loaded: {_first_line(error)}") from None
-    family_of(config)
-    weights: dict[str, Any] = {**common, "config": config, "dtype": dtype, "use_safetensors": True}
-    if attn_implementation is not None:
-        weights["attn_implementation"] = attn_implementation
-    if head == "auto":
-        head = _head_of_checkpoint(config)
-        fall_back = head == "mlm"
-    else:
-        fall_back = False
-    model, missing = _load(head, name, weights)
-    if fall_back and missing:
-        # The architecture promised a head that the file does not hold (a discriminator, a bare encoder's re-save).
-        head = "encoder"
-        model, missing = _load(head, name, weights)
-    if missing:
-        raise InputError(
-            f"teacher {name}: the checkpoint lacks {len(missing)} of the weights that a model with head {head!r} needs "
-            f"({', '.join(sorted(missing)[:3])}); a teacher without a masked-language-model head can be distilled with "
-            "the hidden-state losses alone (--alpha_ce 0)"
-        )
-    return freeze(model)
-
-
-def load_student(name_or_path: str | Path, trust_remote_code: bool = False) -> PreTrainedModel:
-    """A model to train on, in float32 and training mode; errors as those of `load_teacher`."""
-    model = load_teacher(name_or_path, trust_remote_code=trust_remote_code)
-    model.requires_grad_(True)
-    model.train()
-    return model
-
-
-def _head_of_checkpoint(config: PreTrainedConfig) -> Head:
-    """What the configuration says that the checkpoint holds."""
-    architecture = (config.architectures or [""])[0]
-    if architecture.endswith("ForSequenceClassification"):
-        return "classification"
-    if architecture.endswith(("ForMaskedLM", "ForPreTraining", "LMHeadModel")):
-        return "mlm"
-    return "encoder"
-
-
-def _load(head: Head, name: str, weights: dict[str, Any]) -> tuple[PreTrainedModel, set[str]]:
-    """The model with `head`, and the weights (the unused pooler aside) that the checkpoint has nothing for."""
-    auto: Any = {"mlm": AutoModelForMaskedLM, "classification": AutoModelForSequenceClassification}.get(head, AutoModel)
-    # Chatty about every unused weight otherwise; what matters is returned and judged here.
-    quiet = logging.getLogger("transformers")
-    level = quiet.level
-    quiet.setLevel(logging.ERROR)
-    showing = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        model, info = auto.from_pretrained(name, output_loading_info=True, **weights)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"teacher {name}: weights cannot be read from safetensors: {_first_line(error)}") from None
-    finally:
-        quiet.setLevel(level)
-        if showing:
-            hf_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-    missing = {key for key in info["missing_keys"] if ".pooler." not in f".{key}" and "position_ids" not in key}
-    return model, missing
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+# Settings of a configuration with one entry a layer.
+_PER_LAYER = ("layer_types", "attention_window")
 
 
 def spread_layers(teacher_layers: int, student_layers: int) -> list[int]:
@@ -180,6 +79,7 @@ def create_student(
     layers: int | Sequence[int] | None = None,
     init: Literal["teacher", "random"] = "teacher",
     seed: int = 0,
+    student_type: StudentType = "auto",
 ) -> PreTrainedModel:
     """A student of fewer layers and the teacher's width, ready to train (float32, training mode, teacher's device).
 
@@ -187,33 +87,71 @@ def create_student(
     None for half as many. `init`: "teacher" copies embeddings, those layers and the head; "random" initialises the same
     architecture from `seed`.
 
-    A BERT teacher gives `DistilBertForMaskedLM` (`DistilBertModel` for a teacher without a masked-language-model head,
-    `DistilBertForSequenceClassification` for a classifier). DistilBERT has no token types: the row of type 0, which is
-    what the teacher adds to single sentences, is folded into the position embeddings. The head's transform and layer
-    norm are copied, and the decoder stays tied to the word embeddings where the teacher's is. Of a classifier's head
-    only the output layer comes over. Every other family gives the teacher's class with fewer layers.
+    `student_type`: "same" gives the teacher's own class with its token types, pooler, head, `id2label` and
+    `problem_type`, so that a student of all layers computes what the teacher does. "distilbert", for BERT teachers,
+    gives the DistilBERT with the same head: no token types (see `distilbert`), no pooler, of a classifier's head the
+    output layer alone. "auto" is "distilbert" for a BERT that predicts masked words or has no head, otherwise "same".
+    The decoder of masked words is tied to the word embeddings where the teacher's is.
 
-    Raises `InputError` for layer numbers that the teacher does not have and for families that are not supported.
+    Raises `InputError` for layer numbers that the teacher does not have, layers that cannot take another's place, and
+    models that cannot be cut.
     """
     if init not in ("teacher", "random"):
         raise InputError(f"init {init!r} is not known; it is 'teacher' or 'random'")
-    family_of(teacher)
+    if student_type not in ("auto", "same", "distilbert"):
+        raise InputError(f"student_type {student_type!r} is not known; it is 'auto', 'same' or 'distilbert'")
+    if not isinstance(teacher, PreTrainedModel):
+        raise InputError(f"the teacher is a {type(teacher).__name__}, not a model; load it with load_teacher(name)")
     chosen = choose_layers(len(layers_of(teacher)), layers)
-    if teacher.config.model_type == "bert":
-        config: PreTrainedConfig = distilbert_config(teacher.config, len(chosen))
-    else:
-        config = _shallower_config(teacher.config, chosen)
+    head = head_of(teacher)
+    if student_type == "auto":
+        published = head in ("masked_lm", "hidden_states") and can_be_distilbert(teacher.config)
+        student_type = "distilbert" if published else "same"
     dtype = torch.float64 if teacher.dtype == torch.float64 else torch.float32
-    student = _build(_student_class(teacher), config, teacher.device, dtype, seed)
+    if student_type == "distilbert":
+        config: PreTrainedConfig = distilbert_config(teacher.config, len(chosen))
+        state = distilbert_state(teacher.state_dict(), teacher, chosen)
+        student_class = DISTILBERT_CLASSES[head]
+    else:
+        config = shallower_config(teacher.config, chosen)
+        state = _renumbered(teacher.state_dict(), teacher, chosen)
+        student_class = type(teacher)
+    tied = _is_tied(teacher)
+    if tied is not None:
+        config.tie_word_embeddings = tied  # what the weights are, whatever the teacher's configuration says
+    student = _build(student_class, config, teacher.device, dtype, seed)
+    bare: Any = encoder_of(student)
+    if getattr(encoder_of(teacher), "pooler", True) is None and hasattr(bare, "pooler"):
+        bare.pooler = None  # the teacher's file has none
+    _check_fits(state, student, teacher, chosen)
     if init == "teacher":
-        state = teacher.state_dict()
-        if teacher.config.model_type == "bert":
-            state = _bert_to_distilbert(state, teacher, chosen)
-        else:
-            state = _renumbered(state, teacher, chosen)
-        _copy(state, student)
+        student.load_state_dict(state, strict=False)
     student.train()
     return student
+
+
+def shallower_config(config: PreTrainedConfig, chosen: Sequence[int]) -> PreTrainedConfig:
+    """`config` with the chosen layers only. A layer keeps its own attention, sliding or full, wherever it stands."""
+    shallower = copy.deepcopy(config)
+    depth = int(config.num_hidden_layers)
+    shallower.num_hidden_layers = len(chosen)
+    for name in _PER_LAYER:
+        values = getattr(config, name, None)
+        if isinstance(values, (list, tuple)) and len(values) == depth:
+            setattr(shallower, name, [values[layer] for layer in chosen])
+    every = getattr(config, "global_attn_every_n_layers", None)
+    if every is not None:
+        # What older versions of transformers read instead of `layer_types`.
+        shallower.global_attn_every_n_layers = _period(cast("list[str]", shallower.layer_types), int(every))
+    return shallower
+
+
+def _period(layer_types: Sequence[str], otherwise: int) -> int:
+    """n where full attention stands in each n-th layer, from the first, and nowhere else; `otherwise` for no such n."""
+    for period in range(1, len(layer_types) + 1):
+        if all((kind == "full_attention") == (layer % period == 0) for layer, kind in enumerate(layer_types)):
+            return period
+    return otherwise
 
 
 def read_config(path: str | Path, **defaults: Any) -> PreTrainedConfig:
@@ -230,7 +168,7 @@ def read_config(path: str | Path, **defaults: Any) -> PreTrainedConfig:
         raise InputError(f"--student_config {file}: there is no such file") from None
     except (OSError, ValueError, TypeError, StrictDataclassError) as error:
         raise InputError(
-            f"--student_config {file}: not a model's configuration with a known model_type: {_first_line(error)}"
+            f"--student_config {file}: not a model's configuration with a known model_type: {first_line(error)}"
         ) from None
 
 
@@ -239,65 +177,10 @@ def build_from_config(config: PreTrainedConfig, seed: int = 0) -> PreTrainedMode
 
     Raises `InputError` for families that are not supported.
     """
-    family_of(config)
+    check_family(config)
     model = _build(AutoModelForMaskedLM, config, torch.device("cpu"), torch.float32, seed)
     model.train()
     return model
-
-
-def distilbert_config(config: PreTrainedConfig, layers: int) -> DistilBertConfig:
-    """The DistilBERT configuration of `layers` layers and otherwise the sizes of a BERT `config`."""
-    if config.is_decoder or getattr(config, "position_embedding_type", "absolute") != "absolute":
-        raise InputError(
-            "this BERT is a decoder or has relative positions; DistilBERT has neither, so it cannot be cut"
-        )
-    if config.layer_norm_eps != 1e-12:
-        logger.warning(
-            "the teacher's layer norms add %g to the variance, DistilBERT's always 1e-12", config.layer_norm_eps
-        )
-    labels: dict[str, Any] = {"id2label": config.id2label, "label2id": config.label2id} if config.id2label else {}
-    return DistilBertConfig(
-        vocab_size=config.vocab_size,
-        max_position_embeddings=config.max_position_embeddings,
-        n_layers=layers,
-        n_heads=config.num_attention_heads,
-        dim=config.hidden_size,
-        hidden_dim=config.intermediate_size,
-        dropout=config.hidden_dropout_prob,
-        attention_dropout=config.attention_probs_dropout_prob,
-        activation=config.hidden_act,
-        initializer_range=config.initializer_range,
-        pad_token_id=config.pad_token_id,
-        tie_word_embeddings=config.tie_word_embeddings,
-        problem_type=config.problem_type,
-        **labels,
-    )
-
-
-def _shallower_config(config: PreTrainedConfig, chosen: list[int]) -> PreTrainedConfig:
-    """`config` with the chosen layers only."""
-    shallower = copy.deepcopy(config)
-    shallower.num_hidden_layers = len(chosen)
-    layer_types = getattr(config, "layer_types", None)
-    if layer_types is not None:
-        if chosen[0] != 0:
-            raise InputError(
-                f"the first layer must be 0, not {chosen[0]}: in {config.model_type} it alone has no norm before "
-                "attention, so another one cannot take its place"
-            )
-        # A layer keeps its own attention, sliding or full, wherever it comes to stand.
-        shallower.layer_types = [layer_types[layer] for layer in chosen]
-    return shallower
-
-
-def _student_class(teacher: PreTrainedModel) -> Any:
-    if teacher.config.model_type == "bert":
-        if has_mlm_head(teacher):
-            return DistilBertForMaskedLM
-        if type(teacher).__name__.endswith("ForSequenceClassification"):
-            return DistilBertForSequenceClassification
-        return DistilBertModel
-    return type(teacher)
 
 
 def _build(
@@ -307,68 +190,29 @@ def _build(
     config = copy.deepcopy(config)
     config.dtype = dtype
     on = torch.device("meta") if device.type == "meta" else torch.device("cpu")
-    if hasattr(model_class, "from_config"):
-        make = model_class.from_config
-    elif "add_pooling_layer" in inspect.signature(model_class).parameters:
-        # No loss trains a pooler, and a parameter that gets no gradient stalls data-parallel training.
-        def make(config: PreTrainedConfig) -> Any:
-            return model_class(config, add_pooling_layer=False)
-    else:
-        make = model_class
+    make = getattr(model_class, "from_config", model_class)
     with torch.random.fork_rng(devices=[]), on:
         torch.manual_seed(seed)
         model = make(config)
     return cast(PreTrainedModel, model.to(device=device, dtype=dtype))
 
 
-def _bert_to_distilbert(
-    state: dict[str, torch.Tensor], teacher: PreTrainedModel, chosen: list[int]
+def _is_tied(model: PreTrainedModel) -> bool | None:
+    """Whether the decoder's weight is that of the word embeddings; None for a model without a decoder.
+
+    A file can hold a decoder of its own under a configuration that says otherwise, or nothing.
+    """
+    whole = cast(Any, model)
+    decoder, words = whole.get_output_embeddings(), whole.get_input_embeddings()
+    return None if decoder is None else decoder.weight is words.weight
+
+
+def _renumbered(
+    state: Mapping[str, torch.Tensor], teacher: PreTrainedModel, chosen: Sequence[int]
 ) -> dict[str, torch.Tensor]:
-    """The teacher's weights under the names that DistilBERT has for them."""
-    encoder = "" if encoder_of(teacher) is teacher else "bert."
-    student = "" if encoder == "" else "distilbert."
-    embeddings = f"{encoder}embeddings."
-    cut = {
-        f"{student}embeddings.word_embeddings.weight": state[f"{embeddings}word_embeddings.weight"],
-        f"{student}embeddings.position_embeddings.weight": state[f"{embeddings}position_embeddings.weight"]
-        + state[f"{embeddings}token_type_embeddings.weight"][0],
-        f"{student}embeddings.LayerNorm.weight": state[f"{embeddings}LayerNorm.weight"],
-        f"{student}embeddings.LayerNorm.bias": state[f"{embeddings}LayerNorm.bias"],
-    }
-    parts = {
-        "attention.self.query": "attention.q_lin",
-        "attention.self.key": "attention.k_lin",
-        "attention.self.value": "attention.v_lin",
-        "attention.output.dense": "attention.out_lin",
-        "attention.output.LayerNorm": "sa_layer_norm",
-        "intermediate.dense": "ffn.lin1",
-        "output.dense": "ffn.lin2",
-        "output.LayerNorm": "output_layer_norm",
-    }
-    for position, layer in enumerate(chosen):
-        for bert_name, distilbert_name in parts.items():
-            for kind in ("weight", "bias"):
-                cut[f"{student}transformer.layer.{position}.{distilbert_name}.{kind}"] = state[
-                    f"{encoder}encoder.layer.{layer}.{bert_name}.{kind}"
-                ]
-    head = {
-        "vocab_transform.weight": "cls.predictions.transform.dense.weight",
-        "vocab_transform.bias": "cls.predictions.transform.dense.bias",
-        "vocab_layer_norm.weight": "cls.predictions.transform.LayerNorm.weight",
-        "vocab_layer_norm.bias": "cls.predictions.transform.LayerNorm.bias",
-        "vocab_projector.weight": "cls.predictions.decoder.weight",
-        "vocab_projector.bias": "cls.predictions.decoder.bias",
-        "classifier.weight": "classifier.weight",
-        "classifier.bias": "classifier.bias",
-    }
-    cut.update({new: state[old] for new, old in head.items() if old in state})
-    return cut
-
-
-def _renumbered(state: dict[str, torch.Tensor], teacher: PreTrainedModel, chosen: list[int]) -> dict[str, torch.Tensor]:
     """The teacher's weights with the chosen layers numbered as the student's."""
     encoder = "" if encoder_of(teacher) is teacher else f"{teacher.base_model_prefix}."
-    prefix = f"{encoder}{FAMILIES[teacher.config.model_type].layers}."
+    prefix = f"{encoder}{layers_path(teacher)}."
     positions = {str(layer): str(position) for position, layer in enumerate(chosen)}
     cut = {}
     for name, tensor in state.items():
@@ -381,8 +225,23 @@ def _renumbered(state: dict[str, torch.Tensor], teacher: PreTrainedModel, chosen
     return cut
 
 
-def _copy(state: dict[str, torch.Tensor], student: PreTrainedModel) -> None:
-    """Copies `state` into the student; every weight but a classifier's own inner layer must have come over."""
-    missing, _ = student.load_state_dict(state, strict=False)
-    left = [key for key in missing if not key.startswith("pre_classifier.")]
-    assert not left, f"the teacher has nothing for {left}"
+def _check_fits(
+    state: Mapping[str, torch.Tensor], student: PreTrainedModel, teacher: PreTrainedModel, chosen: Sequence[int]
+) -> None:
+    """Refuses layers that lack what the place needs where they come to stand; `state` must fill the whole student but
+    for a DistilBERT classifier's own inner layer."""
+    needed = student.state_dict()
+    shapes = {name: tensor.shape for name, tensor in state.items()}
+    layers = f"{layers_path(student)}."
+    missing = [
+        name
+        for name, tensor in needed.items()
+        if shapes.get(name) != tensor.shape and not name.startswith("pre_classifier.")
+    ]
+    spare = [name for name in shapes if name not in needed and layers in name]
+    if missing or spare:
+        raise InputError(
+            f"layers {list(chosen)} of a model of type {teacher.config.model_type!r} cannot stand in another order: "
+            f"{(missing or spare)[0]} belongs to a layer of the teacher that is built otherwise. The first layer must "
+            "be 0 where it alone is different"
+        )

@@ -23,8 +23,8 @@ from .. import _command as command
 from .. import _files as files
 from .._core import InputError, __version__
 from ..batches.masked import MaskedBatches, Masking
-from ..models.load import refuse_bare_directory
-from ..models.student import build_from_config, create_student, load_student, load_teacher, read_config
+from ..models.load import load_student, load_teacher, refuse_bare_directory
+from ..models.student import build_from_config, create_student, read_config
 from ..prepare.directory import PreparedTokens, load_tokens
 from ..prepare.run import prepare
 from ..tokenizer import Tokenizer, load_tokenizer

@@ -1,4 +1,4 @@
-"""The student cut out of the teacher, and the teacher loaded: sizes, layers, outputs, refusals."""
+"""The student cut out of its teacher: sizes, layers, outputs, what it keeps, refusals."""
 
 from __future__ import annotations
 
@@ -10,49 +10,12 @@ import pytest
 import torch
 import transformers
 from distilfast import InputError, create_student
-from distilfast.models.families import encoder_of, layers_of, mlm_decoder, mlm_transform
-from distilfast.models.student import build_from_config, choose_layers, load_teacher, spread_layers
+from distilfast.models.families import layers_of
+from distilfast.models.student import build_from_config, choose_layers, spread_layers
 from hypothesis import given
 from hypothesis import strategies as st
+from model_cases import CONFIGS, HEADS, LABELS, inputs, outputs, spread, teacher_of
 from torch import nn
-
-SMALL: dict[str, Any] = {
-    "vocab_size": 99,
-    "hidden_size": 32,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "max_position_embeddings": 40,
-    "pad_token_id": 0,
-}
-CONFIGS = {
-    "bert": lambda: transformers.BertConfig(**SMALL),
-    "roberta": lambda: transformers.RobertaConfig(**{**SMALL, "pad_token_id": 1}),
-    "electra": lambda: transformers.ElectraConfig(**SMALL, embedding_size=16),
-    "modernbert": lambda: transformers.ModernBertConfig(
-        **SMALL, local_attention=4, bos_token_id=2, eos_token_id=3, cls_token_id=2, sep_token_id=3
-    ),
-    "distilbert": lambda: transformers.DistilBertConfig(
-        vocab_size=99, dim=32, n_layers=4, n_heads=4, hidden_dim=48, max_position_embeddings=40
-    ),
-}
-
-
-def teacher_of(family: str, auto: Any = transformers.AutoModelForMaskedLM) -> Any:
-    """A small teacher with weights far enough from zero for mistakes to show."""
-    torch.manual_seed(1)
-    teacher = auto.from_config(CONFIGS[family]()).double().eval()
-    with torch.no_grad():
-        for parameter in teacher.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return teacher
-
-
-def ids() -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    attention_mask = torch.ones(3, 11, dtype=torch.long)
-    attention_mask[1, 7:] = 0
-    return {"input_ids": torch.randint(5, 99, (3, 11), generator=generator), "attention_mask": attention_mask}
 
 
 class Identity(nn.Module):
@@ -103,40 +66,109 @@ def test_spread_layers_rise_from_first_to_last_in_even_steps(sizes: tuple[int, i
         assert max(steps) - min(steps) <= 1
 
 
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_student_of_all_layers_equals_its_teacher(family: str, head: str) -> None:
+    """For every head and family: token types, pooler and head are kept."""
+    teacher = teacher_of(family, head)
+    student = create_student(teacher, 4, student_type="same").eval()
+    assert type(student) is type(teacher)
+    given = inputs(teacher)
+    expected, actual = outputs(teacher, given), outputs(student, given)
+    assert expected.keys() == actual.keys()
+    for name in expected:
+        torch.testing.assert_close(actual[name], expected[name], rtol=1e-12, atol=1e-12)
+    for setting in ("id2label", "label2id", "problem_type", "num_labels"):
+        assert getattr(student.config, setting) == getattr(teacher.config, setting)
+    assert {name: value.shape for name, value in student.state_dict().items()} == {
+        name: value.shape for name, value in teacher.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("head", ["masked_lm", "classification", "hidden_states"])
 @pytest.mark.parametrize("family", CONFIGS)
 @pytest.mark.parametrize("layers", [[0, 2], [0, 1, 3]])
 def test_a_student_of_a_teacher_whose_other_layers_do_nothing_gives_the_teachers_outputs(
-    family: str, layers: list[int]
+    family: str, layers: list[int], head: str
 ) -> None:
-    teacher = teacher_of(family)
+    teacher = teacher_of(family, head)
     student = create_student(teacher, layers).eval()
     without_layers(teacher, layers)
-    with torch.no_grad():
-        expected, actual = teacher(**ids()).logits, student(**ids()).logits
-    kept = ids()["attention_mask"].bool()
-    torch.testing.assert_close(actual[kept], expected[kept], rtol=1e-10, atol=1e-10)
+    given = inputs(teacher)
+    if type(student) is not type(teacher):  # DistilBERT has no token types
+        given.pop("token_type_ids", None)
+    expected, actual = outputs(teacher, given), outputs(student, given)
+    for name in actual:
+        torch.testing.assert_close(actual[name], expected[name], rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("family", CONFIGS)
-def test_an_encoder_without_a_head_gives_an_encoder(family: str) -> None:
-    teacher = teacher_of(family, transformers.AutoModel)
-    student = create_student(teacher, [0, 2]).eval()
-    assert isinstance(student, transformers.DistilBertModel if family == "bert" else type(teacher))
-    assert not any("pooler" in name for name, _ in student.named_parameters())
-    without_layers(teacher, [0, 2])
-    kept = ids()["attention_mask"].bool()
-    with torch.no_grad():
-        expected, actual = teacher(**ids()).last_hidden_state, student(**ids()).last_hidden_state
-    torch.testing.assert_close(actual[kept], expected[kept], rtol=1e-10, atol=1e-10)
+@pytest.mark.parametrize("head", HEADS)
+def test_a_bert_becomes_a_distilbert_with_the_same_head(head: str) -> None:
+    teacher = teacher_of("bert", head)
+    student = create_student(teacher, 4, student_type="distilbert").eval()
+    assert type(student).__name__ == type(teacher).__name__.replace("Bert", "DistilBert")
+    if head in ("classification", "tokens"):
+        assert student.config.id2label == LABELS
+        assert torch.equal(student.classifier.weight, teacher.classifier.weight)
+    if head == "classification":  # of whose head only the output layer has a counterpart
+        assert student.config.problem_type == "multi_label_classification"
+        teacher, student = teacher.bert, student.distilbert
+    given = inputs(student)
+    expected, actual = outputs(teacher, given), outputs(student, given)
+    for name in actual:
+        torch.testing.assert_close(actual[name], expected[name], rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("family", CONFIGS)
-def test_the_two_halves_of_the_head_make_the_logits(family: str) -> None:
-    teacher = teacher_of(family)
-    with torch.no_grad():
-        hidden = encoder_of(teacher)(**ids()).last_hidden_state
-        logits = mlm_decoder(teacher)(mlm_transform(teacher, hidden))
-        torch.testing.assert_close(logits, teacher(**ids()).logits, rtol=1e-12, atol=1e-12)
+def test_a_bert_is_a_distilbert_by_itself_only_where_that_is_as_published() -> None:
+    kinds = {head: type(create_student(teacher_of("bert", head))).__name__ for head in HEADS}
+    assert kinds == {
+        "masked_lm": "DistilBertForMaskedLM",
+        "classification": "BertForSequenceClassification",
+        "tokens": "BertForTokenClassification",
+        "questions": "BertForQuestionAnswering",
+        "hidden_states": "DistilBertModel",
+    }
+    with pytest.raises(InputError, match="type 'roberta' cannot become a DistilBERT"):
+        create_student(teacher_of("roberta"), student_type="distilbert")
+    with pytest.raises(InputError, match="student_type 'tiny' is not known"):
+        create_student(teacher_of("roberta"), student_type="tiny")  # type: ignore[arg-type]
+
+
+def test_settings_of_each_layer_follow_the_layers_that_are_kept() -> None:
+    config = CONFIGS["modernbert"]()
+    config.num_hidden_layers = 7
+    config.layer_types = ["full_attention" if layer % 3 == 0 else "sliding_attention" for layer in range(7)]
+    config.global_attn_every_n_layers = 3
+    teacher = spread(transformers.AutoModelForMaskedLM.from_config(config))
+    student = create_student(teacher, [0, 2, 3, 5, 6])
+    kept = ["full_attention", "sliding_attention", "full_attention", "sliding_attention", "full_attention"]
+    assert student.config.layer_types == kept
+    assert student.config.global_attn_every_n_layers == 2  # for versions that read this
+    assert create_student(teacher, [0, 3, 6]).config.global_attn_every_n_layers == 1
+    longformer = transformers.LongformerConfig(
+        vocab_size=99,
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=48,
+        attention_window=[4, 6, 8],
+    )
+    student = create_student(transformers.LongformerModel(longformer), [0, 2])
+    assert student.config.attention_window == [4, 8]
+
+
+@pytest.mark.parametrize("student_type", ["same", "distilbert"])
+def test_a_decoder_of_its_own_stays_one_whatever_the_configuration_says(student_type: Any) -> None:
+    """Files hold a decoder beside the word embeddings under a configuration that says, or means, tied."""
+    teacher = teacher_of("bert")
+    decoder = teacher.get_output_embeddings()
+    decoder.weight = nn.Parameter(torch.randn_like(decoder.weight))
+    assert teacher.config.tie_word_embeddings
+    student = create_student(teacher, 4, student_type=student_type).eval()
+    assert not student.config.tie_word_embeddings
+    given = inputs(student)
+    given.pop("token_type_ids", None)
+    torch.testing.assert_close(outputs(student, given)["logits"], outputs(teacher, given)["logits"], rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -148,16 +180,6 @@ def test_the_decoder_is_tied_where_the_teachers_is(tied: bool) -> None:
     words, decoder = student.get_input_embeddings().weight, student.get_output_embeddings().weight
     assert (words is decoder) == tied
     assert torch.equal(decoder, teacher.get_output_embeddings().weight)
-
-
-def test_a_classifier_gives_a_classifier_with_its_labels() -> None:
-    config = CONFIGS["bert"]()
-    config.num_labels = 3
-    teacher = transformers.BertForSequenceClassification(config)
-    student = create_student(teacher)
-    assert isinstance(student, transformers.DistilBertForSequenceClassification)
-    assert student.config.num_labels == 3
-    assert torch.equal(student.classifier.weight, teacher.classifier.weight)
 
 
 def test_random_initialisation_has_the_same_shapes_and_depends_on_the_seed_alone() -> None:
@@ -217,39 +239,6 @@ def test_a_student_reloads_with_plain_transformers(tmp_path: Path) -> None:
     student = create_student(teacher_of("bert").float()).eval()
     student.save_pretrained(tmp_path)
     reloaded = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path).eval()
+    given = inputs(student)
     with torch.no_grad():
-        assert torch.equal(reloaded(**ids()).logits, student(**ids()).logits)
-
-
-def test_load_teacher_takes_what_the_checkpoint_holds_and_freezes_it(tmp_path: Path) -> None:
-    for auto, name, expected in (
-        (transformers.AutoModelForMaskedLM, "mlm", transformers.BertForMaskedLM),
-        (transformers.AutoModel, "encoder", transformers.BertModel),
-        (transformers.AutoModelForSequenceClassification, "classifier", transformers.BertForSequenceClassification),
-    ):
-        auto.from_config(CONFIGS["bert"]()).save_pretrained(tmp_path / name)
-        teacher = load_teacher(tmp_path / name)
-        assert type(teacher) is expected
-        assert not teacher.training
-        assert not any(parameter.requires_grad for parameter in teacher.parameters())
-    with pytest.raises(InputError, match="the checkpoint lacks"):
-        load_teacher(tmp_path / "encoder", head="mlm")
-
-
-def test_load_teacher_falls_back_on_the_encoder_of_a_discriminator(tmp_path: Path) -> None:
-    transformers.ElectraForPreTraining(CONFIGS["electra"]()).save_pretrained(tmp_path)
-    assert type(load_teacher(tmp_path)) is transformers.ElectraModel
-
-
-def test_load_teacher_refuses_what_is_not_a_safetensors_model(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="there is no such directory"):
-        load_teacher(tmp_path / "nothing")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="not a model that can be loaded"):
-        load_teacher(tmp_path / "empty")
-    pickled = tmp_path / "pickled"
-    model = transformers.BertForMaskedLM(CONFIGS["bert"]())
-    model.config.save_pretrained(pickled)
-    torch.save(model.state_dict(), pickled / "pytorch_model.bin")
-    with pytest.raises(InputError, match="safetensors"):
-        load_teacher(pickled)
+        assert torch.equal(reloaded(**given).logits, student(**given).logits)
