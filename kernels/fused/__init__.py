@@ -6,8 +6,6 @@ from .distillation import distillation_loss_forward
 from .hidden import hidden_cosine_forward, hidden_mse_forward
 from .launch import empty_gradient
 from .linear import linear_distillation_loss_forward
-from .scale import scale_in_place
-from .several_teachers import multi_teacher_loss_forward
 
 __all__ = [
     "distillation_loss_forward",
@@ -15,6 +13,4 @@ __all__ = [
     "hidden_cosine_forward",
     "hidden_mse_forward",
     "linear_distillation_loss_forward",
-    "multi_teacher_loss_forward",
-    "scale_in_place",
 ]

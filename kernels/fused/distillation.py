@@ -20,7 +20,6 @@ from .launch import (
     device_scalar,
     empty_gradient,
     registers,
-    row_biases,
     row_configuration,
     row_values,
     temperature_power,
@@ -43,15 +42,13 @@ def distillation_loss_forward(
     reuse_teacher: bool = False,
     reuse_student: bool = False,
     needs_gradient: bool = True,
-    student_bias: Tensor | None = None,
-    teacher_bias: Tensor | None = None,
     ignore_index: int = -100,
     block: int | None = None,
     num_warps: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Row values of the distillation objective and its gradient with respect to the student's logits, in one launch.
 
-    With s, t the logits of a row (plus biases), w its weight, p = softmax(s / T), q = softmax(t / T), the objective is
+    With s, t the logits of a row, w its weight, p = softmax(s / T), q = softmax(t / T), the objective is
     `sum(kl_scale (alpha_ce T^2 w KL(q || p) + alpha_mse w |s - t|^2) + mlm_scale alpha_mlm CE(s, label))`.
 
     Args:
@@ -65,8 +62,6 @@ def distillation_loss_forward(
         reuse_teacher: write the gradient over the teacher's logits (same dtype as the student's).
         reuse_student: write it over the student's logits.
         needs_gradient: False leaves the gradient out (None is returned).
-        student_bias, teacher_bias: [V], added to the logits; needs rows that start on a group (row stride and offset
-            multiples of eight).
         block, num_warps: other sizes than the static table's, to measure them.
 
     Returns:
@@ -100,8 +95,6 @@ def distillation_loss_forward(
             gradient,
             labels,
             row_weight,
-            student_bias,
-            teacher_bias,
             device_scalar(kl_scale, student),
             device_scalar(mlm_scale, student),
             (kl_rows, ce_rows, mse_rows),
@@ -121,8 +114,6 @@ def _launch(
     gradient: Tensor,
     labels: Tensor,
     row_weight: Tensor,
-    student_bias: Tensor | None,
-    teacher_bias: Tensor | None,
     kl_scale: Tensor,
     mlm_scale: Tensor,
     values: tuple[Tensor, Tensor, Tensor],
@@ -137,7 +128,6 @@ def _launch(
     phase = Phase.of(student)
     headed = not phase.aligned
     configuration = row_configuration(columns, headed, block, num_warps)
-    biases = row_biases([student_bias, teacher_bias], student, headed)
     alpha_ce, alpha_mlm, alpha_mse = alphas
     with current_device(student):
         distillation_kernel[(rows,)](
@@ -146,7 +136,6 @@ def _launch(
             gradient,
             labels,
             row_weight,
-            *biases,
             kl_scale,
             mlm_scale,
             *values,
@@ -175,6 +164,6 @@ def _launch(
             TEACHER_ALIGNED=Phase.of(teacher) == phase,
             GRADIENT_ALIGNED=Phase.of(gradient) == phase,
             num_warps=configuration.num_warps,
-            maxnreg=registers(alpha_mse != 0, student.dtype != teacher.dtype),
+            maxnreg=registers(student.dtype, teacher.dtype, alpha_mse != 0),
             enable_fp_fusion=False,
         )

@@ -70,7 +70,7 @@ def elements(
 
 @triton.jit
 def row_maximum(
-    row, bias, head, readable_end, full_blocks, V: tl.constexpr, BLOCK: tl.constexpr, FULL: tl.constexpr,
+    row, head, readable_end, full_blocks, V: tl.constexpr, BLOCK: tl.constexpr, FULL: tl.constexpr,
     TAIL: tl.constexpr, HEADED: tl.constexpr,
 ):  # fmt: skip
     """The row's largest element: only short rows, and rows that their first block misjudges, pay for it."""
@@ -79,24 +79,24 @@ def row_maximum(
     # A reduction in each step keeps the compiler from unrolling the loop, for which registers would be spilled.
     for index in range(full_blocks if FULL > 0 else 0):
         lanes = first + index * BLOCK + tl.arange(0, BLOCK)
-        maximum = tl.maximum(maximum, tl.max(load_lanes(row, bias, lanes, None, readable_end, True)))
+        maximum = tl.maximum(maximum, tl.max(load_lanes(row, lanes, None, readable_end, True)))
     if TAIL > 0:
         tail = first + FULL * BLOCK + tl.arange(0, TAIL)
-        maximum = tl.maximum(maximum, tl.max(load_lanes(row, bias, tail, tail < end, readable_end, True)))
+        maximum = tl.maximum(maximum, tl.max(load_lanes(row, tail, tail < end, readable_end, True)))
     if HEADED or V % 8 != 0:
         ends, inside = end_lanes(head, V, HEADED)
-        maximum = tl.maximum(maximum, tl.max(load_lanes(row, bias, ends, inside, readable_end, True)))
+        maximum = tl.maximum(maximum, tl.max(load_lanes(row, ends, inside, readable_end, True)))
     return maximum
 
 
 @triton.jit
 def some_sums(
-    student, teacher, student_bias, teacher_bias, lanes, inside, teacher_end, scale, student_reference,
+    student, teacher, lanes, inside, teacher_end, scale, student_reference,
     teacher_reference, temperature, LANES: tl.constexpr, POWER: tl.constexpr, CE: tl.constexpr,
 ):  # fmt: skip
     """Some lanes' share of the three sums of `exponentials`."""
-    s = load_lanes(student, student_bias, lanes, inside, None, True)
-    t = load_lanes(teacher, teacher_bias, lanes, inside, teacher_end, True)
+    s = load_lanes(student, lanes, inside, None, True)
+    t = load_lanes(teacher, lanes, inside, teacher_end, True)
     tempered, teacher_tempered, plain = exponentials(
         s, t, scale, student_reference, teacher_reference, temperature, POWER, CE
     )
@@ -109,14 +109,14 @@ def some_sums(
 
 @triton.jit
 def some_gradient(
-    student, teacher, gradient, student_bias, teacher_bias, lanes, inside, teacher_end, scale, student_maximum,
+    student, teacher, gradient, lanes, inside, teacher_end, scale, student_maximum,
     teacher_maximum, student_base, teacher_base, temperature, student_factor, teacher_factor, plain_factor,
     log2_offset, mse_factor, LANES: tl.constexpr, POWER: tl.constexpr, CE: tl.constexpr, MSE: tl.constexpr,
     KL_GRADIENT: tl.constexpr, PRECISE: tl.constexpr, STORE: tl.constexpr,
 ):  # fmt: skip
     """Reads some lanes again and stores their gradient; their weighted KL terms and squared differences, summed."""
-    s = load_lanes(student, student_bias, lanes, inside, None, False)
-    t = load_lanes(teacher, teacher_bias, lanes, inside, teacher_end, False)
+    s = load_lanes(student, lanes, inside, None, False)
+    t = load_lanes(teacher, lanes, inside, teacher_end, False)
     values, terms, apart = elements(
         s, t, teacher_end, scale, student_maximum, teacher_maximum, student_base, teacher_base, temperature,
         student_factor, teacher_factor, plain_factor, log2_offset, mse_factor, POWER, CE, MSE, KL_GRADIENT, PRECISE,
@@ -138,7 +138,7 @@ def some_gradient(
 
 @triton.jit
 def loss_row(
-    student, teacher, gradient, student_bias, teacher_bias, kl_out, ce_out, mse_out, head, label, weight, scale,
+    student, teacher, gradient, kl_out, ce_out, mse_out, head, label, weight, scale,
     temperature, kl_factor, ce_factor, mse_factor, full_blocks, V: tl.constexpr, BLOCK: tl.constexpr,
     FULL: tl.constexpr, TAIL: tl.constexpr, LANES: tl.constexpr, HEADED: tl.constexpr, POWER: tl.constexpr,
     CE: tl.constexpr, MSE: tl.constexpr, KL_GRADIENT: tl.constexpr, PRECISE: tl.constexpr, STORE: tl.constexpr,
@@ -159,20 +159,16 @@ def loss_row(
     student_maximum = scale * 0.0
     teacher_maximum = scale * 0.0
     if FULL > 0:
-        student_maximum = tl.max(load_lanes(student, student_bias, block, None, None, True))
-        teacher_maximum = tl.max(load_lanes(teacher, teacher_bias, block, None, teacher_end, True))
+        student_maximum = tl.max(load_lanes(student, block, None, None, True))
+        teacher_maximum = tl.max(load_lanes(teacher, block, None, teacher_end, True))
     student_sum = scale * 0.0 + SAFE_SUM
     teacher_sum = student_sum
     plain_sum = student_sum
     for attempt in range(1 if FULL == 0 else 0, 2):
         if not ((student_sum < SAFE_SUM) & (teacher_sum < SAFE_SUM) & (plain_sum < SAFE_SUM)):
             if attempt > 0:
-                student_maximum = row_maximum(
-                    student, student_bias, head, None, full_blocks, V, BLOCK, FULL, TAIL, HEADED
-                )
-                teacher_maximum = row_maximum(
-                    teacher, teacher_bias, head, teacher_end, full_blocks, V, BLOCK, FULL, TAIL, HEADED
-                )
+                student_maximum = row_maximum(student, head, None, full_blocks, V, BLOCK, FULL, TAIL, HEADED)
+                teacher_maximum = row_maximum(teacher, head, teacher_end, full_blocks, V, BLOCK, FULL, TAIL, HEADED)
             student_reference = scale * student_maximum
             teacher_reference = scale * teacher_maximum
             student_lanes = tl.zeros([LANES], tl.float32)
@@ -180,7 +176,7 @@ def loss_row(
             plain_lanes = tl.zeros([LANES], tl.float32)
             for index in range(full_blocks if FULL > 0 else 0):
                 student_some, teacher_some, plain_some = some_sums(
-                    student, teacher, student_bias, teacher_bias, block + index * BLOCK, None, teacher_end, scale,
+                    student, teacher, block + index * BLOCK, None, teacher_end, scale,
                     student_reference, teacher_reference, temperature, LANES, POWER, CE,
                 )  # fmt: skip
                 student_lanes += student_some
@@ -189,7 +185,7 @@ def loss_row(
             if TAIL > 0:
                 tail = first + FULL * BLOCK + tl.arange(0, TAIL)
                 student_some, teacher_some, plain_some = some_sums(
-                    student, teacher, student_bias, teacher_bias, tail, tail < end, teacher_end, scale,
+                    student, teacher, tail, tail < end, teacher_end, scale,
                     student_reference, teacher_reference, temperature, LANES, POWER, CE,
                 )  # fmt: skip
                 student_lanes += student_some
@@ -201,7 +197,7 @@ def loss_row(
             if HEADED or V % 8 != 0:
                 ends, inside = end_lanes(head, V, HEADED)
                 student_total, teacher_total, plain_total = some_sums(
-                    student, teacher, student_bias, teacher_bias, ends, inside, teacher_end, scale,
+                    student, teacher, ends, inside, teacher_end, scale,
                     student_reference, teacher_reference, temperature, 0, POWER, CE,
                 )  # fmt: skip
                 student_sum += student_total
@@ -234,10 +230,8 @@ def loss_row(
         true_lane = tl.where(in_range, label + head, -1).to(tl.int32)
         true_s = tl.load(student + true_lane, mask=in_range, other=float("nan")).to(tl.float32)
         true_t = tl.load(teacher + true_lane, mask=in_range & (weight != 0.0), other=0.0).to(tl.float32)
-        if student_bias is not None:
-            true_s += tl.load(student_bias + true_lane, mask=in_range, other=0.0)
-        if teacher_bias is not None:
-            true_t += tl.load(teacher_bias + true_lane, mask=in_range, other=0.0)
+        # Every warp reads them: none may store its part of the gradient over them before the last has.
+        tl.debug_barrier()
         ce = tl.fma(tl.fma(true_s, scale, -scale * student_maximum), -temperature, tl.log2(plain_sum)) * LN_2
         tl.store(ce_out, ce)
         true_gradient, _, _ = elements(
@@ -255,7 +249,7 @@ def loss_row(
     if TAIL > 0:
         tail = first + FULL * BLOCK + tl.arange(0, TAIL)
         kl_some, mse_some = some_gradient(
-            student, teacher, gradient, student_bias, teacher_bias, tail, tail < end, teacher_end, scale,
+            student, teacher, gradient, tail, tail < end, teacher_end, scale,
             student_maximum, teacher_maximum, student_base, teacher_base, temperature, student_factor,
             teacher_factor, plain_factor, log2_offset, mse_weight, LANES, POWER, CE, MSE, KL_GRADIENT, PRECISE, STORE,
         )  # fmt: skip
@@ -264,7 +258,7 @@ def loss_row(
     for back in range(full_blocks if FULL > 0 else 0):
         lanes = block + (full_blocks - 1 - back) * BLOCK
         kl_some, mse_some = some_gradient(
-            student, teacher, gradient, student_bias, teacher_bias, lanes, None, teacher_end, scale,
+            student, teacher, gradient, lanes, None, teacher_end, scale,
             student_maximum, teacher_maximum, student_base, teacher_base, temperature, student_factor,
             teacher_factor, plain_factor, log2_offset, mse_weight, LANES, POWER, CE, MSE, KL_GRADIENT, PRECISE, STORE,
         )  # fmt: skip
@@ -275,7 +269,7 @@ def loss_row(
     if HEADED or V % 8 != 0:
         ends, inside = end_lanes(head, V, HEADED)
         kl_total, mse_total = some_gradient(
-            student, teacher, gradient, student_bias, teacher_bias, ends, inside, teacher_end, scale,
+            student, teacher, gradient, ends, inside, teacher_end, scale,
             student_maximum, teacher_maximum, student_base, teacher_base, temperature, student_factor,
             teacher_factor, plain_factor, log2_offset, mse_weight, 0, POWER, CE, MSE, KL_GRADIENT, PRECISE, STORE,
         )  # fmt: skip
@@ -318,8 +312,6 @@ def distillation_kernel(
     gradient,  # [N, V]; may be the teacher, or the student
     labels,  # int64 [N]
     weights,  # float32 [N]
-    student_bias,  # float32 [V] or None
-    teacher_bias,  # float32 [V] or None
     kl_scale,  # float32 []
     mlm_scale,  # float32 []
     kl_out,  # float32 [N]
@@ -370,13 +362,13 @@ def distillation_kernel(
     # Most rows have no label: their body is the leaner one.
     if label != ignore_index:
         loss_row(
-            student, teacher, gradient, student_bias, teacher_bias, kl_out + index, ce_out + index, mse_out + index,
+            student, teacher, gradient, kl_out + index, ce_out + index, mse_out + index,
             head, label, weight, scale, temperature, kl_factor, ce_factor, mse_factor, full_blocks, V, BLOCK, FULL,
             TAIL, LANES, HEADED, POWER, True, MSE, KL_GRADIENT, PRECISE, STORE,
         )  # fmt: skip
     elif weight != 0.0:
         loss_row(
-            student, teacher, gradient, student_bias, teacher_bias, kl_out + index, ce_out + index, mse_out + index,
+            student, teacher, gradient, kl_out + index, ce_out + index, mse_out + index,
             head, label, weight, scale, temperature, kl_factor, ce_factor, mse_factor, full_blocks, V, BLOCK, FULL,
             TAIL, LANES, HEADED, POWER, False, MSE, KL_GRADIENT, PRECISE, STORE,
         )  # fmt: skip

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -54,12 +53,13 @@ def row_configuration(
     return RowConfiguration(block, full_blocks, tail, num_warps or max(1, min(8, block // 512)))
 
 
-def registers(squared_error: bool, mixed: bool) -> int:
+def registers(student: torch.dtype, teacher: torch.dtype, squared_error: bool) -> int:
     """Registers a thread: 80 let three programs of 256 threads share an SM; some forms would spill with so few.
 
-    `mixed` are sides of different dtypes. ptxas left to itself settles on 64, and spills.
+    Rows of float32 are twice as long: two programs already fill as much of the L2 cache. ptxas left to itself settles
+    on 64, and spills.
     """
-    return 128 if squared_error else 96 if mixed else 80
+    return 128 if squared_error else 96 if torch.float32 in (student, teacher) else 80
 
 
 def power_of_two(value: int) -> int:
@@ -101,16 +101,6 @@ def empty_gradient(matrix: Tensor) -> Tensor:
     if rows > 1 and columns > 1 and matrix.stride(1) == 1 and matrix.stride(0) > columns:
         stride = matrix.stride(0)
     return torch.empty_strided((rows, columns), (stride, 1), dtype=matrix.dtype, device=matrix.device)
-
-
-def row_biases(biases: Sequence[Tensor | None], logits: Tensor, headed: bool) -> list[Tensor | None]:
-    """The student's bias and the teachers', in float32; ValueError where they do not fit the logits."""
-    if headed and any(bias is not None for bias in biases):
-        raise ValueError("biases need rows that start on a 16-byte group: pad the row stride to a multiple of eight")
-    for bias in biases:
-        if bias is not None and bias.shape != logits.shape[1:]:
-            raise ValueError(f"a bias has shape {tuple(bias.shape)}: {logits.shape[1]} columns need one each")
-    return [None if bias is None else bias.to(torch.float32).contiguous() for bias in biases]
 
 
 def temperature_power(temperature: float) -> int:

@@ -1,13 +1,12 @@
 """K2: the distillation objective from hidden states and vocabulary projections, without the whole logits in memory.
 
-Rows are cut into chunks; a chunk's logits go into a workspace, K1 replaces the student's by their gradient in place,
-and matrix products turn that into the gradients of hidden states, weight and bias. Plain PyTorch but for the row
-kernel, which is chosen by device or passed in.
+Rows are cut into chunks; a chunk's logits go into a workspace, a row kernel replaces the student's by their gradient in
+place, and matrix products turn that into the gradients of hidden states, weight and bias. Plain PyTorch but for the row
+kernel, which is K1 or passed in.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from .launch import device_scalar
 
 Head = tuple[Tensor, Tensor, Tensor | None]  # hidden states [N, H], weight [V, H], bias [V]
-RowLoss = Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]
+RowLoss = Callable[[Tensor, Sequence[Tensor], Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 WORKSPACE_BYTES = 700_000_000  # all sides' logits of one chunk
 TILE_ROWS, TILE_COLUMNS = 128, 256  # of the matrix product that gives the hidden states' gradient
 GAIN = 256.0  # the largest gradient entries in the workspace: float16 keeps 2^-32 of it
@@ -46,7 +45,6 @@ def chunk_rows(rows: int, columns: int, hidden: int, bytes_each: int, processors
 def linear_distillation_loss_forward(
     student: Head,
     teachers: Sequence[Head],
-    teacher_weights: Sequence[float],
     labels: Tensor,
     row_weight: Tensor,
     temperature: float,
@@ -63,19 +61,19 @@ def linear_distillation_loss_forward(
     needs: tuple[bool, bool, bool] = (True, True, True),
     ignore_index: int = -100,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """Row values of the objective of `multi_teacher_loss_forward` on projected logits, and gradients of the student.
+    """Row values of the objective of `distillation_loss_forward` on projected logits, and gradients of the student.
 
-    The student's logits are `hidden @ weight.T + bias` of its head, the teachers' likewise.
+    The student's logits are `hidden @ weight.T + bias` of its head, a teacher's likewise.
 
     Args:
-        student, teachers: heads (hidden states [N, H], weight [V, H], bias [V] or None); hidden sizes may differ.
-        teacher_weights: a number >= 0 for each teacher; they have to sum to 1.
+        student, teachers: heads (hidden states [N, H], weight [V, H], bias [V] or None); hidden sizes may differ. One
+            teacher, or as many as `row_loss` takes.
         labels, row_weight, temperature, alpha_*, *_scale: as for `distillation_loss_forward`.
-        row_loss: the row kernel, called as `row_loss(student_logits, teacher_logits, teacher_weights, labels,
-            row_weight, temperature, alpha_ce, alpha_mlm, alpha_mse, kl_scale, mlm_scale) -> (kl_rows, ce_rows,
-            mse_rows, gradient)`. None: K1 on CUDA, the closed form in plain PyTorch elsewhere.
-        rows: int64 indices of the rows that have a weight or a label; the others are not projected. None: on CUDA all
-            rows are projected, because counting them would make the host wait; elsewhere they are found here.
+        row_loss: `row_loss(student_logits, teacher_logits, labels, row_weight, kl_scale, mlm_scale) -> (kl_rows,
+            ce_rows, mse_rows)` for a chunk's logits [n, V], biases included; writes the gradient of the objective over
+            the student's. None: K1.
+        rows: int64 indices of the rows that are projected, all that have a weight or a label among them. None: on CUDA
+            all rows, because counting them would make the host wait; elsewhere they are found here.
         chunk_rows: rows of a chunk; None: by the rule of `chunk_rows`.
         workspace_dtype: of the chunk's logits and their gradient; None: float16 on CUDA (logits beyond 65,504 then
             give NaN: ask for float32), at least float32 elsewhere.
@@ -83,166 +81,111 @@ def linear_distillation_loss_forward(
 
     Returns:
         `w KL`, cross-entropy and `w |s - t|^2` of each row, float32 [N], without scales; the gradients of hidden
-        states ([N, H], their dtype), weight (float32 [V, H]) and bias (float32 [V]), None where not wanted.
+        states, weight and bias in their dtypes, summed over rows in float32, None where not wanted.
 
     Raises:
         TypeError, ValueError: for dtypes, shapes and devices that do not go together.
     """
     _check(student, teachers, labels)
-    student_hidden, student_weight, student_bias = student
-    device = student_hidden.device
+    if row_loss is None:
+        if len(teachers) != 1:
+            raise ValueError(f"{len(teachers)} teachers: K1 takes one, so several need a `row_loss` that mixes them")
+        row_loss = _k1(temperature, (alpha_ce, alpha_mlm, alpha_mse), any(needs), ignore_index)
+    features, weight, bias = student
+    device = features.device
     if workspace_dtype is None:
-        workspace_dtype = (
-            torch.float16 if device.type == "cuda" else torch.promote_types(torch.float32, student_hidden.dtype)
-        )
-    total, hidden = student_hidden.shape
-    columns = student_weight.shape[0]
-    values = [torch.zeros(total, dtype=torch.float32, device=device) for _ in range(3)]
-    d_hidden = torch.zeros_like(student_hidden) if needs[0] else None
-    d_weight = torch.zeros(student_weight.shape, dtype=torch.float32, device=device) if needs[1] else None
-    d_bias = torch.zeros(columns, dtype=torch.float32, device=device) if needs[2] and student_bias is not None else None
+        workspace_dtype = torch.float16 if device.type == "cuda" else torch.promote_types(torch.float32, features.dtype)
+    total, hidden = features.shape
+    columns = weight.shape[0]
     if rows is None and device.type != "cuda":
         rows = ((row_weight != 0) | (labels != ignore_index)).nonzero()[:, 0]
     count = total if rows is None else rows.shape[0]
+    new = torch.zeros if rows is not None or count == 0 else torch.empty
+    values = [new(total, dtype=torch.float32, device=device) for _ in range(3)]
+    d_hidden = new(features.shape, dtype=features.dtype, device=device) if needs[0] else None
     if count == 0 or columns == 0:
-        return *values, d_hidden, d_weight, d_bias
+        d_weight = torch.zeros(weight.shape, dtype=weight.dtype, device=device) if needs[1] else None
+        d_bias = torch.zeros(bias.shape, dtype=bias.dtype, device=device) if needs[2] and bias is not None else None
+        return values[0], values[1], values[2], d_hidden, d_weight, d_bias
 
     # Both scales times one factor, so that the largest entries of the gradient are near GAIN: a float16 workspace would
     # flush one over the number of rows times a small probability to zero. The factor is taken out of the small results.
-    kl_scale, mlm_scale = device_scalar(kl_scale, student_hidden), device_scalar(mlm_scale, student_hidden)
+    kl_scale, mlm_scale = device_scalar(kl_scale, features), device_scalar(mlm_scale, features)
     largest = torch.maximum(
-        kl_scale * max(abs(alpha_ce) * temperature, 32.0 * abs(alpha_mse)), mlm_scale * abs(alpha_mlm)
+        kl_scale * row_weight.amax() * max(abs(alpha_ce) * temperature, 32.0 * abs(alpha_mse)),
+        mlm_scale * abs(alpha_mlm),
     ).clamp(min=1e-30)
     factor = GAIN / largest
+    kl_scale, mlm_scale = kl_scale * factor, mlm_scale * factor
+    # Rows that start at whole cache lines, whatever the vocabulary: weights and biases are padded with zeros, so that
+    # the products see no odd size, write all of the workspace with the bias, and the padding's gradient stays 0.
+    stride = -(-columns // 64) * 64
     sides = [student, *teachers]
-    kernel = _RowKernel(row_loss, device, [bias for _, _, bias in sides], workspace_dtype, any(needs))
     with torch.autocast(device.type, enabled=False):
-        matrices = [weight.to(workspace_dtype) for _, weight, _ in sides]
-        size = chunk_rows or _chunk_rows(count, columns, hidden, matrices[0].element_size(), device, len(sides))
-        stride = -(-columns // 64) * 64  # rows that start at whole cache lines, whatever the vocabulary
+        matrices = [_padded(matrix, stride, workspace_dtype) for _, matrix, _ in sides]
+        biases = [None if each is None else _padded(each, stride, workspace_dtype) for _, _, each in sides]
+        size = chunk_rows or _chunk_rows(count, stride, hidden, workspace_dtype.itemsize, device, len(sides))
         workspace = torch.empty((len(sides), min(size, count), stride), dtype=workspace_dtype, device=device)
+        sum_weight = torch.empty((stride, hidden), dtype=torch.float32, device=device) if needs[1] else None
+        sum_bias = torch.zeros(columns, dtype=torch.float32, device=device) if needs[2] and bias is not None else None
         for start in range(0, count, size):
             stop = min(start + size, count)
             chunk = slice(start, stop) if rows is None else rows[start:stop]
             inputs = [each[chunk].to(workspace_dtype) for each, _, _ in sides]
-            logits = workspace[:, : stop - start, :columns].unbind(0)
-            for x, matrix, out in zip(inputs, matrices, logits, strict=True):
-                torch.mm(x, matrix.t(), out=out)
-            *chunk_values, gradient = kernel(
-                logits[0],
-                logits[1:],
-                teacher_weights,
-                labels[chunk],
-                row_weight[chunk],
-                temperature,
-                alpha_ce,
-                alpha_mlm,
-                alpha_mse,
-                kl_scale * factor,
-                mlm_scale * factor,
-            )
-            for value, chunk_value in zip(values, chunk_values, strict=True):
+            # What stands in a row that does not count would reach the weight's gradient: 0 times NaN is NaN.
+            counted = (row_weight[chunk] != 0) | (labels[chunk] != ignore_index)
+            inputs[0] = torch.where(counted[:, None], inputs[0], 0.0)
+            spaces = workspace[:, : stop - start].unbind(0)
+            for x, matrix, addend, out in zip(inputs, matrices, biases, spaces, strict=True):
+                if addend is None:
+                    torch.mm(x, matrix.t(), out=out)
+                else:
+                    torch.addmm(addend, x, matrix.t(), out=out)
+            logits = [space[:, :columns] for space in spaces]
+            row_values = row_loss(logits[0], logits[1:], labels[chunk], row_weight[chunk], kl_scale, mlm_scale)
+            for value, chunk_value in zip(values, row_values, strict=True):
                 value[chunk] = chunk_value.to(torch.float32)
+            gradient = spaces[0]
             if d_hidden is not None:
                 d_hidden[chunk] = (_product(gradient, matrices[0]) / factor).to(d_hidden.dtype)
-            if d_weight is not None:
-                _add_product(d_weight, gradient.t(), inputs[0], first=start == 0)
-            if d_bias is not None:
-                d_bias += gradient.sum(0, dtype=torch.float32)
-        if d_weight is not None:
-            d_weight /= factor
-        if d_bias is not None:
-            d_bias /= factor
-    return *values, d_hidden, d_weight, d_bias
+            if sum_weight is not None:
+                _add_product(sum_weight, gradient.t(), inputs[0], first=start == 0)
+            if sum_bias is not None:
+                sum_bias += logits[0].sum(0, dtype=torch.float32)
+        d_weight = None if sum_weight is None else _quotient(sum_weight[:columns], factor, weight.dtype)
+        d_bias = None if sum_bias is None or bias is None else _quotient(sum_bias, factor, bias.dtype)
+    return values[0], values[1], values[2], d_hidden, d_weight, d_bias
 
 
-class _RowKernel:
-    """The row kernel that was passed in, or that of the device; biases are added by K1 itself or before the others."""
+def _k1(temperature: float, alphas: tuple[float, float, float], needs_gradient: bool, ignore_index: int) -> RowLoss:
+    """K1 for one teacher, its gradient over the student's logits."""
+    from .distillation import distillation_loss_forward
 
-    def __init__(
-        self,
-        row_loss: RowLoss | None,
-        device: torch.device,
-        biases: Sequence[Tensor | None],
-        dtype: torch.dtype,
-        needs_gradient: bool,
-    ) -> None:
-        self.row_loss = row_loss
-        self.needs_gradient = needs_gradient
-        self.on_gpu = device.type == "cuda" and row_loss is None
-        bias_dtype = torch.float32 if self.on_gpu else dtype
-        self.biases = [None if bias is None else bias.to(bias_dtype).contiguous() for bias in biases]
+    def row_loss(
+        student_logits: Tensor,
+        teacher_logits: Sequence[Tensor],
+        labels: Tensor,
+        row_weight: Tensor,
+        kl_scale: Tensor,
+        mlm_scale: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        kl, ce, mse, _ = distillation_loss_forward(
+            student_logits, teacher_logits[0], labels, row_weight, temperature, *alphas, kl_scale, mlm_scale,
+            reuse_student=True, needs_gradient=needs_gradient, ignore_index=ignore_index,
+        )  # fmt: skip
+        return kl, ce, mse
 
-    def __call__(self, student_logits: Tensor, teacher_logits: Sequence[Tensor], *rest: object) -> tuple[Tensor, ...]:
-        if self.on_gpu:
-            from .several_teachers import multi_teacher_loss_forward
-
-            return multi_teacher_loss_forward(
-                student_logits,
-                teacher_logits,
-                *rest,
-                reuse_student=True,
-                needs_gradient=self.needs_gradient,
-                student_bias=self.biases[0],
-                teacher_biases=self.biases[1:],
-            )
-        for logits, bias in zip((student_logits, *teacher_logits), self.biases, strict=True):
-            if bias is not None:
-                logits += bias
-        return (self.row_loss or plain_row_loss)(student_logits, teacher_logits, *rest)
+    return row_loss
 
 
-def plain_row_loss(
-    student_logits: Tensor,
-    teacher_logits: Sequence[Tensor],
-    teacher_weights: Sequence[float],
-    labels: Tensor,
-    row_weight: Tensor,
-    temperature: float,
-    alpha_ce: float,
-    alpha_mlm: float,
-    alpha_mse: float,
-    kl_scale: Tensor,
-    mlm_scale: Tensor,
-    ignore_index: int = -100,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The closed form of `multi_teacher_loss_forward` in plain PyTorch, for any device and dtype, double included."""
-    dtype = torch.promote_types(torch.float32, student_logits.dtype)
-    counted = (row_weight != 0)[:, None]
-    s = student_logits.to(dtype)
-    sides = [torch.where(counted, each.to(dtype), 0.0) for each in teacher_logits]
-    weight = row_weight.to(dtype)[:, None]
-    log_p = torch.log_softmax(s / temperature, 1)
-    log_q = mixed_log_softmax(sides, teacher_weights, temperature)
-    p, q = log_p.exp(), log_q.exp()
-    ratio = torch.where(q > 0, log_p - log_q, 0.0)
-    terms = torch.where(q > 0, q * (torch.expm1(ratio) - ratio), p)
-    kl_rows = torch.where(counted[:, 0], row_weight * terms.sum(1), 0.0)
-    gradient = torch.where(counted, alpha_ce * temperature * kl_scale * weight * (p - q), 0.0)
-    labelled = labels != ignore_index
-    classes = torch.where(labelled, labels, 0)[:, None]
-    log_r = torch.log_softmax(s, 1)
-    ce_rows = torch.where(labelled, -log_r.gather(1, classes)[:, 0], 0.0)
-    of_classes = torch.where(labelled[:, None], alpha_mlm * mlm_scale * log_r.exp(), 0.0)
-    of_classes.scatter_add_(1, classes, -(alpha_mlm * mlm_scale * labelled.to(dtype))[:, None])
-    gradient = gradient + of_classes
-    mse_rows = torch.zeros_like(kl_rows)
-    if alpha_mse != 0:
-        for t, share in zip(sides, teacher_weights, strict=True):
-            apart = torch.where(counted, s - t, 0.0)
-            mse_rows = mse_rows + share * row_weight * apart.square().sum(1)
-            gradient = gradient + 2 * share * alpha_mse * kl_scale * weight * apart
-    return kl_rows, ce_rows, mse_rows, gradient.to(student_logits.dtype)
-
-
-def mixed_log_softmax(logits: Sequence[Tensor], weights: Sequence[float], temperature: float) -> Tensor:
-    """log sum_k w_k softmax(t_k / T), of one teacher or several."""
-    parts = [torch.log_softmax(each / temperature, 1) for each in logits]
-    if len(parts) == 1:
-        return parts[0]
-    return torch.stack(
-        [part + math.log(share) for part, share in zip(parts, weights, strict=True) if share > 0]
-    ).logsumexp(0)
+def _padded(parameter: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    """The parameter in `dtype` with zeros up to `size` rows."""
+    if len(parameter) == size:
+        return parameter.to(dtype)
+    padded = torch.empty((size, *parameter.shape[1:]), dtype=dtype, device=parameter.device)
+    padded[: len(parameter)] = parameter
+    padded[len(parameter) :] = 0
+    return padded
 
 
 def _chunk_rows(rows: int, columns: int, hidden: int, bytes_each: int, device: torch.device, sides: int) -> int:
@@ -268,7 +211,13 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor, first: bool) -> Non
     elif left.dtype == torch.float32:
         total.addmm_(left, right, beta=0.0 if first else 1.0)
     else:
-        total += torch.mm(left, right).to(total.dtype)
+        product = torch.mm(left, right).to(total.dtype)
+        total.copy_(product if first else total + product)
+
+
+def _quotient(values: Tensor, divisor: Tensor, dtype: torch.dtype) -> Tensor:
+    """values / divisor, rounded to `dtype` in the same pass."""
+    return torch.div(values, divisor, out=torch.empty(values.shape, dtype=dtype, device=values.device))
 
 
 def _check(student: Head, teachers: Sequence[Head], labels: Tensor) -> None:

@@ -57,7 +57,7 @@ def end_lanes(head, V: tl.constexpr, HEADED: tl.constexpr):
 
 
 @triton.jit
-def load_lanes(row, bias, lanes, inside, readable_end, KEEP: tl.constexpr):
+def load_lanes(row, lanes, inside, readable_end, KEEP: tl.constexpr):
     """Those lanes of a row in float32, -inf where not `inside` (None: all are).
 
     `readable_end` is None, or a lane: those from it on are not read and are 0. KEEP: to be read again.
@@ -70,12 +70,8 @@ def load_lanes(row, bias, lanes, inside, readable_end, KEEP: tl.constexpr):
             readable = readable & inside
     if readable is None:
         values = tl.load(row + lanes, eviction_policy=policy).to(tl.float32)
-        if bias is not None:
-            values += tl.load(bias + lanes)
     else:
         values = tl.load(row + lanes, mask=readable, other=0.0, eviction_policy=policy).to(tl.float32)
-        if bias is not None:
-            values += tl.load(bias + lanes, mask=readable, other=0.0)
     if inside is not None:
         values = tl.where(inside, values, MINUS_INFINITY)
     return values

@@ -1,7 +1,7 @@
 """What the kernels compile to, without a GPU: registers, spills and accesses of each shipped configuration.
 
-    python kernels/inspect_sass.py            # a Markdown table for compute capability 9.0
-    python kernels/inspect_sass.py 80
+    python tests/kernels/inspect_sass.py            # a Markdown table for compute capability 9.0
+    python tests/kernels/inspect_sass.py 80
 
 Needs torch and triton; disassembles with the tools that come with Triton.
 """
@@ -47,6 +47,7 @@ class Compiled:
     spills: int
     memory: Counter[str]  # global accesses of the whole kernel, but for those of 4 bytes (row values)
     loops: list[Loop]
+    kinds: list[str]  # of all instructions, in the order of their addresses
 
     @property
     def accesses(self) -> Counter[str]:
@@ -69,6 +70,8 @@ def compile_distillation(
     headed: bool = True,
     temperature: float = 2.0,
     squared_error: bool = False,
+    kl: bool = True,
+    store: bool = True,
     capability: int = 90,
 ) -> tuple[Compiled, int]:
     """K1 as its launcher would have it compiled, and the elements a thread takes in one step of a loop."""
@@ -77,8 +80,6 @@ def compile_distillation(
     configuration = launch.row_configuration(columns, headed)
     empty = [torch.empty(0, dtype=dtype) for dtype in (student, teacher, student)]
     constants: dict[str, Any] = {
-        "student_bias": None,
-        "teacher_bias": None,
         "V": columns,
         "BLOCK": configuration.block,
         "FULL": configuration.full_blocks,
@@ -87,9 +88,9 @@ def compile_distillation(
         "HEADED": headed,
         "POWER": launch.temperature_power(temperature),
         "MSE": squared_error,
-        "KL_GRADIENT": True,
+        "KL_GRADIENT": kl,
         "PRECISE": student == torch.float32,
-        "STORE": True,
+        "STORE": store,
         "TEACHER_ALIGNED": True,
         "GRADIENT_ALIGNED": True,
     }
@@ -103,61 +104,12 @@ def compile_distillation(
         aligned += ["student_stride", "teacher_stride", "gradient_stride"]
     options = {
         "num_warps": configuration.num_warps,
-        "maxnreg": launch.registers(squared_error, student != teacher),
+        "maxnreg": launch.registers(student, teacher, squared_error),
         "enable_fp_fusion": False,
     }
     return _compile(kernel, signature, constants, aligned, options, capability), configuration.block // (
         32 * configuration.num_warps
     )
-
-
-def compile_several_teachers(
-    package: ModuleType,
-    columns: int,
-    count: int,
-    dtype: torch.dtype = torch.bfloat16,
-    teacher: torch.dtype | None = None,
-    *,
-    headed: bool = True,
-    squared_error: bool = False,
-    biased: bool = False,
-    capability: int = 90,
-) -> tuple[Compiled, int]:
-    """K1 for `count` teachers as its launcher would have it compiled, and the elements a thread takes in one step."""
-    kernel = importlib.import_module(f"{package.__name__}.several_teachers_kernel").several_teachers_kernel
-    several = importlib.import_module(f"{package.__name__}.several_teachers")
-    block, _, warps = several.configuration(columns, headed)
-    constants: dict[str, Any] = {
-        "V": columns,
-        "COUNT": count,
-        "BLOCK": block,
-        "LANES": block // 8,
-        "HEADED": headed,
-        "MSE": squared_error,
-        "STORE": True,
-        "BIASED": biased,
-        "TEACHERS_ALIGNED": 2**count - 1,
-        "GRADIENT_ALIGNED": True,
-    }
-    if not biased:
-        constants |= {"student_bias": None, "teacher_biases": None}
-    signature: dict[str, Any] = dict.fromkeys(kernel.arg_names, "fp32")
-    signature |= {"student": "*" + TYPES[dtype], "gradient": "*" + TYPES[dtype], "labels": "*i64"}
-    signature |= {
-        "teachers": ("*" + TYPES[teacher or dtype],) * count,
-        "teacher_strides": ("i32",) * count,
-        "shares": ("fp32",) * count,
-        "student_bias": "*fp32",
-        "teacher_biases": ("*fp32",) * count,
-    }
-    signature |= dict.fromkeys(("weights", "kl_scale", "mlm_scale", "kl_out", "ce_out", "mse_out"), "*fp32")
-    signature |= dict.fromkeys(("student_stride", "gradient_stride", "ignore_index", "phase", "blocks"), "i32")
-    signature |= dict.fromkeys(constants, "constexpr")
-    aligned = ["student", "teachers", "gradient"] + (["student_bias", "teacher_biases"] if biased else [])
-    if not headed:
-        aligned += ["student_stride", "teacher_strides", "gradient_stride"]
-    options = {"num_warps": warps, "maxnreg": several.registers(count), "enable_fp_fusion": False}
-    return _compile(kernel, signature, constants, aligned, options, capability), block // (32 * warps)
 
 
 def compile_hidden(
@@ -216,11 +168,12 @@ def _compile(
     assert found is not None, usage
     instructions = [(int(at, 16), text) for at, text in re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?);", assembly)]
     spills = sum("LDL" in text or "STL" in text for _, text in instructions)
-    kinds = Counter(re.sub(r"^@!?U?P\w+ ", "", text).split()[0] for _, text in instructions)
+    order = [re.sub(r"^@!?U?P\w+ ", "", text).split()[0] for _, text in instructions]
+    kinds = Counter(order)
     memory = Counter(
         {kind: count for kind, count in kinds.items() if re.match(r"(LDG|STG)\b.*(U8|U16|S16|64|128)$", kind)}
     )
-    return Compiled(int(found[1]), spills, memory, _loops(instructions))
+    return Compiled(int(found[1]), spills, memory, _loops(instructions), order)
 
 
 def _cuobjdump(option: str, name: str) -> str:
@@ -245,7 +198,10 @@ def _loops(instructions: list[tuple[int, str]]) -> list[Loop]:
     for start, end in inner:
         body = [re.sub(r"^@!?U?P\w+ ", "", text).split()[0] for at, text in instructions if start <= at <= end]
         loops.append(
-            Loop(len(body), Counter(kind for kind in body if kind.startswith(("LDG", "STG", "BAR", "MUFU.EX2"))))
+            Loop(
+                len(body),
+                Counter(kind for kind in body if kind.startswith(("LDG", "STG", "LDL", "STL", "BAR", "MUFU.EX2"))),
+            )
         )
     return loops
 
@@ -254,17 +210,15 @@ def main() -> None:
     capability = int(sys.argv[1]) if len(sys.argv) > 1 else 90
     package = fused_package()
     bf16, fp32, fp16 = torch.bfloat16, torch.float32, torch.float16
-    mixed = {"bfloat16 student, float32 teacher": (bf16, fp32), "float32 student, bfloat16 teacher": (fp32, bf16)}
-    dtypes = {"bfloat16": (bf16, bf16), "float16": (fp16, fp16), "float32": (fp32, fp32), **mixed}
     cases: list[tuple[str, dict[str, Any]]] = [
-        (f"{columns:,}, {name}", {"columns": columns, "headed": columns % 8 != 0, "student": s, "teacher": t})
-        for columns in (30522, 50265, 128256)
-        for name, (s, t) in dtypes.items()
-    ]
-    cases += [
-        ("30,522, row stride 30,528", {"columns": 30522, "headed": False}),
-        ("30,522, T = 1.5", {"columns": 30522, "temperature": 1.5}),
-        ("30,522, with squared error", {"columns": 30522, "squared_error": True}),
+        ("30,522, bfloat16", {"columns": 30522}),
+        ("30,522, float16, padded (K2, 16-bit heads)", {"columns": 30522, "headed": False, **both(fp16)}),
+        ("30,522, float32, padded (K2, float32 heads)", {"columns": 30522, "headed": False, **both(fp32)}),
+        (
+            "30,522, float16, mixed teachers in float32, padded",
+            {"columns": 30522, "headed": False, "student": fp16, "teacher": fp32},
+        ),
+        ("128,256, bfloat16", {"columns": 128256, "headed": False, **both(bf16)}),
     ]
     print(
         "| vocabulary | registers | spills | instructions an element: row sums, gradient | accesses in the main loops |"
@@ -272,28 +226,16 @@ def main() -> None:
     print("|---|---|---|---|---|")
     for name, arguments in cases:
         compiled, each = compile_distillation(package, **arguments, capability=capability)
-        counts = [f"{loop.instructions / each:.1f}" for loop in compiled.loops if loop.streams]
-        # Row sums and, unless it waits at barriers, the gradient: first of labelled rows, then of the others.
-        half = len(counts) // 2
-        labelled, plain = (" + ".join(part) for part in (counts[:half], counts[half:]))
-        waits = "" if half == 2 else "; the gradient waits, see below"
-        show(name, compiled, f"{plain} (labelled rows {labelled}){waits}", compiled.accesses)
-    several: list[tuple[str, dict[str, Any]]] = [
-        ("two teachers", {"count": 2}),
-        ("two teachers, float32", {"count": 2, "dtype": fp32}),
-        ("two teachers, with squared error", {"count": 2, "squared_error": True}),
-        ("two teachers, biases, float16", {"count": 2, "biased": True, "headed": False, "dtype": fp16}),
-        ("four teachers", {"count": 4}),
-        ("eight teachers", {"count": 8}),
-    ]
-    for name, arguments in several:
-        compiled, each = compile_several_teachers(package, 30522, **arguments, capability=capability)
         counts = [loop.instructions / each for loop in compiled.loops if loop.streams]
-        plain = counts[len(counts) // 2 :]
-        show(f"30,522, {name}", compiled, f"{sum(plain[:-1]):.1f} + {plain[-1]:.1f}", compiled.accesses)
-    for width, layers in ((768, 1), (768, 6), (1024, 6), (312, 1)):
-        compiled = compile_hidden(package, width, layers=layers, capability=capability)
-        show(f"cosine, width {width}, {layers} layer{'s' if layers > 1 else ''}", compiled, "", compiled.memory)
+        # Row sums and gradient, of rows without a label and of those with one, in either order.
+        plain, labelled = (
+            f"{a:.1f} + {b:.1f}" for a, b in sorted(zip(counts[::2], counts[1::2], strict=True), key=sum)
+        )
+        show(name, compiled, f"{plain} (labelled rows {labelled})", compiled.accesses)
+
+
+def both(dtype: torch.dtype) -> dict[str, torch.dtype]:
+    return {"student": dtype, "teacher": dtype}
 
 
 def show(name: str, compiled: Compiled, instructions: str, memory: Counter[str]) -> None:

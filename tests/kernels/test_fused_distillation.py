@@ -245,16 +245,6 @@ def test_same_bits_every_time_and_for_permuted_rows() -> None:
         assert torch.equal(left, right[order])
 
 
-def test_biases_are_added() -> None:
-    student, teacher = placed(torch.randn(3, 70), torch.float16, 2), placed(torch.randn(3, 70), torch.float16, 2)
-    student_bias, teacher_bias = torch.randn(70), torch.randn(70)
-    labels, weight = torch.tensor([3, -100, 69]), torch.tensor([1.0, 1.0, 0.0])
-    got = run(
-        student, teacher, labels, weight, Objective(), student_bias=student_bias, teacher_bias=teacher_bias, block=64
-    )
-    compare(got, student.float() + student_bias, teacher.float() + teacher_bias, labels, weight, Objective())
-
-
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [

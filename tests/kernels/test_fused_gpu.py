@@ -211,7 +211,7 @@ def test_k2(chunk_rows: int | None, dtype: torch.dtype | None, allowed: float) -
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     kl, ce, _, d_hidden, d_weight, d_bias = fused.linear_distillation_loss_forward(
-        (student, weight_matrix, bias), [(teacher, weight_matrix, bias)], [1.0], labels, row_weight, *objective,
+        (student, weight_matrix, bias), [(teacher, weight_matrix, bias)], labels, row_weight, *objective,
         chunk_rows=chunk_rows, workspace_dtype=dtype,
     )  # fmt: skip
     assert torch.cuda.max_memory_allocated() - before < 1e9

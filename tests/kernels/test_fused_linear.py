@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from distilfast import fused
 from distilfast.fused.linear import chunk_rows
 from fused_interpreter import faithful_interpreter
-from fused_reference import Objective, by_autograd
+from fused_reference import Objective, by_autograd, by_hand
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -40,7 +42,22 @@ def problem(rows: int, columns: int, dtype: torch.dtype, bias: bool, seed: int) 
 
 def forward(given_: dict[str, Tensor | None], objective: Objective, **options: object) -> tuple[Tensor | None, ...]:
     x, w, b, y, u, c, labels, weight = given_.values()
-    return fused.linear_distillation_loss_forward((x, w, b), [(y, u, c)], [1.0], labels, weight, *objective, **options)
+    options = {"row_loss": closed_form(objective), **options}
+    return fused.linear_distillation_loss_forward((x, w, b), [(y, u, c)], labels, weight, *objective, **options)
+
+
+def closed_form(objective: Objective) -> Callable[..., tuple[Tensor, ...]]:
+    """A row kernel in float64 for any device: the gradient goes over the student's logits."""
+
+    def row_loss(
+        student: Tensor, teachers: list[Tensor], labels: Tensor, weight: Tensor, kl_scale: Tensor, mlm_scale: Tensor
+    ) -> tuple[Tensor, ...]:
+        scaled = objective._replace(kl_scale=kl_scale.double(), mlm_scale=mlm_scale.double())
+        *values, gradient = by_hand(student, teachers[0], labels, weight, scaled)
+        student.copy_(gradient)
+        return tuple(values)
+
+    return row_loss
 
 
 def reference(given_: dict[str, Tensor | None], objective: Objective) -> tuple[list[Tensor], list[Tensor | None]]:
@@ -68,7 +85,7 @@ def reference(given_: dict[str, Tensor | None], objective: Objective) -> tuple[l
     st.sampled_from((None, 1, 5)),
     st.booleans(),
     st.tuples(st.booleans(), st.booleans(), st.booleans()),
-    st.booleans(),
+    st.sampled_from(("found", "given", "all, as on a GPU")),
     st.integers(0, 2**31),
 )
 def test_chunks_equal_the_whole(
@@ -78,14 +95,16 @@ def test_chunks_equal_the_whole(
     size: int | None,
     bias: bool,
     needs: tuple[bool, bool, bool],
-    given_rows: bool,
+    projected: str,
     seed: int,
 ) -> None:
     given_ = problem(rows, columns, dtype, bias, seed)
     objective = Objective(1.5, 5.0, 2.0, 0.1, 1 / 7, 1 / 3)
     options = {}
-    if given_rows:
+    if projected == "given":
         options["rows"] = ((given_["row_weight"] != 0) | (given_["labels"] >= 0)).nonzero()[:, 0]
+    elif projected != "found":
+        options["rows"] = torch.arange(rows)
     *values, d_hidden, d_weight, d_bias = forward(given_, objective, chunk_rows=size, needs=needs, **options)
     want, gradients = reference(given_, objective)
     for got, expected in zip(values, want, strict=True):
@@ -102,8 +121,9 @@ def test_row_kernel_is_handed_the_biased_logits() -> None:
 
     def row_loss(student: Tensor, teachers: list[Tensor], *rest: object) -> tuple[Tensor, ...]:
         seen.append((student.clone(), teachers[0].clone()))
+        student.fill_(1)
         rows = torch.zeros(len(student))
-        return rows, rows, rows, torch.ones_like(student)
+        return rows, rows, rows
 
     given_ = problem(6, 9, torch.float32, True, 0)
     given_["row_weight"] = torch.ones(6)
@@ -142,14 +162,19 @@ def test_with_k1_as_row_kernel() -> None:
     given_ = problem(5, 33, torch.float32, True, 3)
     objective = Objective()
     with faithful_interpreter():
-        *values, d_hidden, d_weight, d_bias = forward(
-            given_, objective, row_loss=fused.multi_teacher_loss_forward, chunk_rows=3
-        )
+        *values, d_hidden, d_weight, d_bias = forward(given_, objective, row_loss=None, chunk_rows=3)
     want, gradients = reference(given_, objective)
     torch.testing.assert_close(values[0].double(), want[0], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(values[1].double(), want[1], rtol=1e-4, atol=1e-6)
     for got, expected in zip((d_hidden, d_weight, d_bias), gradients, strict=True):
         torch.testing.assert_close(got.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_k1_takes_one_teacher() -> None:
+    given_ = problem(4, 9, torch.float32, True, 0)
+    x, w, b, y, u, c, labels, weight = given_.values()
+    with pytest.raises(ValueError, match="2 teachers: K1 takes one"):
+        fused.linear_distillation_loss_forward((x, w, b), [(y, u, c)] * 2, labels, weight, *Objective())
 
 
 @pytest.mark.parametrize(

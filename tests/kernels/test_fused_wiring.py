@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
@@ -10,16 +9,15 @@ from unittest import mock
 import pytest
 import torch
 from distilfast import fused, losses
-from distilfast.fused import linear
 from distilfast.losses import dispatch
-from distilfast.losses import operators as ops
-from distilfast.losses.terms import LossTerms
+from distilfast.losses.arguments import Head
+from distilfast.losses.linear import gpu_linear_rows
+from distilfast.losses.rows import LossTerms, cpu_logits_rows, gpu_logits_rows, row_losses
 from fused_interpreter import faithful_interpreter
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 N, V, H = 5, 33, 6
-RowKernel = linear._RowKernel
 SHARES = [0.25, 0.75]
 ALPHAS = (5.0, 2.0, 0.1)
 LABELS = torch.tensor([1, -100, 32, 4, -100])
@@ -48,7 +46,7 @@ def heads(dtype: torch.dtype = torch.float32, bias: bool = True) -> tuple[Any, A
     for each in student:
         if each is not None:
             each.requires_grad_()
-    return student, (draw(N, 2 * H), draw(V, 2 * H), None if bias else draw(V))
+    return Head(*student), Head(draw(N, 2 * H), draw(V, 2 * H), None if bias else draw(V))
 
 
 @pytest.mark.interpret
@@ -61,7 +59,7 @@ def test_logits(labels: Tensor | None, weights: Tensor | None, alphas: tuple[flo
     student, teachers = logits()
     teachers, shares = teachers[:count], [[], [1.0], SHARES][count]
     terms = LossTerms(labels, weights, torch.tensor(0.25), torch.tensor(0.5), 2.0, alphas)
-    *rows, gradient = ops.fused_row_losses(student.detach(), teachers, shares, terms, needs_gradient=True)
+    *rows, gradient = row_losses(student.detach(), teachers, shares, terms, kernel=gpu_logits_rows)
     got = terms.reduce(*rows)
     want = dispatch.eager_logits_loss(student, teachers, shares, terms)
     torch.testing.assert_close(got, want)
@@ -70,16 +68,16 @@ def test_logits(labels: Tensor | None, weights: Tensor | None, alphas: tuple[flo
 
 
 def check_linear(
-    row_loss: Callable[..., Any] | None, dtype: torch.dtype, bias: bool, needs: tuple[bool, ...], count: int = 1
+    kernel: Callable[..., Any], dtype: torch.dtype, bias: bool, needs: tuple[bool, ...], count: int = 1
 ) -> None:
     student, teacher = heads(dtype, bias)
-    teachers = [teacher, tuple(None if each is None else -each.detach() for each in student)][:count]
+    teachers = [teacher, Head(*(None if each is None else -each.detach() for each in student))][:count]
     shares = SHARES if count == 2 else [1.0]
     terms = LossTerms(LABELS, WEIGHTS, torch.tensor(0.25), torch.tensor(0.5), 2.0, ALPHAS)
     wide = [None if each is None else each.detach().float().requires_grad_() for each in student]
     want = dispatch.linear_loss(
-        tuple(wide),
-        [tuple(None if x is None else x.float() for x in head) for head in teachers],
+        Head(*wide),
+        [Head(*(None if x is None else x.float() for x in head)) for head in teachers],
         shares,
         terms,
         "eager",
@@ -88,7 +86,7 @@ def check_linear(
     expected = dict(zip(map(id, asked), torch.autograd.grad(want[0], asked), strict=True))
 
     with torch.no_grad():
-        rows, gradients = ops.fused_linear_forward(student, teachers, shares, terms, needs, row_loss)
+        rows, gradients = gpu_linear_rows(student, teachers, shares, terms, needs, kernel)
     values = terms.reduce(*rows)
     for value, each in zip(values, want, strict=True):
         torch.testing.assert_close(value, each, rtol=1e-4, atol=1e-6)
@@ -108,50 +106,42 @@ def check_linear(
 @pytest.mark.parametrize("needs", [(True, True, True), (True, False, False), (False, True, True), (False,) * 3])
 @pytest.mark.parametrize("count", [1, 2])
 def test_linear(dtype: torch.dtype, bias: bool, needs: tuple[bool, ...], count: int) -> None:
-    check_linear(None, dtype, bias, needs, count)
+    check_linear(cpu_logits_rows, dtype, bias, needs, count)
 
 
 @pytest.mark.interpret
 @pytest.mark.usefixtures("interpreter")
 @pytest.mark.parametrize("count", [1, 2])
 def test_linear_with_k1(count: int) -> None:
-    check_linear(fused.multi_teacher_loss_forward, torch.float32, True, (True, True, True), count)
+    check_linear(gpu_logits_rows, torch.float32, True, (True, True, True), count)
 
 
 @pytest.mark.interpret
 @pytest.mark.usefixtures("interpreter")
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("columns", [9, 64])
-def test_linear_as_on_a_gpu(count: int, columns: int) -> None:
-    """K1 itself adds the biases and writes the gradient over the student's logits, in float16."""
-    given = heads_of(columns)
-    student, teachers = given[0], given[1 : 1 + count]
-    shares = SHARES if count == 2 else [1.0]
-    rest = (LABELS.clamp(max=columns - 1), WEIGHTS, 2.0, *ALPHAS, 0.25, 0.5)
-    results = []
-    for on_gpu, dtype in ((True, torch.float16), (False, torch.float64)):
-        with mock.patch.object(linear, "_RowKernel", functools.partial(kernel_of, on_gpu)):
-            results.append(
-                fused.linear_distillation_loss_forward(
-                    student, teachers, shares, *rest, workspace_dtype=dtype, chunk_rows=2
-                )
-            )
-    for got, want in zip(*results, strict=True):
-        assert (got - want).norm() <= 5e-3 * want.norm()
+def test_linear_in_float16(count: int, columns: int) -> None:
+    """As on a GPU: logits and their gradient in a float16 workspace, in chunks."""
+    student, *teachers = heads_of(columns)
+    teachers, shares = teachers[:count], SHARES if count == 2 else [1.0]
+    terms = LossTerms(LABELS.clamp(max=columns - 1), WEIGHTS, torch.tensor(0.25), torch.tensor(0.5), 2.0, ALPHAS)
+    forward = fused.linear_distillation_loss_forward
+    with mock.patch.object(fused, "linear_distillation_loss_forward", in_float16(forward)):
+        got = gpu_linear_rows(student, teachers, shares, terms, (True,) * 3, gpu_logits_rows)
+    want = gpu_linear_rows(student, teachers, shares, terms, (True,) * 3, cpu_logits_rows)
+    for each, expected in zip((*got[0], *got[1]), (*want[0], *want[1]), strict=True):
+        assert (each - expected).norm() <= 5e-3 * expected.norm()
 
 
-def kernel_of(on_gpu: bool, *arguments: Any) -> Any:
-    """The row kernel that `linear` makes, and on the CPU that of a GPU."""
-    kernel = RowKernel(*arguments)
-    kernel.on_gpu = on_gpu
-    return kernel
+def in_float16(forward: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args, **options: forward(*args, **{**options, "workspace_dtype": torch.float16, "chunk_rows": 2})
 
 
-def heads_of(columns: int) -> list[Any]:
+def heads_of(columns: int) -> list[Head]:
     """A student's head and two teachers' of other widths, the second without a bias."""
     generator = torch.Generator().manual_seed(2)
     return [
-        (
+        Head(
             torch.randn(N, width, generator=generator),
             torch.randn(columns, width, generator=generator),
             torch.randn(columns, generator=generator) if bias else None,
@@ -205,8 +195,6 @@ def test_squared_error_of_the_gpu_s_kernels_is_0_where_it_is_not_asked_for() -> 
     student, teachers = logits()
     arguments = (LABELS, WEIGHTS, 2.0, 5.0, 2.0)
     for alpha in (0.0, 0.1):
-        one = fused.distillation_loss_forward(student.detach(), teachers[0], *arguments, alpha, 1.0, 1.0)
-        two = fused.multi_teacher_loss_forward(student.detach(), teachers, SHARES, *arguments, alpha, 1.0, 1.0)
-        for result in (one, two):
-            assert bool((result[2][[0, 1, 3]] > 0).all()) == (alpha > 0)
-            assert (result[2][[2, 4]] == 0).all()
+        result = fused.distillation_loss_forward(student.detach(), teachers[0], *arguments, alpha, 1.0, 1.0)
+        assert bool((result[2][[0, 1, 3]] > 0).all()) == (alpha > 0)
+        assert (result[2][[2, 4]] == 0).all()

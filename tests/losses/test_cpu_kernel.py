@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from distilfast import _core, losses
-from distilfast.losses import cpu_kernels, definitions
-from distilfast.losses.terms import LossTerms
+from distilfast.losses import definitions
+from distilfast.losses import rows as loss_rows
+from distilfast.losses.rows import LossTerms
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -48,7 +49,7 @@ def kernel(
     level: str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     terms = LossTerms(labels, weights, torch.ones(()), torch.ones(()), temperature, scales)
-    *rows, grad = cpu_kernels.distillation_loss_forward(student, teacher, terms, level=level)
+    *rows, grad = loss_rows.cpu_logits_rows(student, teacher, terms, level=level)
     assert grad is not None
     return *rows, grad
 
@@ -221,8 +222,8 @@ def test_any_strides_give_the_same(level: str) -> None:
 @pytest.mark.parametrize("rows", [5, 90])
 def test_memory_that_holds_nan_is_written_whole_with_the_same_bits(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Below and above the size from which on memory is kept and written past the caches."""
-    empty = cpu_kernels._empty_gradient
-    monkeypatch.setattr(cpu_kernels, "_empty_gradient", lambda student: empty(student).fill_(torch.nan))
+    empty = loss_rows._empty_gradient
+    monkeypatch.setattr(loss_rows, "_empty_gradient", lambda student: empty(student).fill_(torch.nan))
     generator = torch.Generator().manual_seed(8)
     teacher = 2.5 * torch.randn(rows, 30522, generator=generator)
     student = teacher + torch.randn(rows, 30522, generator=generator)
@@ -271,7 +272,7 @@ def test_hidden_losses(kind: str, level: str, rows: int, width: int, dtype: torc
     if rows:
         student[0] = 0  # cosine 0, finite gradient
         student[rows - 1], weights[rows - 1] = torch.nan, 0
-    values, grad = cpu_kernels.hidden_loss_forward(student, teacher, weights, torch.tensor(0.7), kind=kind, level=level)
+    values, grad = loss_rows.cpu_hidden_rows(student, teacher, weights, torch.tensor(0.7), kind=kind, level=level)
     s, t, w = student.double().requires_grad_(), teacher.double(), weights.double()
     rows_of = definitions.hidden_cosine_rows if kind == "cosine" else definitions.hidden_mse_rows
     expected = rows_of(s, t, w != 0) * w * (1 if kind == "cosine" else width)
@@ -315,7 +316,7 @@ def test_own_threads_give_the_same_bits_as_torchs() -> None:
             for kind in ("cosine", "mse"):
                 tensors += [
                     tensor
-                    for tensor in cpu_kernels.hidden_loss_forward(student, teacher, weights, torch.ones(()), kind=kind)
+                    for tensor in loss_rows.cpu_hidden_rows(student, teacher, weights, torch.ones(()), kind=kind)
                     if tensor is not None
                 ]
             mask = np.zeros(100_000, dtype=np.uint32)
@@ -338,11 +339,11 @@ def test_a_forked_child_does_not_wait_for_torchs_threads() -> None:
     """Forked after torch's threads have worked for the kernel, with their number unchanged."""
     program = """
 import os, sys, torch
-from distilfast.losses import cpu_kernels
+from distilfast.losses import rows
 from distilfast import _core
 torch.set_num_threads(2)
 student, teacher = torch.randn(64, 500), torch.randn(64, 500)
-row = lambda: cpu_kernels.hidden_loss_forward(student, teacher, None, torch.ones(()), kind="mse")[0].sum().item()
+row = lambda: rows.cpu_hidden_rows(student, teacher, None, torch.ones(()), kind="mse")[0].sum().item()
 expected = row()
 child = os.fork()
 if child == 0:
@@ -358,7 +359,7 @@ def test_in_place_gradient_is_the_same(dtype: torch.dtype) -> None:
     labels, weights = torch.tensor([1, -100] * 4 + [3]), torch.tensor([1.0, 1, 0] * 3)
     expected = kernel(student, teacher, labels, weights, 2.0, (1.0, 1.0, 0.1))
     terms = LossTerms(labels, weights, torch.ones(()), torch.ones(()), 2.0, (1.0, 1.0, 0.1))
-    *rows, grad = cpu_kernels.distillation_loss_forward(student, teacher, terms, reuse_student=True)
+    *rows, grad = loss_rows.cpu_logits_rows(student, teacher, terms, reuse_student=True)
     assert grad is student
     for one, two in zip((*rows, grad), expected, strict=True):
         assert torch.equal(one, two)

@@ -24,12 +24,13 @@ from torch import Tensor
 from .. import losses
 from .._command import parse
 from .._core import InputError
-from .._files import write_json
+from .._files import write_json, write_text
 
 Step = Callable[[], object]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TEMPERATURE = 2.0
 FLOOR = "floor: read two, write one"
+QUEUED_CYCLES = 10_000_000  # of a GPU that sleeps while the host launches a step: about 5 ms
 
 
 @dataclass
@@ -47,6 +48,7 @@ class LossesBenchArguments:
     runs: int = field(default=0, metadata={"help": "runs of each, in turn; the median counts; 0: by device"})
     threads: int = field(default=0, metadata={"help": "CPU threads; 0: torch's own number"})
     json: str = field(default="", metadata={"help": "a file to write the figures to, as JSON"})
+    markdown: str = field(default="", metadata={"help": "a file to write the figures to, as a Markdown table"})
 
 
 def eager_loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
@@ -103,6 +105,7 @@ def logits_steps(student: Tensor, teacher: Tensor, labels: Tensor, with_compile:
         "eager": stepping(eager_loss),
     }
     if with_compile:
+        torch.compiler.reset()  # past its limit of recompilations a case would silently run eagerly
         steps["torch.compile"] = stepping(torch.compile(eager_loss, dynamic=False))
     if student.is_cuda and (liger := liger_loss()) is not None:
         steps[f"liger {importlib.metadata.version('liger-kernel')}"] = stepping(liger)
@@ -209,6 +212,9 @@ def _milliseconds(step: Step, device: torch.device) -> float:
     if device.type == "cuda":
         event: Any = torch.cuda.Event
         start, end = event(enable_timing=True), event(enable_timing=True)
+        # The GPU waits in the queue while the host prepares the step, or the host's time would be measured.
+        sleep: Any = torch.cuda._sleep
+        sleep(QUEUED_CYCLES)
         start.record()
         step()
         end.record()
@@ -283,7 +289,33 @@ def bench(arguments: LossesBenchArguments) -> dict[str, Any]:
             report["cases"].append(case)
             if arguments.json:
                 write_json(arguments.json, report)
+            if arguments.markdown:
+                write_text(arguments.markdown, markdown(report))
     return report
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The figures of a run as a table."""
+    lines = [
+        f"{report['device']}, torch {report['torch']}, {report['dtype']}, median of value and gradient:",
+        "",
+        "| loss | rows | vocabulary | | ms (least-most) | ours is | share of the floor's speed | peak MB |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for case in report["cases"]:
+        for loss in ("logits", "linear", "cosine", "mse"):
+            results = case.get(loss, {})
+            for name, figures in results.items():
+                shape = f"{case['rows']} | {case['vocabulary']}"
+                if "error" in figures:
+                    lines.append(f"| {loss} | {shape} | {name} | {figures['error']} | | | |")
+                    continue
+                ratio = figures["median_ms"] / results["distilfast"].get("median_ms", float("nan"))
+                share = f"{100 * figures['share_of_floor_speed']:.0f} %" if "share_of_floor_speed" in figures else ""
+                peak = f"{figures['peak_bytes'] / 1e6:.0f}" if "peak_bytes" in figures else ""
+                taken = f"{figures['median_ms']:.3f} ({figures['least_ms']:.3f}-{figures['most_ms']:.3f})"
+                lines.append(f"| {loss} | {shape} | {name} | {taken} | {ratio:.2f}x | {share} | {peak} |")
+    return "\n".join(lines) + "\n"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

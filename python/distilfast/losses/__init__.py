@@ -22,9 +22,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import arguments as arguments
-from . import definitions, dispatch
-from .terms import LossTerms
+from . import arguments, definitions, dispatch
+from .arguments import Head
+from .rows import LossTerms
 
 
 class DistillationLoss(NamedTuple):
@@ -62,12 +62,12 @@ def soft_kl(
     requires grad; `TypeError` for what is no floating-point tensor.
     """
     temperature = arguments.check_temperature(temperature)
-    teachers, weights = _check_logits(student_logits, teacher_logits, teacher_weights)
+    teachers, mixture = _check_logits(student_logits, teacher_logits, teacher_weights)
     row_weights = arguments.weight_rows(mask, "student_logits", student_logits)
     student = _rows(student_logits)
     kl_scale = arguments.row_scale("num_rows", num_rows, _counted(row_weights, student), student)
     terms = LossTerms(None, row_weights, kl_scale, torch.zeros_like(kl_scale), temperature, [1.0, 0.0, 0.0])
-    return dispatch.logits_loss(student, [_rows(each) for each in teachers], weights, terms, impl)[0]
+    return dispatch.logits_loss(student, teachers, mixture, terms, impl)[0]
 
 
 def masked_ce(
@@ -114,16 +114,12 @@ def distillation_loss(
 
     Raises what `soft_kl` and `masked_ce` raise.
     """
-    temperature = arguments.check_temperature(temperature)
-    alphas = _check_alphas(alpha_ce, alpha_mlm, alpha_mse)
-    teachers, weights = _check_logits(student_logits, teacher_logits, teacher_weights)
-    label_rows = arguments.label_rows(labels, "student_logits", student_logits, student_logits.shape[-1])
-    row_weights = arguments.weight_rows(mask, "student_logits", student_logits)
-    student = _rows(student_logits)
-    kl_scale = arguments.row_scale("num_kl_rows", num_kl_rows, _counted(row_weights, student), student)
-    mlm_scale = arguments.row_scale("num_mlm_rows", num_mlm_rows, label_rows != definitions.IGNORED, student)
-    terms = LossTerms(label_rows, row_weights, kl_scale, mlm_scale, temperature, alphas)
-    return DistillationLoss(*dispatch.logits_loss(student, [_rows(each) for each in teachers], weights, terms, impl))
+    teachers, mixture = _check_logits(student_logits, teacher_logits, teacher_weights)
+    terms = _terms(
+        "student_logits", student_logits, student_logits.shape[-1], labels, mask, num_kl_rows, num_mlm_rows,
+        temperature, (alpha_ce, alpha_mlm, alpha_mse),
+    )  # fmt: skip
+    return DistillationLoss(*dispatch.logits_loss(_rows(student_logits), teachers, mixture, terms, impl))
 
 
 def linear_distillation_loss(
@@ -156,22 +152,16 @@ def linear_distillation_loss(
 
     Raises what `distillation_loss` raises, and `InputError` for hidden states, weights and biases that do not fit.
     """
-    temperature = arguments.check_temperature(temperature)
-    alphas = _check_alphas(alpha_ce, alpha_mlm, alpha_mse)
-    arguments.check_floating("student_hidden", student_hidden)
-    arguments.check_head("student", student_hidden, student_weight, student_bias)
-    teachers, weights = arguments.teacher_heads(teacher_hidden, teacher_weight, teacher_bias, teacher_weights)
-    for hidden, weight, _ in teachers:
-        arguments.check_heads_agree(student_hidden, student_weight, hidden, weight)
-    label_rows = arguments.label_rows(labels, "student_hidden", student_hidden, student_weight.shape[0])
-    row_weights = arguments.weight_rows(mask, "student_hidden", student_hidden)
-    student = _rows(student_hidden)
-    kl_scale = arguments.row_scale("num_kl_rows", num_kl_rows, _counted(row_weights, student), student)
-    mlm_scale = arguments.row_scale("num_mlm_rows", num_mlm_rows, label_rows != definitions.IGNORED, student)
-    terms = LossTerms(label_rows, row_weights, kl_scale, mlm_scale, temperature, alphas)
-    head = (student, student_weight, student_bias)
-    heads = [(_rows(hidden), weight, bias) for hidden, weight, bias in teachers]
-    return DistillationLoss(*dispatch.linear_loss(head, heads, weights, terms, impl))
+    student = arguments.check_head("student", Head(student_hidden, student_weight, student_bias))
+    teachers, mixture = arguments.teacher_heads(teacher_hidden, teacher_weight, teacher_bias, teacher_weights)
+    for teacher in teachers:
+        arguments.check_heads_agree(student, teacher)
+    terms = _terms(
+        "student_hidden", student_hidden, student_weight.shape[0], labels, mask, num_kl_rows, num_mlm_rows,
+        temperature, (alpha_ce, alpha_mlm, alpha_mse),
+    )  # fmt: skip
+    heads = [head._replace(features=_rows(head.features)) for head in (student, *teachers)]
+    return DistillationLoss(*dispatch.linear_loss(heads[0], heads[1:], mixture, terms, impl))
 
 
 def hidden_cosine(
@@ -230,19 +220,40 @@ def _hidden_loss(
 def _check_logits(
     student_logits: Tensor, teacher_logits: Tensor | Sequence[Tensor], teacher_weights: Sequence[float] | None
 ) -> tuple[list[Tensor], list[float]]:
+    """The teachers' logits as rows, and the teachers' shares."""
     arguments.check_floating("student_logits", student_logits)
-    teachers, weights = arguments.check_teachers("teacher_logits", teacher_logits, teacher_weights)
+    teachers, mixture = arguments.check_teachers("teacher_logits", teacher_logits, teacher_weights)
     for each in teachers:
         arguments.check_same("student_logits", student_logits, "teacher_logits", each)
-    return teachers, weights
+    return [_rows(each) for each in teachers], mixture
 
 
-def _check_alphas(alpha_ce: float, alpha_mlm: float, alpha_mse: float) -> list[float]:
-    return [
-        arguments.check_number("alpha_ce", alpha_ce),
-        arguments.check_number("alpha_mlm", alpha_mlm),
-        arguments.check_number("alpha_mse", alpha_mse),
-    ]
+def _terms(
+    name: str,
+    values: Tensor,
+    vocabulary: int,
+    labels: Tensor,
+    mask: Tensor | None,
+    num_kl_rows: float | Tensor | None,
+    num_mlm_rows: float | Tensor | None,
+    temperature: float,
+    alphas: tuple[float, float, float],
+) -> LossTerms:
+    """The terms of a loss of all three parts, checked; `name` is the argument that `values`, the student's, came by."""
+    label_rows = arguments.label_rows(labels, name, values, vocabulary)
+    row_weights = arguments.weight_rows(mask, name, values)
+    rows = _rows(values)
+    return LossTerms(
+        label_rows,
+        row_weights,
+        arguments.row_scale("num_kl_rows", num_kl_rows, _counted(row_weights, rows), rows),
+        arguments.row_scale("num_mlm_rows", num_mlm_rows, label_rows != definitions.IGNORED, rows),
+        arguments.check_temperature(temperature),
+        [
+            arguments.check_number(alpha_name, alpha)
+            for alpha_name, alpha in zip(("alpha_ce", "alpha_mlm", "alpha_mse"), alphas, strict=True)
+        ],
+    )
 
 
 def _rows(values: Tensor) -> Tensor:

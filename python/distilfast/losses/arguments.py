@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,17 @@ from .._core import InputError
 from .definitions import IGNORED
 
 IMPLEMENTATIONS = ("auto", "fused", "eager")
+
+
+class Head(NamedTuple):
+    """A vocabulary projection and what it is applied to: its logits are features @ weight.T + bias."""
+
+    features: Tensor
+    """[N, H], hidden states."""
+    weight: Tensor
+    """[V, H], as in `torch.nn.Linear`."""
+    bias: Tensor | None
+    """[V]."""
 
 
 def check_impl(impl: str) -> None:
@@ -85,7 +96,7 @@ def check_device(name: str, values: Tensor, other_name: str, other: Tensor) -> N
 def check_teachers(
     name: str, teachers: Tensor | Sequence[Tensor], weights: Sequence[float] | None
 ) -> tuple[list[Tensor], list[float]]:
-    """One teacher's values or several's as a list, and their weights, which are made to sum to 1."""
+    """One teacher's values or several's as a list, and their shares (`mixture_of`)."""
     if isinstance(teachers, Tensor):
         several, names = [teachers], [name]
     else:
@@ -95,14 +106,19 @@ def check_teachers(
             raise InputError(f"{name} is an empty sequence: give one tensor for each teacher")
     for each_name, each in zip(names, several, strict=True):
         check_teacher(each_name, each)
-    if weights is None:
-        return several, [1 / len(several)] * len(several)
-    parts = [check_number("teacher_weights", weight) for weight in weights]
-    if len(parts) != len(several):
-        raise InputError(f"teacher_weights has {len(parts)} entries for {len(several)} teachers: give one for each")
-    if min(parts) <= 0:
+    return several, mixture_of(weights, len(several))
+
+
+def mixture_of(teacher_weights: Sequence[float] | None, teachers: int) -> list[float]:
+    """The teachers' shares, which sum to 1, from weights above 0; None: equal ones."""
+    if teacher_weights is None:
+        return [1 / teachers for _ in range(teachers)]
+    parts = [check_number("teacher_weights", weight) for weight in teacher_weights]
+    if len(parts) != teachers:
+        raise InputError(f"teacher_weights has {len(parts)} entries for {teachers} teachers: give one for each")
+    if parts and min(parts) <= 0:
         raise InputError(f"teacher_weights={parts}: each must be above 0 (leave out a teacher that does not count)")
-    return several, [part / sum(parts) for part in parts]
+    return [part / sum(parts) for part in parts]
 
 
 def label_rows(labels: Any, name: str, values: Tensor, vocabulary: int) -> Tensor:
@@ -175,61 +191,59 @@ def row_scale(name: str, num_rows: Any, counted: Tensor | int, values: Tensor) -
     return torch.where(rows > 0, 1 / rows, 0.0)
 
 
-def check_head(side: str, hidden: Tensor, weight: Any, bias: Any) -> None:
-    """Weight [V, H] and bias [V] of the side's vocabulary projection fit its hidden states [..., H]."""
+def check_head(side: str, head: Head) -> Head:
+    """The head of the student or the teacher (`side`), features [..., H] still, if its parts fit together."""
+    features, weight, bias = head
     check = check_teacher if side == "teacher" else check_floating
+    check(f"{side}_hidden", features)
     check(f"{side}_weight", weight)
-    check_device(f"{side}_hidden", hidden, f"{side}_weight", weight)
-    if weight.dim() != 2 or weight.shape[1] != hidden.shape[-1]:
+    check_device(f"{side}_hidden", features, f"{side}_weight", weight)
+    if weight.dim() != 2 or weight.shape[1] != features.shape[-1]:
         raise InputError(
-            f"{side}_weight has shape {tuple(weight.shape)} but {side}_hidden has {tuple(hidden.shape)}: it must "
+            f"{side}_weight has shape {tuple(weight.shape)} but {side}_hidden has {tuple(features.shape)}: it must "
             "be [vocabulary, hidden size]"
         )
     if bias is None:
-        return
+        return head
     check(f"{side}_bias", bias)
-    check_device(f"{side}_hidden", hidden, f"{side}_bias", bias)
+    check_device(f"{side}_hidden", features, f"{side}_bias", bias)
     if bias.shape != weight.shape[:1]:
         raise InputError(
             f"{side}_bias has shape {tuple(bias.shape)} but {side}_weight has {tuple(weight.shape)}: it must have "
             "one entry for each row of the weight"
         )
+    return head
 
 
 def teacher_heads(
-    hidden: Tensor | Sequence[Tensor],
+    features: Tensor | Sequence[Tensor],
     weight: Tensor | Sequence[Tensor],
     bias: Tensor | Sequence[Tensor | None] | None,
     teacher_weights: Sequence[float] | None,
-) -> tuple[list[tuple[Tensor, Tensor, Tensor | None]], list[float]]:
-    """One teacher's head (hidden states, weight, bias) or several teachers', and their weights, which sum to 1."""
-    hiddens, weights = check_teachers("teacher_hidden", hidden, teacher_weights)
-    matrices = [weight] if isinstance(weight, Tensor) else list(weight)
-    biases = [None] * len(hiddens) if bias is None else [bias] if isinstance(bias, Tensor) else list(bias)
-    if not len(hiddens) == len(matrices) == len(biases):
+) -> tuple[list[Head], list[float]]:
+    """One teacher's head or several teachers', and their shares (`mixture_of`)."""
+    several, mixture = check_teachers("teacher_hidden", features, teacher_weights)
+    weights = [weight] if isinstance(weight, Tensor) else list(weight)
+    biases = [None] * len(several) if bias is None else [bias] if isinstance(bias, Tensor) else list(bias)
+    if not len(several) == len(weights) == len(biases):
         raise InputError(
-            f"teacher_hidden has {len(hiddens)} entries, teacher_weight {len(matrices)} and teacher_bias "
+            f"teacher_hidden has {len(several)} entries, teacher_weight {len(weights)} and teacher_bias "
             f"{len(biases)}: give one of each for each teacher"
         )
-    heads = list(zip(hiddens, matrices, biases, strict=True))
-    for head in heads:
-        check_head("teacher", *head)
-    return heads, weights
+    return [check_head("teacher", Head(*parts)) for parts in zip(several, weights, biases, strict=True)], mixture
 
 
-def check_heads_agree(
-    student_hidden: Tensor, student_weight: Tensor, teacher_hidden: Tensor, teacher_weight: Tensor
-) -> None:
+def check_heads_agree(student: Head, teacher: Head) -> None:
     """Both sides project equally many rows on the same vocabulary, on one device."""
-    check_device("student_hidden", student_hidden, "teacher_hidden", teacher_hidden)
-    if student_hidden.shape[:-1] != teacher_hidden.shape[:-1]:
+    check_device("student_hidden", student.features, "teacher_hidden", teacher.features)
+    if student.features.shape[:-1] != teacher.features.shape[:-1]:
         raise InputError(
-            f"student_hidden has shape {tuple(student_hidden.shape)} but teacher_hidden has "
-            f"{tuple(teacher_hidden.shape)}: all but the last dimension must be equal"
+            f"student_hidden has shape {tuple(student.features.shape)} but teacher_hidden has "
+            f"{tuple(teacher.features.shape)}: all but the last dimension must be equal"
         )
-    if student_weight.shape[0] != teacher_weight.shape[0]:
+    if student.weight.shape[0] != teacher.weight.shape[0]:
         raise InputError(
-            f"student_weight has {student_weight.shape[0]} rows but teacher_weight has {teacher_weight.shape[0]}: they "
+            f"student_weight has {student.weight.shape[0]} rows but teacher_weight has {teacher.weight.shape[0]}: they "
             "must describe the same vocabulary (slice off padded rows)"
         )
 

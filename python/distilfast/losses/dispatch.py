@@ -14,15 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._core import InputError
-from . import definitions
-from . import operators as ops
-from .arguments import check_impl
-from .linear import Head
-from .terms import LossTerms
+from . import definitions, operators
+from .arguments import Head, check_impl
+from .rows import FORMATS, LossTerms
 
 logger = logging.getLogger("distilfast.losses")
-
-KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 LossTuple = tuple[Tensor, Tensor, Tensor, Tensor]
 """total, kl, mlm, mse."""
@@ -31,40 +27,40 @@ LossTuple = tuple[Tensor, Tensor, Tensor, Tensor]
 def logits_loss(
     student: Tensor,
     teachers: Sequence[Tensor],
-    teacher_weights: Sequence[float],
+    mixture: Sequence[float],
     terms: LossTerms,
     impl: str,
 ) -> LossTuple:
     """Total, KL, cross-entropy and MSE of logits [N, V]; without teachers or labels their terms are 0."""
     if _takes_kernel("logits", impl, _refusal(student, *teachers), student):
-        inputs = (student, teachers, teacher_weights, *terms, _needs_gradient(student))
-        loss = ops.run(ops.distillation_loss, ops.compute_distillation_loss, inputs)
-        return loss[0], loss[1].detach(), loss[2].detach(), loss[3].detach()
-    return eager_logits_loss(student, teachers, teacher_weights, terms)
+        total, *parts, _ = operators.distillation_loss(student, teachers, mixture, *terms, _needs_gradient(student))
+        return total, parts[0], parts[1], parts[2]
+    return eager_logits_loss(student, teachers, mixture, terms)
 
 
 def linear_loss(
     student: Head,
     teachers: Sequence[Head],
-    teacher_weights: Sequence[float],
+    mixture: Sequence[float],
     terms: LossTerms,
     impl: str,
 ) -> LossTuple:
     """As `logits_loss`, of the products of hidden states and weights."""
-    device = student[0].device.type
+    device = student.features.device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         student, teachers = _cast(student, dtype), [_cast(each, dtype) for each in teachers]
     given = [part for head in (student, *teachers) for part in head if part is not None]
-    if _takes_kernel("linear", impl, _refusal(*given, one_dtype=True), student[0]):
-        hiddens, matrices, biases = map(list, zip(*teachers, strict=True))
+    if _takes_kernel("linear", impl, _refusal(*given, one_dtype=True), student.features):
+        features, weights, biases = map(list, zip(*teachers, strict=True))
         needs_gradients = [each is not None and _needs_gradient(each) for each in student]
-        inputs = (*student, hiddens, matrices, biases, teacher_weights, *terms, needs_gradients)
-        loss = ops.run(ops.linear_distillation_loss, ops.compute_linear_distillation_loss, inputs)
-        return loss[0], loss[1].detach(), loss[2].detach(), loss[3].detach()
+        total, kl, mlm, mse, *_ = operators.linear_distillation_loss(
+            *student, features, weights, biases, mixture, *terms, needs_gradients
+        )
+        return total, kl, mlm, mse
     with torch.no_grad():
         teacher_logits = [F.linear(*each) for each in teachers]
-    return eager_logits_loss(F.linear(*student), teacher_logits, teacher_weights, terms)
+    return eager_logits_loss(F.linear(*student), teacher_logits, mixture, terms)
 
 
 def hidden_loss(
@@ -75,7 +71,7 @@ def hidden_loss(
     if _takes_kernel(kind, impl, _refusal(*pairs[0]), student):
         students, teachers = map(list, zip(*pairs, strict=True))
         needs_gradient = any(_needs_gradient(each) for each in students)
-        loss: Tensor = ops.hidden_loss(students, teachers, row_weights, scale, kind, needs_gradient)[0]
+        loss: Tensor = operators.hidden_loss(students, teachers, row_weights, scale, kind, needs_gradient)[0]
         return loss
     rows = definitions.hidden_cosine_rows if kind == "cosine" else definitions.hidden_mse_rows
     values = torch.stack([_weighted_sum(rows(s, t, _counted(row_weights)), row_weights) for s, t in pairs])
@@ -85,7 +81,7 @@ def hidden_loss(
 def eager_logits_loss(
     student: Tensor,
     teachers: Sequence[Tensor],
-    teacher_weights: Sequence[float],
+    mixture: Sequence[float],
     terms: LossTerms,
 ) -> LossTuple:
     """`logits_loss` by the definitions."""
@@ -93,10 +89,10 @@ def eager_logits_loss(
     counted = _counted(row_weights)
     kl = mlm = mse = torch.zeros_like(kl_scale)
     if teachers:
-        kl_rows = definitions.soft_kl_rows(student, teachers, temperature, teacher_weights, counted)
+        kl_rows = definitions.soft_kl_rows(student, teachers, temperature, mixture, counted)
         kl = temperature**2 * kl_scale * _weighted_sum(kl_rows, row_weights)
         if alpha_mse != 0:
-            mse_rows = definitions.logits_mse_rows(student, teachers, teacher_weights, counted)
+            mse_rows = definitions.logits_mse_rows(student, teachers, mixture, counted)
             mse = kl_scale * _weighted_sum(mse_rows, row_weights)
     if labels is not None:
         mlm = mlm_scale * definitions.masked_ce_rows(student, labels).sum()
@@ -119,8 +115,8 @@ def _weighted_sum(rows: Tensor, row_weights: Tensor | None) -> Tensor:
 
 
 def _cast(head: Head, dtype: torch.dtype) -> Head:
-    hidden, weight, bias = head
-    return hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    features, weight, bias = head
+    return Head(features.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
 
 
 def _needs_gradient(values: Tensor) -> bool:
@@ -135,8 +131,8 @@ def _refusal(*values: Tensor, one_dtype: bool = False) -> str | None:
     if device == "cuda" and importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
     dtypes = {each.dtype for each in values}
-    if not dtypes <= set(KERNEL_DTYPES):
-        return f"there is no kernel for {', '.join(sorted(map(str, dtypes - set(KERNEL_DTYPES))))}"
+    if not dtypes <= set(FORMATS):
+        return f"there is no kernel for {', '.join(sorted(map(str, dtypes - set(FORMATS))))}"
     if one_dtype and len(dtypes) > 1:
         return f"hidden states, weights and biases have several dtypes ({', '.join(sorted(map(str, dtypes)))})"
     return None

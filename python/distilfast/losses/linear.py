@@ -1,67 +1,67 @@
 """The distillation loss from hidden states and heads, a chunk of rows at a time: all logits are never held at once.
 
-On the CPU the logits of a chunk are overwritten by their gradient, and rows that count in no term are left out.
+The logits of a chunk are overwritten by their gradient. On the CPU rows that count in no term are left out; the chunks
+of GPUs are those of `distilfast.fused`.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from ..cpu.matmul import multiply
+from .arguments import Head
 from .definitions import IGNORED
-from .rows import cpu_row_losses
-from .terms import LossTerms
+from .rows import LossTerms, RowLosses, row_losses, triton_kernels
 
-Head = tuple[Tensor, Tensor, Tensor | None]
-"""Hidden states [N, H], weight [V, H], bias [V] or None."""
+LinearLosses = tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor | None, Tensor | None, Tensor | None]]
+"""Values of rows (KL, cross-entropy, MSE) and the gradients of the student's features, weight and bias; None for those
+that are not needed."""
 
 CHUNK_BYTES = 128 << 20
 """Space for the logits of a chunk, all sides together."""
 
 
-def linear_distillation_loss_forward(
+def cpu_linear_rows(
     student: Head,
     teachers: Sequence[Head],
-    teacher_weights: Sequence[float],
+    mixture: Sequence[float],
     terms: LossTerms,
     needs_gradients: Sequence[bool],
     chunk_rows: int | None = None,
-) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor | None, Tensor | None, Tensor | None]]:
-    """Values of the counted rows (as of `cpu_row_losses`) and the gradients of the student's hidden states, weight and
-    bias.
-
-    Gradients that are not needed are None. Those of weight and bias are summed in float32.
+) -> LinearLosses:
+    """Values of the counted rows (as of `row_losses`) and the student's gradients, those of weight and bias summed in
+    float32.
     """
-    hidden, weight, bias = student
-    needs_hidden, needs_weight, needs_bias = needs_gradients
+    features, weight, bias = student
+    needs_features, needs_weight, needs_bias = needs_gradients
     counted = _counted_rows(terms)
-    rows = hidden.shape[0] if counted is None else counted.shape[0]
+    rows = features.shape[0] if counted is None else counted.shape[0]
     if chunk_rows is None:
-        bytes_each = sum(each[0].element_size() for each in (student, *teachers))
+        bytes_each = sum(each.features.element_size() for each in (student, *teachers))
         chunk_rows = max(64, CHUNK_BYTES // (bytes_each * weight.shape[0]))
     # As equal as can be: a small rest would be a slow product.
     chunk_rows = -(-rows // max(1, -(-rows // chunk_rows)))
-    d_hidden = torch.zeros_like(hidden, memory_format=torch.contiguous_format) if needs_hidden else None
+    d_features = torch.zeros_like(features, memory_format=torch.contiguous_format) if needs_features else None
     d_weight = _Sum() if needs_weight else None
     d_bias = _Sum() if needs_bias else None
     values = []
     for start in range(0, rows, max(1, chunk_rows)):
         chunk = slice(start, min(start + chunk_rows, rows))
         picked = chunk if counted is None else counted[chunk]
-        x = hidden[picked]
+        x = features[picked]
         student_logits = _logits(x, weight, bias, 0)
         teacher_logits = [
-            _logits(teacher[0][picked], teacher[1], teacher[2], index)
+            _logits(teacher.features[picked], teacher.weight, teacher.bias, index)
             for index, teacher in enumerate(teachers, start=1)
         ]
-        kl, ce, mse, gradient = cpu_row_losses(
+        kl, ce, mse, gradient = row_losses(
             student_logits,
             teacher_logits,
-            teacher_weights,
+            mixture,
             terms.of_rows(picked),
             reuse_student=any(needs_gradients),
             needs_gradient=any(needs_gradients),
@@ -69,8 +69,8 @@ def linear_distillation_loss_forward(
         values.append((kl, ce, mse))
         if gradient is None:
             continue
-        if d_hidden is not None:
-            d_hidden[picked] = multiply(gradient, weight)
+        if d_features is not None:
+            d_features[picked] = multiply(gradient, weight)
         if d_weight is not None:
             d_weight.add(multiply(gradient.t(), x))
         if d_bias is not None:
@@ -78,10 +78,47 @@ def linear_distillation_loss_forward(
     if values:
         kl, ce, mse = (torch.cat(parts) for parts in zip(*values, strict=True))
     else:
-        kl = ce = mse = torch.zeros(0, dtype=torch.float32, device=hidden.device)
+        kl = ce = mse = torch.zeros(0, dtype=torch.float32, device=features.device)
     of_weight = None if d_weight is None else d_weight.like(weight)
     of_bias = None if d_bias is None or bias is None else d_bias.like(bias)
-    return (kl, ce, mse), (d_hidden, of_weight, of_bias)
+    return (kl, ce, mse), (d_features, of_weight, of_bias)
+
+
+def gpu_linear_rows(
+    student: Head,
+    teachers: Sequence[Head],
+    mixture: Sequence[float],
+    terms: LossTerms,
+    needs_gradients: Sequence[bool],
+    kernel: Callable[..., RowLosses] | None = None,
+) -> LinearLosses:
+    """`cpu_linear_rows` of GPUs; `kernel` as of `row_losses`.
+
+    16-bit heads are multiplied into float16 logits, which have more digits than bfloat16; float32 stays float32.
+    """
+    features = student.features
+    labels, row_weights = terms.filled(features)
+
+    def row_loss(
+        student_logits: Tensor,
+        teacher_logits: Sequence[Tensor],
+        labels: Tensor,
+        row_weights: Tensor,
+        kl_scale: Tensor,
+        mlm_scale: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        of_chunk = terms._replace(labels=labels, row_weights=row_weights, kl_scale=kl_scale, mlm_scale=mlm_scale)
+        return row_losses(
+            student_logits, teacher_logits, mixture, of_chunk, reuse_student=True,
+            needs_gradient=any(needs_gradients), kernel=kernel,
+        )[:3]  # fmt: skip
+
+    *rows, d_features, d_weight, d_bias = triton_kernels().linear_distillation_loss_forward(
+        student, teachers, labels, row_weights, terms.temperature, *terms.alphas, terms.kl_scale, terms.mlm_scale,
+        row_loss=row_loss, workspace_dtype=torch.float32 if features.dtype == torch.float32 else None,
+        needs=tuple(needs_gradients),
+    )  # fmt: skip
+    return (rows[0], rows[1], rows[2]), (d_features, d_weight, d_bias)
 
 
 def _counted_rows(terms: LossTerms) -> Tensor | None:
