@@ -25,13 +25,11 @@ from tokenizers.models import WordPiece
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from .. import cpu
 from .._command import parse
 from .._core import InputError
 from .._files import write_json
 from ..batches.masked import MaskedBatches
-from ..cpu.attention import use_cpu_attention
-from ..cpu.dropout import use_cpu_dropout
-from ..cpu.matmul import use_cpu_products
 from ..heads.objective import Objective
 from ..models.adaptation import adapt, freeze
 from ..models.student import create_student
@@ -231,10 +229,7 @@ def bench(arguments: TrainBench) -> dict[str, Any]:
         own_student, own_teacher = copy.deepcopy(student), copy.deepcopy(teacher_bf16)
         step = DistillationStep(own_student, own_teacher, Objective(**objective), compute_dtype=torch.bfloat16)
         adapt(own_student, own_teacher, layout=layout, stops_early=step.head.stops_early(step.objective))
-        use_cpu_attention(own_student)
-        use_cpu_dropout(own_student)
-        for model in (own_student, own_teacher):
-            use_cpu_products(model)
+        cpu.use(own_student, own_teacher)
         own_optimizer = torch.optim.AdamW(own_student.parameters(), lr=1e-5, fused=True)
         return OurLoop(step, our_batches(layout), own_optimizer, steps).step
 

@@ -18,10 +18,8 @@ from torch.nn import functional as F
 from transformers import Trainer, TrainingArguments
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from .. import cpu
 from .._core import InputError
-from ..cpu.attention import use_cpu_attention
-from ..cpu.dropout import use_cpu_dropout
-from ..cpu.matmul import use_cpu_products
 from ..metrics import questions
 from ..models.bf16 import ForgetCopies, WeightCopies
 from ..models.load import load_model
@@ -287,9 +285,7 @@ def fine_tune(
     if teacher is not None:
         tokenizer = _shared_tokenizer(tokenizer, path, teacher)
     if device.type == "cpu":
-        use_cpu_attention(model)
-        use_cpu_dropout(model)
-        use_cpu_products(model)
+        cpu.use(model)
     longest = min(settings.max_length, int(getattr(model.config, "max_position_embeddings", settings.max_length)))
     columns = encode_split(tokenizer, task, data.train, longest)
     train = {key: column for key, column in columns.items() if key not in ("example", "offsets")}

@@ -20,11 +20,9 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from transformers.utils import logging as hf_logging
 
+from .. import cpu
 from .._core import InputError
 from ..batches.loader import Batches, batch_loader
-from ..cpu.attention import use_cpu_attention
-from ..cpu.dropout import use_cpu_dropout
-from ..cpu.matmul import use_cpu_products
 from ..heads.choice import choose_head
 from ..heads.head import Head
 from ..models.adaptation import adapt
@@ -152,10 +150,7 @@ class DistillationTrainer(Trainer):
             device=args.device,
             dtype=args.compute_dtype,
         )
-        use_cpu_attention(step.student)
-        use_cpu_dropout(step.student)
-        for model in (step.student, *step.teachers):
-            use_cpu_products(model)
+        cpu.use(step.student, *step.teachers)
 
     def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
         batches = cast(Batches, self.train_dataset)
