@@ -88,6 +88,42 @@ def test_fused_is_eager(name: str, grad_output: float) -> None:
         torch.testing.assert_close(LOSSES[name](given, "fused"), results[0][0])
 
 
+@pytest.mark.parametrize("impl", ["fused", "eager"])
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("name", ["logits", "linear"])
+def test_total_is_the_sum_of_alpha_times_part_in_value_and_gradient(name: str, several: bool, impl: str) -> None:
+    """Each alpha alone, and all: with distinct alphas a swapped, dropped or doubled one shows."""
+    g = tensors()
+    repeat = (lambda each: [each, each.flip(0)]) if several else (lambda each: each)
+
+    def loss(*alphas: float) -> tuple[losses.DistillationLoss, Tensor]:
+        options = dict(zip(("alpha_ce", "alpha_mlm", "alpha_mse"), alphas, strict=True))
+        if name == "logits":
+            leaf = g["student"]
+            value = losses.distillation_loss(
+                leaf, repeat(g["teacher"]), g["labels"], mask=g["mask"], impl=impl, **options
+            )
+        else:
+            leaf = g["hidden"]
+            value = losses.linear_distillation_loss(
+                leaf, g["weight"], g["bias"], repeat(g["teacher_hidden"]), repeat(g["teacher_weight"]), None,
+                g["labels"], mask=g["mask"], impl=impl, **options,
+            )  # fmt: skip
+        return value, torch.autograd.grad(value.total, leaf)[0]
+
+    alphas = (0.7, 0.3, 0.11)
+    whole, gradient = loss(*alphas)
+    parts = (whole.kl, whole.mlm, whole.mse)
+    assert len({round(float(part), 3) for part in parts}) == 3
+    torch.testing.assert_close(whole.total, sum(a * part for a, part in zip(alphas, parts, strict=True)))
+    total = torch.zeros_like(gradient)
+    for index, alpha in enumerate(alphas):
+        alone, of_one = loss(*(1.0 if at == index else 0.0 for at in range(3)))
+        torch.testing.assert_close(alone.total, parts[index])
+        total = total + alpha * of_one
+    torch.testing.assert_close(gradient, total, rtol=1e-4, atol=1e-6)
+
+
 def test_opcheck() -> None:
     g = tensors()
     check = torch.library.opcheck
@@ -246,6 +282,11 @@ REFUSED: dict[str, tuple[type[Exception], str, Callable[[dict[str, Any]], object
         InputError,
         "label 61 in row 2 .* 61",
         lambda g: losses.masked_ce(g["student"], torch.tensor([0, 1, 61, 0, 0, 0, 0])),
+    ),
+    "label, without a kernel": (
+        InputError,
+        "label 61 in row 2 .* 61",
+        lambda g: losses.masked_ce(g["student"], torch.tensor([0, 1, 61, 0, 0, 0, 0]), impl="eager"),
     ),
     "labels": (TypeError, "float32", lambda g: losses.masked_ce(g["student"], g["mask"])),
     "mask": (InputError, r"\(6,\)", lambda g: losses.soft_kl(g["student"], g["teacher"], mask=torch.ones(6))),
