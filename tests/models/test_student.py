@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 from distilfast import InputError, create_student
+from distilfast.models.attention import use_packed
 from distilfast.models.families import layers_of
 from distilfast.models.student import build_from_config, choose_layers, spread_layers
 from hypothesis import given
@@ -180,6 +181,16 @@ def test_the_decoder_is_tied_where_the_teachers_is(tied: bool) -> None:
     words, decoder = student.get_input_embeddings().weight, student.get_output_embeddings().weight
     assert (words is decoder) == tied
     assert torch.equal(decoder, teacher.get_output_embeddings().weight)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "modernbert"])
+def test_the_student_of_a_teacher_that_runs_packed_takes_padded_batches(family: str) -> None:
+    teacher = teacher_of(family).float()
+    given = inputs(create_student(teacher))
+    use_packed(teacher)
+    student = create_student(teacher)
+    assert student.config._attn_implementation == "sdpa"
+    outputs(student, given)
 
 
 def test_random_initialisation_has_the_same_shapes_and_depends_on_the_seed_alone() -> None:

@@ -109,14 +109,15 @@ def use_packed(model: PreTrainedModel, dtype: torch.dtype | None = None, device:
     for module in _attention_modules(model):
         if isinstance(getattr(module, "dropout", None), nn.Dropout):
             module.dropout.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
+        if isinstance(getattr(module, "attention_dropout", None), (int, float)):
             module.attention_dropout = 0.0
 
 
 def _attention_modules(model: nn.Module) -> Iterator[Any]:
-    """The modules that call the attention function: those whose class is named after self-attention."""
+    """The modules that call the attention function: those whose class is named after attention and that drop out."""
     for module in model.modules():
-        if type(module).__name__.endswith(("SelfAttention", "ModernBertAttention")):
+        drops = isinstance(getattr(module, "dropout", None), nn.Dropout) or hasattr(module, "attention_dropout")
+        if drops and type(module).__name__.endswith("Attention"):
             yield module
 
 

@@ -101,9 +101,14 @@ def _transform_of(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     decoder = mlm_decoder(model)
     predictions = getattr(getattr(model, "cls", None), "predictions", None)
     if predictions is not None and model.config.model_type != "mobilebert":  # there the decoder is two matrices
-        return cast("Callable[[torch.Tensor], torch.Tensor]", predictions.transform)  # BERT and its copies
+        if hasattr(predictions, "transform"):  # BERT and its copies
+            return cast("Callable[[torch.Tensor], torch.Tensor]", predictions.transform)
+        if all(hasattr(predictions, part) for part in ("dense", "activation", "LayerNorm")):  # RemBERT
+            return lambda hidden: cast(
+                torch.Tensor, predictions.LayerNorm(predictions.activation(predictions.dense(hidden)))
+            )
     head: Any = getattr(model, "lm_head", None)
-    if head is decoder:
+    if head is decoder and decoder.in_features == model.config.hidden_size:
         return nn.Identity()
     if getattr(head, "decoder", None) is decoder and hasattr(head, "layer_norm") and hasattr(head, "dense"):
         return lambda hidden: cast(torch.Tensor, head.layer_norm(nn.functional.gelu(head.dense(hidden))))  # RoBERTa

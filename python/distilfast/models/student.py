@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -24,7 +25,12 @@ from .distilbert import can_be_distilbert, distilbert_config, distilbert_state
 from .families import check_family, encoder_of, layers_of, layers_path
 from .head import head_of
 
+logger = logging.getLogger(__name__)
+
 StudentType = Literal["auto", "same", "distilbert"]
+
+# Parts outside the layers whose shape depends on how many there are, and which no loss reads: they are drawn anew.
+_OF_ALL_LAYERS = ("contact_head.",)  # of ESM: which residues touch, read off all attention maps
 
 # Settings of a configuration with one entry a layer.
 _PER_LAYER = ("layer_types", "attention_window")
@@ -189,6 +195,8 @@ def _build(
     """A model of `config` with weights drawn from `seed`, leaving torch's own generators as they were."""
     config = copy.deepcopy(config)
     config.dtype = dtype
+    if str(config._attn_implementation).startswith("distilfast_"):
+        config._attn_implementation = None  # a teacher that runs packed does not make its student so
     on = torch.device("meta") if device.type == "meta" else torch.device("cpu")
     make = getattr(model_class, "from_config", model_class)
     with torch.random.fork_rng(devices=[]), on:
@@ -226,10 +234,10 @@ def _renumbered(
 
 
 def _check_fits(
-    state: Mapping[str, torch.Tensor], student: PreTrainedModel, teacher: PreTrainedModel, chosen: Sequence[int]
+    state: dict[str, torch.Tensor], student: PreTrainedModel, teacher: PreTrainedModel, chosen: Sequence[int]
 ) -> None:
     """Refuses layers that lack what the place needs where they come to stand; `state` must fill the whole student but
-    for a DistilBERT classifier's own inner layer."""
+    for a DistilBERT classifier's own inner layer and parts that are drawn anew, which are taken out of it."""
     needed = student.state_dict()
     shapes = {name: tensor.shape for name, tensor in state.items()}
     layers = f"{layers_path(student)}."
@@ -238,6 +246,12 @@ def _check_fits(
         for name, tensor in needed.items()
         if shapes.get(name) != tensor.shape and not name.startswith("pre_classifier.")
     ]
+    anew = [name for name in missing if any(part in name for part in _OF_ALL_LAYERS)]
+    if anew:
+        logger.warning("the student's %s depends on the number of layers and is drawn anew", anew[0])
+        missing = [name for name in missing if name not in anew]
+        for name in anew:
+            state.pop(name)
     spare = [name for name in shapes if name not in needed and layers in name]
     if missing or spare:
         raise InputError(
