@@ -11,7 +11,8 @@ import torch
 import yaml
 from distilfast import InputError
 from distilfast.export import run as export
-from distilfast.export.run import SENTENCES, export_student, read_lines
+from distilfast.export.check import SENTENCES
+from distilfast.export.run import export_student, read_lines
 from transformers import (
     AutoModelForMaskedLM,
     AutoTokenizer,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,21 +15,14 @@ from .. import _command as command
 from .._core import InputError
 from .._files import refuse_occupied, whole_directory, write_json, write_text
 from ..evaluate.report import markdown_tables
+from ..models.card import CARD_SUMMARIES, model_card, without_paths
+from ..models.families import model_input_names
 from ..models.load import load_model, quiet
 from ..prepare.text import read_texts
 from ..tokenizer import load_transformers_tokenizer
-from .check import Check, compare, encode, outputs_of, refuse_past_tolerance
+from .check import Check, compare, encode, outputs_of, refuse_past_tolerance, texts_for
+from .pooling import keep_sentence_files, read_pooling
 
-# Sentences of several lengths, so that padding is in the comparison too.
-SENTENCES = (
-    "The river had risen in the night and carried the small bridge away.",
-    "She asked for two tickets to the coast, one of them for a child.",
-    "In 1869 the railway joined the two shores of the continent for the first time, and mail that had taken a month "
-    "arrived within a week.",
-    "Why?",
-    "Prices fell by 3.5 percent, said the bank, although nobody at the market had noticed.",
-    "A café on the corner sells coffee, tea and yesterday's newspapers.",
-)
 # A reload from safetensors is the same numbers through the same code; what is left is the order of summation.
 SAFETENSORS_TOLERANCE = 1e-5
 
@@ -52,92 +44,120 @@ def export_student(
     """Writes the model, its tokenizer and a model card (README.md) to `output_dir`, and `export.json` with the checks.
 
     source: a directory, a hub id, or a loaded model (then `tokenizer` is its `transformers` tokenizer). texts: what the
-    forms are compared on; a few sentences where None. tolerance, onnx_tolerance: largest allowed difference of an
-    output of the reloaded safetensors and of ONNX. onnx: also `model.onnx` with dynamic batch and length; int8: also
-    `model.int8.onnx` with dynamically quantised weights, judged by `int8_agreement`, the least share of equal top-1.
-    card: fields of the model card (see `model_card.write`).
+    forms are compared on, alone and in pairs; a few sentences where None. tolerance, onnx_tolerance: largest allowed
+    difference of an output of the reloaded safetensors and of ONNX. onnx: also `model.onnx`, float32, with every input
+    that the model takes, batch and length dynamic, and `sentence_embedding` for a sentence encoder; int8: also
+    `model.int8.onnx` with dynamically quantised weights, which is refused where what the head is for (`check.judge`)
+    agrees with `model.onnx` by less than `int8_agreement`. card: fields of the model card (see `models.card`).
 
+    What stands beside the model for `sentence-transformers` comes along, and so do the records of training, without the
+    paths of this machine. The saved tokenizer gives what the model takes, no token types where it has none.
     Raises `InputError`, and leaves `output_dir` as it was, where a form reloads to something past its tolerance.
     """
-    refuse_occupied(output_dir, overwrite)
-    origin = None
-    if isinstance(source, (str, Path)):
-        origin, model = Path(source), load_model(str(source), dtype="auto")
+    origin = Path(source) if isinstance(source, (str, Path)) else None
+    refuse_occupied(output_dir, overwrite, [origin])
+    if int8 or onnx:
+        from .onnx import check_int8, check_onnx, require_onnx
+
+        require_onnx()
+    if origin is not None:
+        model = load_model(str(source), dtype="auto")
         tokenizer = tokenizer if tokenizer is not None else load_transformers_tokenizer(str(source))
     else:
-        model = source.eval()
+        model = source
     if tokenizer is None:
         raise InputError("a loaded model is exported with its tokenizer: give tokenizer=")
-    texts = list(texts) if texts is not None else list(SENTENCES)
-    if not texts:
-        raise InputError("no text to compare the export on: give at least one line")
-    encoded = encode(tokenizer, texts, model)
-    home = model.device
-    model = model.to("cpu")
+    texts = texts_for(tokenizer, texts)
+    home, training = model.device, model.training
+    model = model.to("cpu").eval()
     try:
-        reference = outputs_of(model, encoded)
-        with whole_directory(output_dir, overwrite) as beside:
+        batches = encode(tokenizer, texts, model)
+        reference = outputs_of(model, batches)
+        with whole_directory(output_dir, overwrite, [origin]) as beside:
             model.save_pretrained(beside, safe_serialization=True)
-            tokenizer.save_pretrained(beside)
-            checks = [_check_safetensors(beside, texts, encoded, reference, tolerance)]
+            _save_tokenizer(tokenizer, model, beside)
+            checks = [_check_safetensors(beside, texts, batches, reference, tolerance)]
+            sentence = origin is not None and keep_sentence_files(origin, beside)
             if onnx or int8:
-                from .onnx import check_int8, check_onnx
-
-                checks.append(check_onnx(model, beside, encoded, reference, onnx_tolerance))
+                pooling = read_pooling(beside)
+                check, outputs = check_onnx(model, tokenizer, beside, batches, onnx_tolerance, pooling)
+                checks.append(check)
                 if int8:
-                    checks.append(check_int8(beside, encoded, reference, int8_agreement))
-            _keep_summary(origin, beside)
-            from ..models.card import model_card
-
-            fields = dict(card or {})
-            numbers = _numbers(fields.pop("evaluation", None))
+                    checks.append(check_int8(model, tokenizer, beside, batches, outputs, int8_agreement))
+            teacher = None if origin is None else _keep_summaries(origin, beside)
+            fields = {"example": texts[0], "teacher": teacher, **(card or {})}
             files = {check.file: check.line().split(", ", 1)[1] for check in checks}
-            write_text(beside / "README.md", model_card(model, beside, files, fields, numbers))
+            numbers = _numbers(fields.pop("evaluation", None))
+            write_text(beside / "README.md", model_card(model, tokenizer, beside, files, fields, numbers, sentence))
             write_json(
                 beside / "export.json",
                 {"model": type(model).__name__, "texts": len(texts), "checks": [vars(check) for check in checks]},
             )
     finally:
-        model.to(home)
+        model.to(home).train(training)
     return checks
+
+
+def _save_tokenizer(tokenizer: Any, model: Any, folder: Path) -> None:
+    """The tokenizer as a stranger needs it: it gives what the model takes, and says nothing of this machine."""
+    before = tokenizer.model_input_names
+    tokenizer.model_input_names = [name for name in before if name in model_input_names(model)]
+    try:
+        tokenizer.save_pretrained(folder)
+    finally:
+        tokenizer.model_input_names = before
+    file = folder / "tokenizer_config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    kept = {key: value for key, value in config.items() if key not in ("is_local", "local_files_only", "name_or_path")}
+    kept["model_input_names"] = [name for name in before if name in model_input_names(model)]
+    write_json(file, kept)
 
 
 def _check_safetensors(
     folder: Path,
     texts: Sequence[str],
-    encoded: dict[str, torch.Tensor],
-    reference: dict[str, torch.Tensor],
+    batches: Sequence[dict[str, torch.Tensor]],
+    reference: Sequence[dict[str, torch.Tensor]],
     tolerance: float | None,
 ) -> Check:
     """What plain `transformers` makes of the written folder, tokenizer and weights."""
-    model = load_model(str(folder), dtype="auto")
-    again = encode(load_transformers_tokenizer(str(folder)), texts, model)
-    if not all(torch.equal(again[key], encoded[key]) for key in encoded):
+    model, tokenizer = load_model(str(folder), dtype="auto"), load_transformers_tokenizer(str(folder))
+    again = encode(tokenizer, texts, model)
+    if not all(torch.equal(new[key], old[key]) for new, old in zip(again, batches, strict=True) for key in old):
         raise InputError("safetensors: the reloaded tokenizer gives other ids than the original; nothing is written")
     outputs = outputs_of(model, again)
-    attended = encoded["attention_mask"].bool()
-    check = compare("safetensors", folder / "model.safetensors", outputs, reference, attended, tolerance)
+    file = folder / "model.safetensors"
+    check = compare("safetensors", file, outputs, reference, batches, model, tokenizer, tolerance)
     refuse_past_tolerance(check)
     return check
 
 
+def _keep_summaries(origin: Path, folder: Path) -> Any:
+    """The records of training go with the model, where there are any, without what is of this machine alone; returns
+    the teacher that they name."""
+    teacher = None
+    for name in CARD_SUMMARIES:
+        if (origin / name).is_file():
+            try:
+                summary = json.loads((origin / name).read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise InputError(f"{origin / name} is not JSON: {error}; move it away") from None
+            write_json(folder / name, without_paths(summary))
+            teacher = summary.get("teacher") if isinstance(summary, dict) else teacher
+    return teacher
+
+
 def _numbers(path: str | None) -> str | None:
-    """The tables of an `evaluate.json` as Markdown."""
+    """The tables of an `evaluate.json`, for the card."""
     if not path:
         return None
     try:
         report = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"--evaluation {path}: not readable as JSON: {error}") from None
     if not isinstance(report, dict) or "models" not in report:
         raise InputError(f"--evaluation {path}: has no models; give the evaluate.json of python -m distilfast.evaluate")
     return markdown_tables(report)
-
-
-def _keep_summary(origin: Path | None, folder: Path) -> None:
-    """The recipe of the training run goes with the model, where there is one."""
-    if origin is not None and (origin / "train_summary.json").is_file():
-        shutil.copy(origin / "train_summary.json", folder / "train_summary.json")
 
 
 @dataclass
@@ -158,11 +178,15 @@ class ExportOptions:
     int8: bool = field(default=False, metadata={"help": "Also write model.int8.onnx, weights quantised to 8 bits."})
     onnx_tolerance: float = field(default=1e-3, metadata={"help": "Largest difference allowed for model.onnx."})
     int8_agreement: float = field(
-        default=0.8, metadata={"help": "Least share of positions where model.int8.onnx has the same top-1."}
+        default=0.8,
+        metadata={
+            "help": "Least agreement of model.int8.onnx with model.onnx in what the head is for: classes, ranks of "
+            "scores, words behind masks, similarities of texts."
+        },
     )
     title: str | None = field(default=None, metadata={"help": "Title of the model card; else the directory's name."})
     model_license: str | None = field(default=None, metadata={"help": "Licence id for the card, as apache-2.0."})
-    base_model: str | None = field(default=None, metadata={"help": "The teacher, for the card: a hub id or a name."})
+    base_model: str | None = field(default=None, metadata={"help": "The teacher, for the card: its id on the Hub."})
     language: str | None = field(default=None, metadata={"help": "Language code for the card, as en."})
     dataset: str | None = field(default=None, metadata={"help": "Data set for the card, a hub id or words."})
     evaluation: str | None = field(

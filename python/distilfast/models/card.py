@@ -1,26 +1,34 @@
-"""The README.md beside an exported model, as the hub reads it: fields in YAML, then recipe, data and numbers."""
+"""The README.md beside an exported model, as the Hub reads it: fields in YAML, then recipe, data and numbers."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
+from huggingface_hub import ModelCardData, try_to_load_from_cache
 
-from .._core import __version__
+from .._core import InputError, __version__
 
 PIPELINES = {
     "ForMaskedLM": "fill-mask",
     "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
     "ForQuestionAnswering": "question-answering",
 }
+"""Endings of class names, and what the Hub calls their task; without one of them it is feature-extraction."""
 
+CARD_SUMMARIES = ("train_summary.json", "task_summary.json")
+"""Records of training that a model's folder may hold."""
 
 # What of a training run's arguments a reader needs to repeat it; the rest is in train_summary.json.
 RECIPE = (
     "alpha_ce",
     "alpha_mlm",
+    "alpha_task",
     "alpha_cos",
     "alpha_mse",
     "temperature",
@@ -35,53 +43,104 @@ RECIPE = (
     "max_grad_norm",
     "seed",
 )
+# Fields of a summary that say where something lay.
+_PLACES = re.compile(
+    r"(^|_)(dir|directory|path|file|files|folder|text|tokens|teacher|teachers|tokenizer|student|config)$"
+)
+_HUB_ID = re.compile(r"(?:[\w-][\w.-]*/)?[\w-][\w.-]{0,95}")
+
+
+def hub_id(name: Any) -> str | None:
+    """`name` if it is known to be the id of a model on the Hub: written as one, nothing here is called so, and files of
+    it were loaded from there."""
+    if not isinstance(name, str) or not _HUB_ID.fullmatch(name) or os.path.lexists(name):
+        return None
+    found = try_to_load_from_cache(name, "config.json")
+    return name if isinstance(found, str) else None
+
+
+def without_paths(value: Any, key: str = "") -> Any:
+    """`value`, of JSON, with every path of this machine in it cut to its last part.
+
+    A path is what is written as one, what is there under that name, and what stands in a field that names a place
+    (`output_dir`, `teacher`, ...) and is no id on the Hub.
+    """
+    if isinstance(value, dict):
+        return {name: without_paths(each, str(name)) for name, each in value.items()}
+    if isinstance(value, list):
+        return [without_paths(each, key) for each in value]
+    if not isinstance(value, str) or "\n" in value:
+        return value
+    written = value.startswith(("/", "~", "./", "../", "file:")) or re.match(r"[A-Za-z]:[\\/]|\\\\", value)
+    place = "/" in value and (os.path.lexists(value) or (_PLACES.search(key) and hub_id(value) is None))
+    return re.split(r"[\\/]", value.rstrip("\\/"))[-1] if written or place else value
 
 
 def model_card(
-    model: Any, folder: Path, files: dict[str, str], fields: dict[str, Any], numbers: str | None = None
+    model: Any,
+    tokenizer: Any,
+    folder: Path,
+    files: Mapping[str, str],
+    fields: Mapping[str, Any],
+    numbers: str | None = None,
+    sentence: bool = False,
 ) -> str:
     """The card of `model`, exported to `folder`.
 
-    files: {file: how it compares with the model}. fields, each optional: title, base_model (the teacher), license (an
-    id as apache-2.0), language and dataset. numbers: the tables of an evaluation, as Markdown. The recipe comes from
-    `train_summary.json` in `folder`, where there is one. What is not known is said to be missing rather than made up.
+    files: {name: what was found when it was compared}. fields, each optional: title, base_model (the teacher's id on
+    the Hub), teacher (what training was told, named where it is such an id), license (an id as apache-2.0), language,
+    dataset, example (a text). numbers: tables, in Markdown. sentence:
+    whether it is a sentence encoder. The recipe comes from the `CARD_SUMMARIES` in `folder`. What is not known is said
+    to be missing rather than made up, and no path of this machine is in it.
+    Raises `InputError` for a `base_model` that is a path.
     """
     kind = type(model).__name__
-    header: dict[str, Any] = {"library_name": "transformers", "tags": ["distillation", "distilfast"]}
     pipeline = next((name for end, name in PIPELINES.items() if kind.endswith(end)), None)
-    if pipeline:
-        header["pipeline_tag"] = pipeline
-    for key in ("license", "language"):
-        if fields.get(key):
-            header[key] = fields[key]
+    summary = _summaries(folder)
+    base = _base_model(fields.get("base_model"), fields.get("teacher"))
     dataset = fields.get("dataset")
-    if dataset and " " not in dataset:
-        header["datasets"] = [dataset]
-    summary = _summary(folder / "train_summary.json")
-    base = fields.get("base_model") or summary.get("teacher")
-    if base:
-        header["base_model"] = str(base)
+    header = ModelCardData(
+        library_name="sentence-transformers" if sentence else "transformers",
+        tags=["distillation", "distilfast", *(["sentence-transformers"] if sentence else [])],
+        pipeline_tag=pipeline or ("sentence-similarity" if sentence else "feature-extraction"),
+        license=fields.get("license"),
+        language=fields.get("language"),
+        datasets=[dataset] if dataset and " " not in dataset and not os.path.lexists(dataset) else None,
+        base_model=base,
+    )
     sections = [
-        "---\n" + yaml.safe_dump(header, sort_keys=False, allow_unicode=True) + "---",
+        f"---\n{header.to_yaml().strip()}\n---",
         f"# {fields.get('title') or kind}",
         _what(model, kind, base),
-        _use(kind, pipeline),
+        "## Use\n\n```python\n" + _example(kind, pipeline, tokenizer, fields.get("example"), sentence) + "\n```",
         _recipe(summary),
-        "## Data\n\n" + (dataset or "Not stated by whoever exported it."),
-        "## Numbers\n\n" + (numbers or "Not evaluated."),
+        "## Data\n\n" + (without_paths(dataset) if dataset else "Not stated by whoever exported it."),
+        "## Numbers\n\n" + (numbers or _scores(summary)),
         "## Files\n\n"
-        + "\n".join(f"- `{file}`: {comparison}" for file, comparison in files.items())
-        + "\n\nEach was reloaded and compared with the model it was written from, on text.",
+        + "\n".join(f"- `{name}`: {found}" for name, found in files.items())
+        + "\n\nEach was reloaded and compared on text with the model it was written from, `model.int8.onnx` with "
+        "`model.onnx`.",
         "## Licence\n\n" + (fields.get("license") or "Not stated by whoever exported it; ask before you use it."),
     ]
     return "\n\n".join(sections) + "\n"
 
 
-def _summary(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    loaded = json.loads(path.read_text(encoding="utf-8"))
-    return loaded if isinstance(loaded, dict) else {}
+def _base_model(given: str | None, teacher: Any) -> str | None:
+    if given is None:
+        teacher = teacher.get("path") if isinstance(teacher, dict) else teacher
+        return hub_id(teacher[0] if isinstance(teacher, list) and len(teacher) == 1 else teacher)
+    if os.path.lexists(given) or not _HUB_ID.fullmatch(given):
+        raise InputError(f"--base_model {given}: is a path on this machine, or no id on the Hub such as owner/name")
+    return given
+
+
+def _summaries(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in CARD_SUMMARIES:
+        if (folder / name).is_file():
+            loaded = json.loads((folder / name).read_text(encoding="utf-8"))
+            found |= loaded if isinstance(loaded, dict) else {}
+    return found
 
 
 def _what(model: Any, kind: str, base: Any) -> str:
@@ -93,23 +152,60 @@ def _what(model: Any, kind: str, base: Any) -> str:
     return text + f". Made with distilfast {__version__}."
 
 
-def _use(kind: str, pipeline: str | None) -> str:
-    if pipeline is None:
-        loader = f"from transformers import {kind}, AutoTokenizer\n\nmodel = {kind}.from_pretrained(folder)"
-        return f"## Use\n\n```python\n{loader}\ntokenizer = AutoTokenizer.from_pretrained(folder)\n```"
-    example = {"fill-mask": '"The river had risen in the [MASK]."', "question-answering": "question=..., context=..."}
-    call = example.get(pipeline, '"The river had risen in the night."')
+def _example(kind: str, pipeline: str | None, tokenizer: Any, text: str | None, sentence: bool) -> str:
+    """Lines that run as they stand, in the model's folder."""
+    place = '"."  # this folder, or its id on the Hub'
+    text = text or "The river had risen in the night."
+    if sentence:
+        return (
+            f"from sentence_transformers import SentenceTransformer\n\nmodel = SentenceTransformer({place[:3]})"
+            f"{place[3:]}\nvectors = model.encode([{text!r}])"
+        )
+    if pipeline in (None, "question-answering"):
+        auto = "AutoModel" if pipeline is None else "AutoModelForQuestionAnswering"
+        lines = [
+            "import torch",
+            f"from transformers import {auto}, AutoTokenizer",
+            "",
+            f"folder = {place}",
+            f"model, tokenizer = {auto}.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)",
+        ]
+        if pipeline is None:
+            lines += [f"inputs = tokenizer({text!r}, return_tensors='pt')"]
+            lines += ["vectors = model(**inputs).last_hidden_state  # one for each token"]
+        else:
+            lines += [
+                f"inputs = tokenizer('What is said?', {text!r}, return_tensors='pt')",
+                "outputs = model(**inputs)",
+                "start, end = outputs.start_logits.argmax(), outputs.end_logits.argmax()",
+                "answer = tokenizer.decode(inputs['input_ids'][0, start : end + 1])",
+            ]
+        return "\n".join(line for line in lines if line != "import torch")
+    if pipeline == "fill-mask":
+        first = text.split()
+        text = " ".join([*first[:-1], tokenizer.mask_token]) if len(first) > 1 else f"{text} {tokenizer.mask_token}"
     return (
-        "## Use\n\n```python\nfrom transformers import pipeline\n\n"
-        f'model = pipeline("{pipeline}", model=folder)  # this folder or its hub id\nmodel({call})\n```'
+        f'from transformers import pipeline\n\nmodel = pipeline("{pipeline}", model={place[:3]}){place[3:]}\n'
+        f"model({text!r})"
     )
 
 
-def _recipe(summary: dict[str, Any]) -> str:
-    run = summary.get("run", {})
+def _recipe(summary: Mapping[str, Any]) -> str:
+    run = dict(summary.get("run") or {})
     chosen = {key: run[key] for key in RECIPE if run.get(key) is not None}
-    plain = {key: value for key, value in summary.items() if isinstance(value, (str, int, float, bool)) and value != ""}
-    plain |= chosen
+    plain = {
+        key: f"{value:.6g}" if isinstance(value, float) and len(repr(value)) > 8 else value
+        for key, value in (*summary.items(), *chosen.items())
+        if isinstance(value, (str, int, float, bool)) and value != ""
+    }
     if not plain:
         return "## Recipe\n\nNo record of the training run was beside the model."
     return "## Recipe\n\n| | |\n|---|---|\n" + "\n".join(f"| {key} | {value} |" for key, value in plain.items())
+
+
+def _scores(summary: Mapping[str, Any]) -> str:
+    """What a record of training says about teacher and student."""
+    scored = {who: summary[who].get("score") for who in ("teacher", "student") if isinstance(summary.get(who), dict)}
+    rows = [f"| {who} | {value:.1f} |" for who, value in scored.items() if isinstance(value, (int, float))]
+    task = f" on {summary['task']}" if summary.get("task") else ""
+    return f"| score{task} | |\n|---|---|\n" + "\n".join(rows) if rows else "Not evaluated."
