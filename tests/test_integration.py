@@ -70,7 +70,7 @@ def test_the_whole_road(data_dir: Path, tmp_path: Path) -> None:
         pictures=False,
         device="cpu",
     )
-    scores = run_evaluation(options)["held_out"]["models"]
+    scores = run_evaluation(options)["held_out"]["wiki.valid"]["models"]
     assert scores["student"]["mlm_loss"] < 10.0 < torch.tensor(30522.0).log()
     assert "student" in (tmp_path / "evaluation" / "evaluate.md").read_text()
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from . import losses as losses
     from .batches.masked import MaskedBatches as MaskedBatches
     from .batches.masked import Masking as Masking
+    from .evaluate.run import evaluate_models as evaluate_models
     from .models.student import create_student as create_student
     from .prepare.rows import BatchTokenizer as BatchTokenizer
     from .prepare.rows import tokenize_dataset as tokenize_dataset
@@ -32,6 +33,7 @@ __getattr__, __dir__, _names = attach(
         "Masking": ".batches.masked",
         "Tokenizer": ".tokenizer",
         "create_student": ".models.student",
+        "evaluate_models": ".evaluate.run",
         "losses": ".losses",
         "tokenize_dataset": ".prepare.rows",
     },

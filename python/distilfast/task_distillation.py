@@ -20,6 +20,7 @@ from ._command import parse, run
 from ._core import InputError
 from ._files import refuse_occupied, whole_directory, write_json
 from .evaluate.finetune import encode_split, evaluate_task, fine_tune, load_for_task, predict, published_settings
+from .evaluate.forward import room_for
 from .evaluate.task_data import Split, TaskData, load_task
 from .evaluate.tasks import Task, score
 from .models.student import create_student
@@ -89,7 +90,8 @@ def pseudo_labels(
     if not 0.0 <= min_confidence <= 1.0:
         raise InputError(f"--min_confidence {min_confidence} is no probability")
     bare = Split(texts, None, [0] * len(texts))
-    (logits,) = predict(teacher, tokenizer, encode_split(tokenizer, task, bare, max_length), device)
+    columns = encode_split(tokenizer, task, bare, room_for(teacher, tokenizer, max_length))
+    (logits,) = predict(teacher, tokenizer, columns, device)
     if task.kind == "regression":
         return Split(texts, None, logits[:, 0].astype(float).tolist())
     probability = np.exp(logits - logits.max(axis=1, keepdims=True))

@@ -54,17 +54,17 @@ def test_text_to_report(tmp_path: Path, text: str) -> None:
         speed=False,
     )
     report = run_evaluation(options)
-    scores = report["held_out"]["models"]
+    scores = report["held_out"]["text"]["models"]
     assert list(scores) == ["teacher", "student", "copy"]
     assert scores["copy"] == scores["teacher"]
     assert scores["copy"]["kl"] == 0.0
     assert scores["student"]["kl"] > 0
-    assert report["held_out"]["rows"] == 40
+    assert report["held_out"]["text"]["rows"] == 40
     # Every row is looked at, [CLS], [SEP] and the point among its tokens.
     assert scores["teacher"]["tokens"] == sum(7 + 3 * (i % 7) for i in range(40))
     assert run_evaluation(options)["held_out"] == report["held_out"]  # the same masks every time
     options.mask_seed = 1
-    assert run_evaluation(options)["held_out"]["models"]["student"] != scores["student"]
+    assert run_evaluation(options)["held_out"]["text"]["models"]["student"] != scores["student"]
     assert "masked of" in (tmp_path / "out" / "evaluate.md").read_text()
 
 

@@ -15,9 +15,22 @@ ROWS = {"teacher": 80.0, "student": 76.0, "student (D)": 78.0}
 
 def example() -> dict[str, Any]:
     def model(parameters: int, latency: float) -> dict[str, Any]:
-        speed = {"device": "cpu", "length": 128, "latency_ms": latency, "throughput": 1000 / latency}
+        speed = {
+            "device": "cpu",
+            "length": 128,
+            "latency_ms": latency,
+            "latency_iqr_ms": 0.01 * latency,
+            "throughput": 1000 / latency,
+            "throughput_spread": 0.02,
+            "repeats": 30,
+            "taken_again": False,
+            "load": 0.1,
+        }
         return {
             "encoder_parameters": parameters,
+            "embeddings": parameters // 4,
+            "layers": parameters - parameters // 4,
+            "head": 0,
             "parameters": parameters,
             "bytes": 4 * parameters,
             "speed": {"cpu": speed},
@@ -64,7 +77,7 @@ def example() -> dict[str, Any]:
         "hardware": {"cpu": "a processor"},
         "teacher": "teacher",
         "models": {"teacher": model(110_000_000, 50.0), "student": model(66_000_000, 25.0)},
-        "held_out": {"rows": 10, "models": {"teacher": held_out, "student": {**held_out, "kl": 0.25}}},
+        "held_out": {"news": {"rows": 10, "models": {"teacher": held_out, "student": {**held_out, "kl": 0.25}}}},
         "tasks": {
             "sst2": task("SST-2", True),
             "rte": task("RTE", True),
@@ -84,7 +97,9 @@ def test_the_report_says_what_the_json_says() -> None:
     for words in (
         "66,000,000",
         "60.0 %",
-        "2.00 / 2.00",
+        "25.00 (0.25)",
+        "40.0 (2 %)",
+        "2.00 |",
         "76.0 (75.0 to 77.0)",
         "95.0 %",
         "97.5 %",

@@ -174,7 +174,7 @@ def test_added_rows_change_the_fingerprint(data_folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(None, "there is no such file"), (b" \n\n", "no text in it"), (b"ab\xff", "at byte 2")]
+    ("content", "message"), [(None, "there is no such file"), (b" \n\n", "no line with text"), (b"ab\xff", "at byte 2")]
 )
 def test_bad_unlabelled_files_are_refused(content: bytes | None, message: str, tmp_path: Path) -> None:
     path = tmp_path / "text.txt"

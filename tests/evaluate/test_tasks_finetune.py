@@ -328,3 +328,23 @@ def test_bad_input_is_named(models: Path, data: Path, tmp_path: Path) -> None:
     refused("bare has no tokenizer", student=[str(bare)])
     assert evaluate.parse_tasks("sst2") == ["sst2"]
     assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_in_bfloat16_is_tuned_in_float32(models: Path, tmp_path: Path) -> None:
+    stored = BertForMaskedLM.from_pretrained(models / "teacher").to(torch.bfloat16)
+    stored.save_pretrained(tmp_path)
+    for task in ("sst2", "squad"):
+        model = load_for_task(str(tmp_path), TASKS[task], 0)
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_rows_longer_than_the_positions_are_cut(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    rows = [f"{'the film was ' * 40}{word}\t{label}" for word, label in (("bad", 0), ("good", 1)) for _ in range(4)]
+    for name in ("train.tsv", "dev.tsv"):
+        (tmp_path / "own" / name).write_text("\n".join(["text\tlabel", *rows]) + "\n")
+    found = load_task("own", tmp_path)
+    settings = published_settings(found.task, max_length=512, epochs=1.0, batch_size=4)
+    result = fine_tune(str(models / "teacher"), found, 0, settings, torch.device("cpu"))
+    assert result.steps == 2
+    assert result.score == 50.0  # what tells the rows apart is past the cut

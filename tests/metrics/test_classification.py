@@ -77,6 +77,7 @@ def test_many_labels_beside_the_teacher() -> None:
     assert found["agreement"] == 0.5  # 0 is not above a half
     assert found["kl"] == pytest.approx((0.75 * math.log(1.5) + 0.25 * math.log(0.5)) / 2)
     assert set(found) == {"agreement", "kl"}
+    assert set(multi_label_metrics(student, np.full((1, 2), np.nan), teacher)) == {"agreement", "kl"}
 
 
 def test_the_table_of_labels() -> None:

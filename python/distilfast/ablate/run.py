@@ -22,9 +22,9 @@ from .._core import InputError
 from .._files import write_json, write_text
 from ..evaluate.cells import claim, model_fingerprint
 from ..evaluate.published import ABLATION
-from ..evaluate.run import EvaluateOptions, held_out_report
+from ..evaluate.run import EvaluateOptions, text_scores
 from ..evaluate.scores import TaskPlan, parse_tasks, task_report
-from ..metrics.held_out import pick_device
+from ..metrics.held_out import pick_device, read_text
 from ..models.load import quiet, refuse_bare_directory
 from ..prepare.directory import load_tokens
 from ..prepare.run import prepare
@@ -272,12 +272,10 @@ def judge(paths: Mapping[str, str], options: AblateOptions, folder: Path) -> dic
     evaluation = EvaluateOptions(
         teacher=paths[TEACHER],
         output_dir=str(folder),
-        text=options.held_out,
         max_length=options.max_length,
-        max_lines=options.max_lines,
         device=options.device,
     )
-    held_out = held_out_report(dict(paths), TEACHER, evaluation)
+    held_out = text_scores(paths, TEACHER, evaluation, read_text(options.held_out, options.max_lines))
     models = held_out.pop("models")
     scores: dict[str, dict[str, float]] = {
         name: {

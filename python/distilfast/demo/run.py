@@ -174,10 +174,10 @@ def compare(arguments: DemoArguments, folder: Path) -> list[dict[str, Any]]:
     _say("held-out text")
     print(f"$ python -m distilfast.evaluate --teacher {options.teacher} {students} --text {options.text[0]} ...")
     evaluation = run_evaluation(options)
-    best = evaluation["held_out"]["models"]["teacher"]["mlm_accuracy"]
+    best = evaluation["held_out"]["held_out"]["models"]["teacher"]["mlm_accuracy"]
     rows = []
     for name in NAMES:
-        scores, model = evaluation["held_out"]["models"][name], evaluation["models"][name]
+        scores, model = evaluation["held_out"]["held_out"]["models"][name], evaluation["models"][name]
         rows.append(
             {
                 "name": name,

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from ..metrics.held_out import HeldOutScores as HeldOutScores
     from ..metrics.held_out import evaluate_held_out as evaluate_held_out
     from .run import EvaluateOptions as EvaluateOptions
+    from .run import evaluate_models as evaluate_models
     from .run import main as main
     from .run import run_evaluation as run_evaluation
 
@@ -19,6 +20,7 @@ __getattr__, __dir__, __all__ = attach(
         "EvaluateOptions": ".run",
         "HeldOutScores": "..metrics.held_out",
         "evaluate_held_out": "..metrics.held_out",
+        "evaluate_models": ".run",
         "main": ".run",
         "run_evaluation": ".run",
     },

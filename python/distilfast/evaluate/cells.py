@@ -6,7 +6,6 @@ of when its process ends, and each process takes the cells that nobody has.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 
 import torch
 import transformers
+from filelock import FileLock, Timeout
 
 from .._core import InputError
 from .._files import whole_directory, write_json
@@ -101,13 +101,16 @@ def _flat(made: dict[str, Any]) -> dict[str, Any]:
 def claim(file: Path, wait: bool = False) -> Iterator[bool]:
     """True while this process alone works on `file`; False where another does, unless `wait`."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    with open(file.with_suffix(".lock"), "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
+    lock = FileLock(file.with_suffix(".lock"), timeout=-1 if wait else 0)
+    try:
+        lock.acquire()
+    except Timeout:
+        yield False
+        return
+    try:
         yield True
+    finally:
+        lock.release()
 
 
 def parse_shard(shard: str) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 import transformers
 from torch.func import functional_call
 from torch.nn import functional as F
-from transformers import Trainer, TrainingArguments
+from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from .. import cpu
@@ -24,12 +24,15 @@ from ..metrics import questions
 from ..models.bf16 import ForgetCopies, WeightCopies
 from ..models.load import load_model
 from ..tokenizer import load_transformers_tokenizer
+from .forward import room_for
 from .length_groups import logits_by_length
 from .task_data import Split, TaskData
 from .tasks import Task, score, scores
 
 EVALUATION_BATCH = 64
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+# Columns of `questions.windows` that lead from a window back to its passage.
+NOT_TENSORS = ("example", "offsets")
 LOGITS = ("logits", "start_logits", "end_logits")
 
 
@@ -181,7 +184,8 @@ def _taken(inputs: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
 
 def load_for_task(path: str, task: Task, seed: int) -> Any:
-    """The encoder in `path` with a new head for `task`, drawn from `seed`; a head it has for it already is kept."""
+    """The encoder in `path`, in float32 however it is stored, with a new head for `task`, drawn from `seed`; a head it
+    has for it already is kept."""
     transformers.set_seed(seed)
     if task.kind == "questions":
         return load_model(path, "questions", new_head=True)
@@ -205,17 +209,14 @@ def encode_split(tokenizer: Any, task: Task, split: Split, max_length: int) -> d
     return {key: encoded[key] for key in MODEL_INPUTS if key in encoded} | {"labels": split.labels}
 
 
-class _Collator:
-    """Pads to the longest row of the batch."""
+def collator(tokenizer: Any) -> Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]]:
+    """Pads to the longest row of the batch, and leaves out what no model takes."""
+    pad = DataCollatorWithPadding(tokenizer)
 
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
+    def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        return dict(pad([{name: row[name] for name in row if name not in NOT_TENSORS} for row in rows]))
 
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        inputs = [{key: row[key] for key in MODEL_INPUTS if key in row} for row in rows]
-        batch = dict(self.tokenizer.pad(inputs, return_tensors="pt"))
-        targets = [key for key in rows[0] if key not in MODEL_INPUTS]
-        return batch | {key: torch.tensor([row[key] for row in rows]) for key in targets}
+    return collate
 
 
 def predict(
@@ -228,7 +229,7 @@ def predict(
     number = len(columns["input_ids"])
     order = sorted(range(number), key=lambda row: -len(columns["input_ids"][row]))
     rows = _Rows({key: columns[key] for key in MODEL_INPUTS if key in columns})
-    collate, names = _Collator(tokenizer), _inputs_of(model)
+    collate, names = collator(tokenizer), _inputs_of(model)
     outputs: list[np.ndarray] = []
     copies = weight_copies(bf16)
     model.eval().to(device)
@@ -248,7 +249,8 @@ def predict(
 def evaluate_task(
     model: Any, tokenizer: Any, data: TaskData, max_length: int, device: torch.device, bf16: bool = False
 ) -> dict[str, float]:
-    """The task's metrics in per cent on its dev splits."""
+    """The task's metrics in per cent on its dev splits, rows cut to `max_length` and to the model's positions."""
+    max_length = room_for(model, tokenizer, max_length)
     truths, outputs = {}, {}
     for name, split in data.dev.items():
         columns = encode_split(tokenizer, data.task, split, max_length)
@@ -286,9 +288,9 @@ def fine_tune(
         tokenizer = _shared_tokenizer(tokenizer, path, teacher)
     if device.type == "cpu":
         cpu.use(model)
-    longest = min(settings.max_length, int(getattr(model.config, "max_position_embeddings", settings.max_length)))
+    tuned = None if teacher is None else load_for_task(teacher, task, seed)
+    longest = min(room_for(each, tokenizer, settings.max_length) for each in (model, tuned) if each is not None)
     columns = encode_split(tokenizer, task, data.train, longest)
-    train = {key: column for key, column in columns.items() if key not in ("example", "offsets")}
     with tempfile.TemporaryDirectory(prefix="distilfast-") as scratch:
         arguments = TrainingArguments(
             output_dir=scratch,
@@ -301,7 +303,7 @@ def fine_tune(
             weight_decay=settings.weight_decay,
             lr_scheduler_type="linear",
             use_cpu=device.type == "cpu",
-            logging_steps=max(1, round(settings.epochs * len(train["input_ids"]) / settings.batch_size / 50)),
+            logging_steps=max(1, round(settings.epochs * len(columns["input_ids"]) / settings.batch_size / 50)),
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,
@@ -312,12 +314,12 @@ def fine_tune(
         trainer = _TaskTrainer(
             model=model,
             args=arguments,
-            train_dataset=_Rows(train),
-            data_collator=_Collator(tokenizer),
+            train_dataset=_Rows(columns),
+            data_collator=collator(tokenizer),
             callbacks=[],
             settings=settings,
             task=task,
-            teacher=None if teacher is None else load_for_task(teacher, task, seed),
+            teacher=tuned,
         )
         trainer.remove_callback(transformers.PrinterCallback)
         started = time.perf_counter()

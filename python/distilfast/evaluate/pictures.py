@@ -39,13 +39,15 @@ def figure_and_axes(width: float, height: float) -> tuple[Any, Any]:
 
 def draw_pictures(report: Mapping[str, Any], folder: Path) -> list[str]:
     """Draws what the report has numbers for into `folder`; returns the names of the files."""
-    if not can_draw():
+    if not (report.get("tasks") or report.get("rows")) or not can_draw():
         return []
     drawn = []
     students = [name for name in report["models"] if name != report["teacher"]]
     if report.get("tasks") and students:
         drawn += draw_kept(report, folder / "kept.png")
         drawn += draw_quality(report, folder / "quality.png")
+    if report.get("rows") and students:
+        drawn += draw_kept_rows(report, folder / "rows.png")
     if report.get("tasks"):
         drawn += draw_task_losses(report, folder / "losses.png")
     return drawn
@@ -96,6 +98,30 @@ def draw_kept(report: Mapping[str, Any], path: Path) -> list[str]:
     top = max(100.0, *heights, *[100 * (value or 0.0) for _, kept, _ in groups for value in kept.values()])
     axes.set_ylim(0, 1.06 * top)
     figure.legend(loc="outside upper center", ncols=min(3, len(rows) + 1), fontsize=8, frameon=False)
+    figure.savefig(path)
+    return [path.name]
+
+
+def draw_kept_rows(report: Mapping[str, Any], path: Path) -> list[str]:
+    """The share of the teacher's score that each student keeps on each file of rows, a line for its interval."""
+    kept = [
+        (f"{name}\n{part['file']}, {part['main'][0].replace('_', ' ')}", model["kept"][part["main"][0]])
+        for part in report["rows"].values()
+        for name, model in part["models"].items()
+        if "kept" in model and model["kept"][part["main"][0]]["share"] is not None
+    ]
+    if not kept:
+        return []
+    figure, axes = figure_and_axes(6.4, 1.1 + 0.5 * len(kept))
+    for i, (_, found) in enumerate(kept):
+        if found["low"] is not None:
+            axes.plot([100 * found["low"], 100 * found["high"]], [i, i], color=COLOURS[0], linewidth=2.5)
+        axes.scatter(100 * found["share"], i, s=50, color=COLOURS[0], zorder=3)
+    axes.axvline(100, color="black", linewidth=0.8, linestyle=":")
+    axes.set_yticks(range(len(kept)), [label for label, _ in kept], fontsize=8)
+    axes.set_ylim(len(kept) - 0.5, -0.5)
+    axes.set_xlabel(f"% of {report['teacher']}'s score, 95 % interval")
+    axes.grid(axis="x", linewidth=0.4)
     figure.savefig(path)
     return [path.name]
 
@@ -230,6 +256,7 @@ def picture_notes(drawn: Sequence[str]) -> str:
         "own source and hardware, and none of them measured here: "
         + "; ".join(f"{model.name}, {model.split} ({model.source})" for model in MODELS)
         + ".",
+        "rows.png": "Share of the teacher's score kept on labelled rows, with the 95 % interval of a paired bootstrap.",
         "losses.png": "Training loss of each row's first seed.",
     }
     return "\n\n".join(f"![{name.removesuffix('.png')}]({name})\n\n{texts[name]}" for name in drawn)

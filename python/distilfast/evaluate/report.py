@@ -6,6 +6,8 @@ from typing import Any
 
 from ..metrics.markdown import number, percent, table
 from .pictures import picture_notes
+from .row_report import rows_markdown
+from .speed import speed_warnings
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -19,8 +21,8 @@ def markdown(report: dict[str, Any]) -> str:
 def markdown_tables(report: dict[str, Any]) -> str:
     """Its tables, without a title."""
     sections = [_models(report)]
-    if "held_out" in report:
-        sections.append(_held_out(report))
+    sections += [rows_markdown(part, report["teacher"]) for part in report.get("rows", {}).values()]
+    sections += [_held_out(name, part) for name, part in report.get("held_out", {}).items()]
     if report.get("tasks"):
         sections.append(_tasks(report))
     return "\n\n".join(sections)
@@ -29,38 +31,47 @@ def markdown_tables(report: dict[str, Any]) -> str:
 def _models(report: dict[str, Any]) -> str:
     teacher = report["models"][report["teacher"]]
     devices = list(teacher.get("speed", {}))
-    header = ["model", "encoder parameters", "of teacher", "weights MB"]
-    for device in devices:
-        header += [f"{device} batch 1, ms", f"{device} batch 32, seq/s", "times the teacher's"]
-    rows = []
-    for name, model in report["models"].items():
-        row = [
+    rows = [
+        [
             name,
-            f"{model['encoder_parameters']:,}",
+            f"{model['parameters']:,}",
+            *(f"{model[part]:,}" for part in ("embeddings", "layers", "head")),
             percent(model["encoder_parameters"] / teacher["encoder_parameters"]),
             number(model["bytes"] / 1e6),
         ]
-        for device in devices:
-            speed, reference = model["speed"][device], teacher["speed"][device]
-            row += [
-                number(speed["latency_ms"], 2),
-                number(speed["throughput"]),
-                f"{reference['latency_ms'] / speed['latency_ms']:.2f} / "
-                f"{speed['throughput'] / reference['throughput']:.2f}",
-            ]
-        rows.append(row)
-    note = ""
-    if devices:
-        length = next(iter(teacher["speed"].values()))["length"]
-        note = (
-            f"\n\nSpeed of the encoder on sequences of {length} tokens, no padding, median; the last column of a "
-            "device is latency / throughput relative to the teacher, above 1 is faster."
-        )
-    return "## Size and speed\n\n" + table(header, rows) + note
+        for name, model in report["models"].items()
+    ]
+    header = ["model", "parameters", "embeddings", "layers", "head", "encoder, of teacher", "weights MB"]
+    sections = ["## Size and speed", table(header, rows)]
+    sections += [_speed(report, device) for device in devices]
+    return "\n\n".join(sections)
 
 
-def _held_out(report: dict[str, Any]) -> str:
-    held_out = report["held_out"]
+def _speed(report: dict[str, Any], device: str) -> str:
+    speeds = {
+        name: model["speed"][device] for name, model in report["models"].items() if device in model.get("speed", {})
+    }
+    reference = speeds[report["teacher"]]
+    rows = [
+        [
+            name,
+            f"{speed['latency_ms']:,.2f} ({number(speed['latency_iqr_ms'], 2)})",
+            f"{number(speed['throughput'])} ({percent(speed['throughput_spread'], 0)})",
+            f"{reference['latency_ms'] / speed['latency_ms']:.2f}",
+            f"{speed['throughput'] / reference['throughput']:.2f}",
+        ]
+        for name, speed in speeds.items()
+    ]
+    header = [device, "batch 1, ms (quartiles)", "batch 32, seq/s (spread)", "times, batch 1", "times, batch 32"]
+    note = (
+        f"The encoder on sequences of {reference['length']} tokens, no padding: median, and the distance of the "
+        "quartiles in brackets; the last columns are relative to the teacher, above 1 is faster."
+    )
+    warnings = [f"**{text[0].upper()}{text[1:]}.**" for text in speed_warnings(speeds)]
+    return "\n\n".join([table(header, rows), note, *warnings])
+
+
+def _held_out(text: str, held_out: dict[str, Any]) -> str:
     rows = [
         [
             name,
@@ -77,7 +88,7 @@ def _held_out(report: dict[str, Any]) -> str:
     header = ["model", "MLM loss", "perplexity", "accuracy", "top-1 as teacher", "KL", "top-1, all", "KL, all"]
     first = next(iter(held_out["models"].values()))
     return (
-        "## Held-out text\n\n"
+        f"## Held-out text {text}\n\n"
         + table(header, rows)
         + f"\n\n{first['masked']:,} masked of {first['tokens']:,} tokens in {held_out['rows']:,} rows, the same masks "
         "for every model. Loss and KL(teacher || model) in nats; top-1 and KL at masked positions, then at all of them."

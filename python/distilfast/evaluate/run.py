@@ -4,8 +4,8 @@ they are; one Markdown table, one JSON."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,13 @@ from .._core import InputError, __version__
 from .._files import write_json, write_text
 from ..metrics.held_out import evaluate_held_out, held_out_batches, pick_device, read_text
 from ..models.load import load_model, named_models, quiet, refuse_bare_directory
+from .cells import model_fingerprint
 from .finetune import refuse_other_gpus
+from .finished import RowOptions, rows_report
+from .merge import FORMAT, earlier_report, fits, merged, set_aside
 from .pictures import draw_pictures
 from .report import markdown
+from .row_report import kept_lines
 from .scores import SWEEP, TaskPlan, parse_tasks, task_report
 from .speed import hardware, measure_size, measure_speed
 
@@ -34,15 +38,36 @@ class EvaluateOptions:
         default_factory=list,
         metadata={"help": "Students, like --teacher; may be given more than once.", "action": "extend"},
     )
+    validation_file: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Labelled rows (csv, tsv, jsonl, json, parquet, a folder) on which finished classifiers, taggers "
+            "and question answerers are scored as they are; several are scored apart."
+        },
+    )
+    text_column: list[str] = field(
+        default_factory=list, metadata={"help": "Column of the text, two for pairs. Default: the usual names."}
+    )
+    label_column: list[str] = field(
+        default_factory=list, metadata={"help": "Column of the label; several: one a class. none: no labels."}
+    )
+    group_column: str | None = field(
+        default=None, metadata={"help": "Column of the query whose rows are ranked together, for one-score models."}
+    )
     text: list[str] = field(
         default_factory=list,
-        metadata={"help": "Held-out text files, UTF-8, one example a line, for masked-LM loss and agreement."},
+        metadata={
+            "help": "Held-out text files, UTF-8, one example a line, for masked-LM loss and agreement; several, also "
+            "as name=file, are scored apart."
+        },
     )
     tokens: str | None = field(
         default=None,
         metadata={"help": "Held-out text as a directory of python -m distilfast.prepare, instead of --text."},
     )
-    max_length: int = field(default=512, metadata={"help": "Longest held-out example in tokens; longer ones are cut."})
+    max_length: int = field(
+        default=512, metadata={"help": "Longest held-out example or row in tokens; longer ones are cut."}
+    )
     max_lines: int | None = field(default=None, metadata={"help": "Use this many lines of --text at most."})
     batch_tokens: int = field(default=8192, metadata={"help": "Token budget of a held-out batch."})
     mask_seed: int = field(default=0, metadata={"help": "Seed of the held-out masks; same for every model."})
@@ -79,16 +104,20 @@ class EvaluateOptions:
     temperature: float = field(default=2.0, metadata={"help": "--distil: temperature of the KL."})
     bf16: bool = field(default=False, metadata={"help": "Fine-tune in bfloat16."})
     speed: bool = field(default=True, metadata={"help": "Measure latency and throughput on the CPU and a GPU, if any."})
-    pictures: bool = field(default=True, metadata={"help": "Draw kept.png, quality.png and losses.png."})
+    pictures: bool = field(default=True, metadata={"help": "Draw pictures; left out where matplotlib is missing."})
     speed_length: int = field(default=128, metadata={"help": "Tokens a sequence when measuring speed."})
     speed_repeats: int = field(default=30, metadata={"help": "Timed forwards a model at batch 1."})
 
 
 def describe_models(paths: dict[str, str], options: EvaluateOptions) -> dict[str, dict[str, Any]]:
-    """Size and speed of each model by name, the teacher first."""
+    """Size, fingerprint and speed of each model by name, the teacher first."""
     models = {name: load_for_size(path) for name, path in paths.items()}
     described: dict[str, dict[str, Any]] = {
-        name: {"path": path, "class": type(models[name]).__name__, **vars(measure_size(models[name], path))}
+        name: {
+            "class": type(models[name]).__name__,
+            "fingerprint": model_fingerprint(path),
+            **vars(measure_size(models[name], path)),
+        }
         for name, path in paths.items()
     }
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])] if options.speed else []
@@ -100,18 +129,41 @@ def describe_models(paths: dict[str, str], options: EvaluateOptions) -> dict[str
 
 
 def load_for_size(path: str) -> Any:
-    """The masked-LM model in `path` where it is one whole, else its bare encoder."""
+    """The model that the configuration in `path` names where it is there whole, else its bare encoder."""
     try:
-        return load_model(path, "masked_lm")
+        return load_model(path)
     except InputError:
         return load_model(path, "hidden_states")
 
 
+def held_out_texts(options: EvaluateOptions) -> dict[str, str]:
+    """The files of --text by name: that before the equals sign, or the file's own without its ending."""
+    texts: dict[str, str] = {}
+    for given in options.text:
+        name, equals, file = given.partition("=")
+        if not equals or "/" in name or Path(given).is_file():
+            name, file = Path(given).stem, given
+        if name in texts:
+            raise InputError(f"--text: two texts are called {name!r}; name one, as in other={file}")
+        texts[name] = file
+    return texts
+
+
 def held_out_report(paths: dict[str, str], teacher: str, options: EvaluateOptions) -> dict[str, Any]:
-    """Masked-LM quality of every model on the held-out text."""
+    """Masked-LM quality of every model on each held-out text, by its name."""
+    if options.tokens is not None:
+        return {Path(options.tokens).name: text_scores(paths, teacher, options)}
+    texts = {name: read_text([file], options.max_lines) for name, file in held_out_texts(options).items()}
+    return {name: text_scores(paths, teacher, options, lines) for name, lines in texts.items()}
+
+
+def text_scores(
+    paths: Mapping[str, str], teacher: str, options: EvaluateOptions, lines: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Masked-LM quality of every model on `lines`, or on `options.tokens`."""
     batches, info = held_out_batches(
         paths,
-        lines=read_text(options.text, options.max_lines) if options.text else (),
+        lines=lines,
         tokens=options.tokens,
         max_length=options.max_length,
         batch_tokens=options.batch_tokens,
@@ -130,6 +182,25 @@ def held_out_report(paths: dict[str, str], teacher: str, options: EvaluateOption
         **info,
         "models": {name: {**vars(score), "perplexity": score.perplexity} for name, score in renamed.items()},
     }
+
+
+def labelled_report(paths: dict[str, str], teacher: str, options: EvaluateOptions, on: torch.device) -> dict[str, Any]:
+    """What finished models score on each --validation_file, by its name."""
+    report: dict[str, Any] = {}
+    for file in options.validation_file:
+        name = Path(file).stem
+        if name in report:
+            raise InputError(f"--validation_file: two files are called {name!r}; rename one")
+        rows = RowOptions(
+            file,
+            tuple(options.text_column),
+            tuple(options.label_column),
+            options.group_column,
+            options.max_length,
+            options.max_dev_rows,
+        )
+        report[name] = rows_report(paths, teacher, rows, on, progress=sys.stderr.isatty())
+    return report
 
 
 def task_plan(options: EvaluateOptions) -> TaskPlan:
@@ -164,39 +235,73 @@ def task_plan(options: EvaluateOptions) -> TaskPlan:
 
 
 def run_evaluation(options: EvaluateOptions) -> dict[str, Any]:
-    """The whole report as JSON-ready values; writes `evaluate.json` and `evaluate.md` in the output directory."""
+    """The whole report as JSON-ready values; writes `evaluate.json` and `evaluate.md` in the output directory.
+
+    A report that is there of the same models is added to; one of other or changed models is renamed, not lost.
+    """
     paths = named_models([options.teacher, *options.student])
     teacher = next(iter(paths))
     for path in paths.values():
         refuse_bare_directory(path)
     if options.text and options.tokens:
         raise InputError("--text and --tokens both name held-out text; give one of them")
+    folder = Path(options.output_dir)
+    earlier = earlier_report(folder)
     plan = None if options.tasks is None else task_plan(options)
     on = pick_device(options.device)
     if plan is not None:
         refuse_other_gpus(on)
     report: dict[str, Any] = {
-        "format": 1,
+        "format": FORMAT,
         "versions": {"distilfast": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
         "hardware": {"cpu": hardware("cpu"), **({"cuda": hardware("cuda")} if torch.cuda.is_available() else {})},
         "device": str(on),
         "teacher": teacher,
     }
+    if options.validation_file:
+        report["rows"] = labelled_report(paths, teacher, options, on)
     if options.text or options.tokens:
         report["held_out"] = held_out_report(paths, teacher, options)
     report["models"] = describe_models(paths, options)
-    folder = Path(options.output_dir)
     if plan is not None:
         found, report["missing"] = task_report(paths, plan, folder, on)
         report |= found
     folder.mkdir(parents=True, exist_ok=True)
+    if earlier is not None and fits(earlier, report):
+        report = merged(earlier, report)
+    elif earlier is not None:
+        kept = set_aside(folder)
+        print(f"the report in {folder} is of other models or rows; it is kept as {kept}", file=sys.stderr)
     report["pictures"] = draw_pictures(report, folder) if options.pictures else []
     write_json(folder / "evaluate.json", report)
     write_text(folder / "evaluate.md", markdown(report))
     return report
 
 
+def evaluate_models(
+    teacher: str, student: str | Sequence[str] = (), output_dir: str = "evaluation", **options: Any
+) -> dict[str, Any]:
+    """What share of a teacher's quality finished students keep, how much smaller and faster they are.
+
+    teacher, student: directories, hub ids or name=directory. options: fields of `EvaluateOptions`, among them
+    `validation_file` (labelled rows), `text` (held-out text), `tasks`, `speed`; a string stands for a list of one.
+    Writes `evaluate.json` and `evaluate.md` to `output_dir` and returns what the first holds. Raises `InputError`.
+    """
+    known = {each.name: each for each in fields(EvaluateOptions)}
+    for name, value in options.items():
+        if name not in known:
+            raise InputError(f"evaluate_models has no option {name!r}; it has {', '.join(known)}")
+        if isinstance(value, str) and known[name].default_factory is list:
+            options[name] = [value]
+    students = [student] if isinstance(student, str) else list(student)
+    return run_evaluation(EvaluateOptions(teacher=teacher, output_dir=output_dir, student=students, **options))
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     (options,) = command.parse([EvaluateOptions], argv)
     quiet()
-    print(markdown(run_evaluation(options)))
+    report = run_evaluation(options)
+    print(markdown(report))
+    for part in report.get("rows", {}).values():
+        for line in kept_lines(part):
+            print(line)

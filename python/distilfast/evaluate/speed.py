@@ -1,11 +1,12 @@
-"""Size and speed of models: parameters, bytes on disk, latency at batch 1 and throughput at batch 32."""
+"""Size and speed of models: parameters, bytes on disk, latency at batch 1 and throughput at batch 32, with spread."""
 
 from __future__ import annotations
 
+import os
 import platform
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,26 @@ from typing import Any
 import torch
 
 from .._core import InputError
+from ..batches.encode import longest_input
+
+# Where the middle half of the times spreads over more than this share of the median, they are taken again, once.
+WIDE = 0.15
+# Processes that wait for each core, above which the machine is called busy.
+BUSY = 0.5
 
 
 @dataclass(frozen=True)
 class Size:
-    """encoder_parameters: without the task head; parameters: with it; tied weights counted once. bytes: on disk."""
+    """embeddings, layers, head: parameters, which add up to `parameters`; tied weights counted once, in the embeddings.
 
-    encoder_parameters: int
+    encoder_parameters: embeddings and layers. bytes: of the weight files.
+    """
+
+    embeddings: int
+    layers: int
+    head: int
     parameters: int
+    encoder_parameters: int
     bytes: int
 
 
@@ -28,13 +41,26 @@ class Size:
 class Speed:
     """The encoder's forward on one device.
 
-    latency_ms: median of one sequence of `length` tokens, in milliseconds; throughput: sequences a second at batch 32.
+    latency_ms: median of one sequence of `length` tokens, in milliseconds; latency_iqr_ms: the distance of its
+    quartiles; throughput: sequences a second at batch 32, of the median; throughput_spread: the distance of the
+    quartiles of its times as a share of their median. repeats: how many forwards the latency is of; taken_again:
+    whether the first times were too far apart; load: processes that ran or waited on the machine before, a core.
     """
 
     device: str
     length: int
     latency_ms: float
+    latency_iqr_ms: float
     throughput: float
+    throughput_spread: float
+    repeats: int
+    taken_again: bool
+    load: float | None
+
+    @property
+    def spread(self) -> float:
+        """The larger spread of the two, as a share of the median."""
+        return max(self.latency_iqr_ms / self.latency_ms, self.throughput_spread)
 
 
 def measure_size(model: Any, directory: str | Path | None = None) -> Size:
@@ -42,13 +68,29 @@ def measure_size(model: Any, directory: str | Path | None = None) -> Size:
     saving the weights would take (each shared tensor once)."""
     files = [*Path(directory).glob("*.safetensors")] if directory is not None and Path(directory).is_dir() else []
     on_disk = sum(file.stat().st_size for file in files)
-    # `parameters()` yields a tied weight once.
+    # `named_parameters()` yields a tied weight once.
+    inside = dict(model.base_model.named_parameters())
+    own = {id(parameter) for parameter in inside.values()}
+    embeddings = sum(parameter.numel() for name, parameter in inside.items() if "embed" in name)
+    encoder = sum(parameter.numel() for parameter in inside.values())
+    head = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in own)
     in_memory = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     return Size(
-        encoder_parameters=sum(parameter.numel() for parameter in model.base_model.parameters()),
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        embeddings=embeddings,
+        layers=encoder - embeddings,
+        head=head,
+        parameters=encoder + head,
+        encoder_parameters=encoder,
         bytes=on_disk or in_memory,
     )
+
+
+def machine_load() -> float | None:
+    """Processes that ran or waited over the last minute, a core; None where the system does not say."""
+    try:
+        return os.getloadavg()[0] / (os.cpu_count() or 1)
+    except (OSError, AttributeError):
+        return None
 
 
 def hardware(device: str | torch.device = "cpu") -> str:
@@ -80,20 +122,76 @@ def measure_speed(
     if repeats < 1:
         raise InputError(f"repeats is {repeats}; measuring takes at least 1")
     for name, model in models.items():
-        most = getattr(model.config, "max_position_embeddings", length)
-        if not 1 <= length <= most:
+        most = longest_input(model.config)
+        if length < 1 or (most is not None and length > most):
             raise InputError(f"length {length} is out of range for {name}, which has {most} positions")
-    singles = _median_seconds(models, device, 1, length, repeats)
-    batches = _median_seconds(models, device, batch_size, length, max(3, repeats // 10))
-    return {
-        name: Speed(device, length, latency_ms=1000 * singles[name], throughput=batch_size / batches[name])
-        for name in models
+    load = machine_load()
+    singles, again = _times(models, device, 1, length, repeats)
+    batches, batches_again = _times(models, device, batch_size, length, max(3, repeats // 10))
+    found = {}
+    for name in models:
+        latency, latency_iqr = _median_and_iqr(singles[name])
+        batch, batch_iqr = _median_and_iqr(batches[name])
+        found[name] = Speed(
+            device,
+            length,
+            latency_ms=1000 * latency,
+            latency_iqr_ms=1000 * latency_iqr,
+            throughput=batch_size / batch,
+            throughput_spread=batch_iqr / batch,
+            repeats=len(singles[name]),
+            taken_again=again or batches_again,
+            load=load,
+        )
+    return found
+
+
+def speed_warnings(speeds: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What a reader must know of the speeds of one device (`Speed` as a dictionary, by model): a wide spread, a busy
+    machine."""
+    found = []
+    wide = {
+        name: spread
+        for name, speed in speeds.items()
+        if (spread := max(speed["latency_iqr_ms"] / speed["latency_ms"], speed["throughput_spread"])) > WIDE
     }
+    if wide:
+        worst = max(wide, key=lambda name: wide[name])
+        found.append(
+            f"times spread by {100 * wide[worst]:.0f} % of their median ({worst}), taken twice: do not trust ratios "
+            "to the last digit; measure again on a quiet machine"
+        )
+    loads = [speed["load"] for speed in speeds.values() if speed["load"] is not None]
+    if loads and max(loads) > BUSY:
+        found.append(
+            f"the machine was busy before measuring ({max(loads):.1f} processes a core): times are longer than alone"
+        )
+    return found
 
 
-def _median_seconds(
+def _median_and_iqr(seconds: Sequence[float]) -> tuple[float, float]:
+    if len(seconds) < 2:
+        return seconds[0], 0.0
+    first, median, third = statistics.quantiles(seconds, n=4, method="inclusive")
+    return median, third - first
+
+
+def _times(
     models: Mapping[str, Any], device: str, batch_size: int, length: int, repeats: int
-) -> dict[str, float]:
+) -> tuple[dict[str, list[float]], bool]:
+    """Seconds of each forward by model; True where they were taken again because they lay far apart, with twice as
+    many forwards."""
+    first = _seconds_in_turns(models, device, batch_size, length, repeats)
+    if max(iqr / median for median, iqr in map(_median_and_iqr, first.values())) <= WIDE:
+        return first, False
+    second = _seconds_in_turns(models, device, batch_size, length, 2 * repeats)
+    return second, True
+
+
+def _seconds_in_turns(
+    models: Mapping[str, Any], device: str, batch_size: int, length: int, repeats: int
+) -> dict[str, list[float]]:
+    """Models take turns, which `torch.utils.benchmark` cannot do: a machine that slows down slows all of them."""
     generator = torch.Generator().manual_seed(0)
     times: dict[str, list[float]] = {name: [] for name in models}
     modes = {name: model.training for name, model in models.items()}
@@ -113,7 +211,7 @@ def _median_seconds(
     finally:
         for name, model in models.items():
             model.train(modes[name]).to(homes[name])
-    return {name: statistics.median(taken) for name, taken in times.items()}
+    return times
 
 
 def _seconds(encoder: Any, ids: torch.Tensor, mask: torch.Tensor, device: torch.device) -> float:

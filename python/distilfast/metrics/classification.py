@@ -51,15 +51,15 @@ def multi_label_metrics(
 ) -> dict[str, float]:
     """What a model with any number of labels a row scores; a label is given where its probability is above a half.
 
-    labels: 0 or 1 [rows, classes], a row of `IGNORED` where a row has none. With labels: `micro_f1`, `macro_f1` (mean
-    over the classes), `subset_accuracy` (rows whose labels are all right) and `loss`, the mean binary cross-entropy.
+    labels: 0 or 1 [rows, classes], a row of `IGNORED` or nan where a row has none. With labels: `micro_f1`, `macro_f1`
+    (mean over the classes), `subset_accuracy` (rows whose labels are all right), `loss`, the mean binary cross-entropy.
     With a teacher: `agreement`, the share of single decisions that are the teacher's, and `kl`, the mean over rows and
     labels of the divergence of two Bernoulli distributions. Raises `InputError` for outputs that are not finite.
     """
     logits = finite(logits)
     predictions = logits > 0
     found: dict[str, float] = {}
-    if labels is not None and (known := (labels != IGNORED).all(-1)).any():
+    if labels is not None and (known := ((labels != IGNORED) & np.isfinite(labels)).all(-1)).any():
         truth, said = labels[known] > 0.5, predictions[known]
         for average in ("micro", "macro"):
             score = sklearn_metrics.f1_score(truth, said, average=average, zero_division=0.0)

@@ -1,0 +1,225 @@
+"""Finished models as they are, scored on the rows of a file: what a student keeps of its teacher's quality.
+
+Each model reads the rows through its own tokenizer; classes are matched by name, so that a student whose classes stand
+in another order, or that has another vocabulary, is compared rightly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .._core import InputError
+from ..models.head import head_of
+from ..models.load import load_model
+from ..prepare.columns import Columns, find_columns
+from ..prepare.labels import match_labels
+from ..prepare.records import Rows, listed
+from ..prepare.table import read_rows
+from ..prepare.targets import answer_targets, sequence_targets, tag_targets, with_text
+from ..tokenizer import load_transformers_tokenizer
+from .compare import Answers, Comparison, ManyLabels, Numbers, OneClass, Ranking, Tags, compared
+from .forward import answers, sequence_logits, word_classes
+
+HEADS = ("classification", "tokens", "questions")
+
+
+@dataclass(frozen=True)
+class RowOptions:
+    """Where the rows are and which of their columns are read; None: by the usual names."""
+
+    validation_file: str
+    text_column: tuple[str, ...] = ()
+    label_column: tuple[str, ...] = ()
+    group_column: str | None = None
+    max_length: int = 512
+    max_rows: int | None = None
+
+
+def labelled_head(model: Any, name: str) -> str:
+    """The head of `model`. Raises `InputError` for one that says nothing about labelled rows."""
+    head = head_of(model)
+    if head in HEADS:
+        return head
+    raise InputError(
+        f"{name} is a {type(model).__name__}, which says nothing about labelled rows; --validation_file scores "
+        "classifiers, taggers and question answerers; use --text for masked-language models"
+    )
+
+
+def problem_of(config: Any) -> str:
+    """`problem_type` of a classifier's configuration; where it is silent, one class is a number, more are exclusive."""
+    return str(config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification"))
+
+
+def class_names(config: Any) -> list[str]:
+    return [str(config.id2label[number]) for number in range(int(config.num_labels))]
+
+
+def class_order(teacher: list[str], student: list[str], name: str) -> tuple[list[int], str]:
+    """The student's class number for each of the teacher's, and what is to be said of it.
+
+    Raises `InputError`, with both lists, where the names are not the same.
+    """
+    different = InputError(
+        f"{name} has other classes than the teacher: {listed(student)} where the teacher has {listed(teacher)}"
+    )
+    if len(student) != len(teacher):
+        raise different
+    if student == teacher:
+        return list(range(len(teacher))), ""
+    try:
+        mapping = match_labels(student, dict(enumerate(teacher)))
+    except InputError:
+        raise different from None
+    places = [mapping.ids[label.strip()] for label in student]
+    if sorted(places) != list(range(len(teacher))):
+        raise different
+    order = [places.index(number) for number in range(len(teacher))]
+    return order, f"classes of {name} matched to the teacher's: {mapping.note.partition(': ')[2]}"
+
+
+def rows_report(
+    paths: Mapping[str, str], teacher: str, options: RowOptions, device: torch.device, progress: bool = False
+) -> dict[str, Any]:
+    """What every model scores on the rows, JSON-ready; `teacher`: its name in `paths`.
+
+    Raises `InputError` for models of several heads or of other classes, and for rows that cannot be read.
+    """
+    models = {name: load_model(path) for name, path in paths.items()}
+    heads = {name: labelled_head(model, name) for name, model in models.items()}
+    head = heads[teacher]
+    for name, other in heads.items():
+        if other != head:
+            raise InputError(f"{name} is a {type(models[name]).__name__}, {teacher} a {type(models[teacher]).__name__}")
+    rows, columns = _rows(head, options)
+    config = models[teacher].config
+    notes = [columns.note, *rows.notes, *(f"{count:,} {what}" for what, count in rows.counts.items())]
+    orders: dict[str, list[int]] = {}
+    if head != "questions":
+        for name, model in models.items():
+            orders[name], note = class_order(class_names(config), class_names(model.config), name)
+            notes += [note] if note else []
+            if head == "classification" and problem_of(model.config) != problem_of(config):
+                raise InputError(f"{name} is for {problem_of(model.config)}, {teacher} for {problem_of(config)}")
+    comparison, said = _truth(head, rows, columns, config)
+    notes += said
+    outputs: dict[str, Any] = {}
+    for name, path in paths.items():
+        tokenizer = load_transformers_tokenizer(path)
+        outputs[name], cut = _outputs(
+            head,
+            models[name],
+            tokenizer,
+            rows,
+            columns,
+            options,
+            device,
+            orders.get(name),
+            class_names(config),
+            comparison,
+            progress,
+        )
+        notes += [f"{name}: {count:,} {what}" for what, count in cut.items()]
+    return {
+        "file": Path(options.validation_file).name,
+        "fingerprint": _fingerprint(rows, columns, options),
+        "head": head,
+        "problem": problem_of(config) if head == "classification" else head,
+        "rows": len(rows),
+        "notes": notes,
+        **compared(comparison, outputs, teacher),
+    }
+
+
+def _rows(head: str, options: RowOptions) -> tuple[Rows, Columns]:
+    kind: Any = "text" if head == "classification" else head
+    rows = read_rows(options.validation_file, split="validation")
+    columns = find_columns(rows, kind, options.text_column, options.label_column, options.group_column)
+    rows = with_text(rows, columns)
+    if options.max_rows is not None and options.max_rows < 1:
+        raise InputError(f"--max_dev_rows is {options.max_rows}; at least 1 is needed")
+    if options.max_rows is not None and len(rows) > options.max_rows:
+        total = len(rows)
+        chosen = np.random.Generator(np.random.Philox(0)).permutation(total)[: options.max_rows]
+        rows = rows.take(sorted(chosen.tolist())).noting(f"scored on {options.max_rows:,} of {total:,} rows")
+    return rows, columns
+
+
+def _fingerprint(rows: Rows, columns: Columns, options: RowOptions) -> str:
+    """sha256 of the rows that are scored and of how they are read."""
+    digest = hashlib.sha256(f"{options.max_length}".encode())
+    for name in dict.fromkeys([*columns.texts, *columns.labels, *([columns.group] if columns.group else [])]):
+        content = json.dumps([name, rows.column(name)], ensure_ascii=False, default=str)
+        digest.update(content.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def _truth(head: str, rows: Rows, columns: Columns, config: Any) -> tuple[Comparison, list[str]]:
+    """The comparison with the rows' labels, and what reading them has to say."""
+    id2label = dict(enumerate(class_names(config)))
+    names = list(id2label.values())
+    if head == "tokens":
+        tags = tag_targets(rows, columns, id2label)
+        return Tags([[names[one] if one >= 0 else None for one in row] for row in tags.values], names), list(tags.notes)
+    if head == "questions":
+        found = answer_targets(rows, columns)
+        return Answers([None if each is None else each["text"] for each in found.values]), list(found.notes)
+    problem: Any = problem_of(config)
+    targets = sequence_targets(rows, columns, problem, id2label)
+    if problem == "multi_label_classification":
+        labels = [[np.nan] * len(names) if row is None else row for row in targets.values]
+        return ManyLabels(np.array(labels, np.float64), names), list(targets.notes)
+    if problem == "single_label_classification":
+        return OneClass(np.array(targets.values, np.int64), names), list(targets.notes)
+    numbers = np.array(targets.values, np.float64)
+    if columns.group is None:
+        return Numbers(numbers), list(targets.notes)
+    groups = np.array([str(value) for value in rows.column(columns.group)])
+    if not columns.labels:
+        return Ranking(None, groups), list(targets.notes)
+    if not np.isfinite(numbers).all():
+        raise InputError(
+            f"{rows.source}: a row of a group has no {columns.labels[0]!r}; a ranking needs it of each row"
+        )
+    return Ranking(numbers, groups), list(targets.notes)
+
+
+def _outputs(
+    head: str,
+    model: Any,
+    tokenizer: Any,
+    rows: Rows,
+    columns: Columns,
+    options: RowOptions,
+    device: torch.device,
+    order: list[int] | None,
+    names: list[str],
+    comparison: Comparison,
+    progress: bool,
+) -> tuple[Any, Mapping[str, int]]:
+    """A model's outputs in the teacher's classes, and what was cut."""
+    length = options.max_length
+    if head == "questions":
+        assert isinstance(comparison, Answers)
+        first, second = (rows.column(name) for name in columns.texts)
+        unanswerable = any(not truths for truths in comparison.truth)
+        return answers(model, tokenizer, first, second, length, device, unanswerable, progress)
+    assert order is not None
+    if head == "tokens":
+        classes, cut = word_classes(model, tokenizer, rows.column(columns.texts[0]), length, device, progress)
+        named = {own: names[number] for number, own in enumerate(order)} | {-1: ""}
+        return [[named[int(one)] for one in row] for row in classes], cut
+    texts = [rows.column(name) for name in columns.texts]
+    logits, cut = sequence_logits(
+        model, tokenizer, texts[0], texts[1] if len(texts) == 2 else None, length, device, progress
+    )
+    logits = logits[:, order]
+    return (logits[:, 0] if isinstance(comparison, Numbers | Ranking) else logits), cut
