@@ -1,5 +1,6 @@
-"""Every text encoder that transformers has a masked-language model for: cut, or refused with the reason; and the table of
-docs/models.md, which says what these tests found.
+"""Every text encoder that transformers has a masked-language model for is cut, or refused with the reason.
+
+The table of docs/models.md says what these tests found.
 
 `python tests/models/test_every_encoder.py` writes the table anew.
 """
@@ -145,8 +146,8 @@ def table() -> str:
         "Made by `python tests/models/test_every_encoder.py`, kept right by its tests.",
         "",
         "*cut*: a student of all layers computes what its teacher does, and one of half the layers trains. *words*: "
-        "its masked-language-model head is one that distilfast takes apart, so that the losses on words work; without it "
-        "hidden states can be distilled (`--head hidden_states`), and classes where the family has a classifier. "
+        "its masked-language-model head is one that distilfast takes apart, so that the losses on words work; without "
+        "it hidden states can be distilled (`--head hidden_states`), and classes where the family has a classifier. "
         "*packed*: it runs without padding (`--layout packed`).",
         "",
         "| model type | cut | words | packed |",
