@@ -12,7 +12,8 @@ from pathlib import Path
 
 import distilfast as df
 import pytest
-from distilfast._files import is_path, refuse_occupied, whole_directory, write_json, write_text
+from distilfast.__main__ import main
+from distilfast._files import is_path, may_be_folder, refuse_occupied, whole_directory, write_json, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -143,7 +144,11 @@ def test_what_is_no_folder_is_never_replaced(tmp_path: Path, kind: str, overwrit
     if kind.startswith("link"):
         out.symlink_to(made if kind.endswith("pipe") else "/dev/null")
     before = os.lstat(out)
-    for refuse in (refuse_occupied, lambda *given: whole_directory(*given).__enter__()):
+    for refuse in (
+        refuse_occupied,
+        lambda *given: whole_directory(*given).__enter__(),
+        lambda to, _: may_be_folder(to),
+    ):
         with pytest.raises(df.InputError, match=r"is a (file|pipe|socket|device)"):
             refuse(out, overwrite)
     after = os.lstat(out)
@@ -253,3 +258,30 @@ def test_path_or_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: s
     (tmp_path / "here").mkdir()
     assert is_path(name) == path
     assert is_path(Path(name))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["evaluate", "--teacher", "t", "--student", "s"],
+        ["ablate", "--teacher", "t", "--text", "text.txt", "--held_out", "text.txt"],
+        ["task_distillation", "--teacher", "t", "--task", "sst-2"],
+        ["task_distillation", "--teacher", "t", "--task", "sst-2", "--overwrite", "true"],
+        ["export", "--student", "t"],
+        ["export", "--student", "t", "--overwrite", "true"],
+        ["prepare", "--tokenizer", "t", "--text", "text.txt", "--overwrite", "true"],
+        ["train", "--teacher", "t", "--text", "text.txt", "--overwrite", "true"],
+    ],
+)
+def test_no_command_replaces_a_pipe(
+    tmp_path: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("out")
+    (tmp_path / "t").mkdir()
+    (tmp_path / "text.txt").write_text("text\n")
+    with pytest.raises(SystemExit) as code:
+        main([*flags, "--output_dir", "out"])
+    assert code.value.code == 2
+    assert "out is a pipe" in capsys.readouterr().err
+    assert Path("out").is_fifo()

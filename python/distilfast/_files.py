@@ -98,20 +98,8 @@ def refuse_occupied(
     `reads`, and where it holds the current or the home directory.
     """
     path = Path(path)
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        mode = None
-    except NotADirectoryError:
-        file = next(parent for parent in path.parents if parent.exists())
-        raise InputError(f"{path} cannot be a folder: {file} is a file") from None
-    except OSError as error:
-        raise InputError(f"{describe_fault(error, path)}; name another directory") from None
-    if mode is None:
+    if not may_be_folder(path):
         return path
-    if not stat.S_ISDIR(mode):
-        kind = _KINDS.get(stat.S_IFMT(mode), "no folder")
-        raise InputError(f"{path} is {kind} and holds something already; name a directory that is not there yet")
     real = Path(os.path.realpath(path))
     for source in reads:
         if source is not None and (inside := _first_inside(Path(source), real)) is not None:
@@ -126,6 +114,27 @@ def refuse_occupied(
         if occupied and (real == kept or real in kept.parents):
             raise InputError(f"{path} holds {name}; name a folder that may be replaced")
     return path
+
+
+def may_be_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder is there (True) or could be (False), for commands that go on in the one they find.
+
+    Raises `InputError` where there is a file, a device, a pipe or a socket, and where the path leads nowhere.
+    """
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return False
+    except NotADirectoryError:
+        file = next(parent for parent in path.parents if parent.exists())
+        raise InputError(f"{path} cannot be a folder: {file} is a file") from None
+    except OSError as error:
+        raise InputError(f"{describe_fault(error, path)}; name another directory") from None
+    if not stat.S_ISDIR(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "no folder")
+        raise InputError(f"{path} is {kind} and holds something already; name a directory that is not there yet")
+    return True
 
 
 def _first_inside(source: Path, folder: Path) -> Path | None:

@@ -115,7 +115,8 @@ def with_rows(data: TaskData, more: Split, note: str) -> TaskData:
 
 def distil_task(arguments: TaskDistillation) -> dict[str, Any]:
     """Trains and saves the student; gives what `task_summary.json` says."""
-    refuse_occupied(arguments.output_dir, arguments.overwrite)
+    reads = [arguments.teacher, arguments.student, arguments.unlabelled, arguments.data_dir]
+    refuse_occupied(arguments.output_dir, arguments.overwrite, reads)
     if not (arguments.alpha_ce >= 0 and arguments.alpha_task >= 0 and arguments.alpha_ce + arguments.alpha_task > 0):
         raise InputError("--alpha_ce and --alpha_task must not be negative, and one of them must be above 0")
     if not arguments.temperature > 0:
@@ -145,7 +146,7 @@ def distil_task(arguments: TaskDistillation) -> dict[str, Any]:
             data, rows, f"{len(rows)} rows of {Path(str(arguments.unlabelled)).name} with the teacher's labels"
         )
     taught = evaluate_task(teacher, tokenizer, data, settings.max_length, device, settings.bf16)
-    with whole_directory(arguments.output_dir, arguments.overwrite) as folder:
+    with whole_directory(arguments.output_dir, arguments.overwrite, reads) as folder:
         student = arguments.student
         if student is None:
             student = str(folder)

@@ -297,3 +297,13 @@ def test_nothing_here_depends_on_the_order_of_names(folder: Path) -> None:
     for name in random.Random(0).sample([f"{number}.txt" for number in range(9)], 9):
         (folder / "corpus" / name).write_text(f"the {name}\n")
     assert read_texts([folder / "corpus"])[:9] == [f"the {number}.txt" for number in range(9)]
+
+
+def test_a_table_is_read_as_the_refusal_says(folder: Path) -> None:
+    (folder / "a.csv").write_text('id,body\n1,"the cat, the dog"\n2,NA\n')
+    with pytest.raises(df.InputError, match=r"--dataset \S+a\.csv and --column"):
+        read_texts([folder / "a.csv"])
+    rows = prepare_run.load_dataset(str(folder / "a.csv"))
+    assert rows["body"][:] == ["the cat, the dog", "NA"]
+    info = prepare(folder / "out", folder / "vocab.txt", dataset=rows, column="body", min_length=0, max_unknown=2)
+    assert info["rows"] == 2

@@ -19,7 +19,7 @@ from transformers import BertConfig
 
 from .. import _command as command
 from .._core import InputError
-from .._files import write_json, write_text
+from .._files import may_be_folder, write_json, write_text
 from ..evaluate.cells import claim, model_fingerprint
 from ..evaluate.published import ABLATION
 from ..evaluate.run import EvaluateOptions, text_scores
@@ -107,6 +107,7 @@ class Run:
 
 def run_ablation(options: AblateOptions) -> dict[str, Any]:
     """The whole study as JSON-ready values; writes `ablate.json`, `ablate.md` and `ablation.png`."""
+    may_be_folder(options.output_dir)
     flags = _check(options)
     folder = Path(options.output_dir)
     tokens = prepared_tokens(options, folder)

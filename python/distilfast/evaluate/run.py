@@ -14,7 +14,7 @@ import transformers
 
 from .. import _command as command
 from .._core import InputError, __version__
-from .._files import write_json, write_text
+from .._files import may_be_folder, write_json, write_text
 from ..metrics.held_out import evaluate_held_out, held_out_batches, pick_device, read_text
 from ..models.load import load_model, named_models, quiet, refuse_bare_directory
 from .cells import model_fingerprint
@@ -239,6 +239,7 @@ def run_evaluation(options: EvaluateOptions) -> dict[str, Any]:
 
     A report that is there of the same models is added to; one of other or changed models is renamed, not lost.
     """
+    may_be_folder(options.output_dir)
     paths = named_models([options.teacher, *options.student])
     teacher = next(iter(paths))
     for path in paths.values():

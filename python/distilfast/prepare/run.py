@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from .. import _command as command
 from .._core import InputError, RowCutter
-from .._files import first_line, refuse_occupied, whole_directory
+from .._files import first_line, is_path, refuse_occupied, whole_directory
 from ..tokenizer import Tokenizer
 from ..tokenizer import load_tokenizer as load_tokenizer
 from .directory import PreparedTokens as PreparedTokens
@@ -51,7 +51,10 @@ class PrepareArguments:
         },
     )
     dataset: str | None = field(
-        default=None, metadata={"help": "instead of --text: a dataset on the hub, or a directory of save_to_disk"}
+        default=None,
+        metadata={
+            "help": "instead of --text: a dataset on the hub, a folder of save_to_disk, or a file (csv, tsv, jsonl)"
+        },
     )
     dataset_config: str | None = field(
         default=None, metadata={"help": "configuration of the dataset, if it has several"}
@@ -202,13 +205,20 @@ def _write_rows(
 
 
 def load_dataset(name: str, config: str | None = None, split: str = "train") -> Any:
-    """A split of a dataset on the hub, or of a directory written by `save_to_disk`.
+    """A split of a dataset on the hub, of a directory written by `save_to_disk`, or the rows of a file (csv, tsv,
+    jsonl, parquet), every text as it is written.
 
     Raises `InputError` where there is no such dataset, configuration or split.
     """
     import datasets  # here, so that preparing files starts without its second of imports
 
     directory = Path(name)
+    if directory.is_file():
+        from .table import read_rows
+
+        return datasets.Dataset(read_rows(directory, split).table)
+    if is_path(name) and not directory.exists():
+        raise InputError(f"--dataset {name}: there is no such file or directory")
     try:
         if (directory / "state.json").is_file() or (directory / "dataset_dict.json").is_file():
             loaded = datasets.load_from_disk(name)
