@@ -111,8 +111,12 @@ def test_a_teacher_that_is_no_better_than_chance_is_named() -> None:
     labels = np.array([0, 0, 0, 1] * 30)
     guess = np.eye(2)[np.array([0, 1, 0, 0] * 30)]
     part = compared(OneClass(labels, ["a", "b"]), {"t": guess, "s": np.eye(2)[labels]}, "t")
-    no_better, above = part["warnings"]
+    no_better, above, *_ = part["warnings"]
     assert "t scores 50.0 accuracy, no more than 75.0" in no_better
-    assert "s scores above t, more than" in above
+    assert "s scores above t in accuracy, more than" in above
+    # Every share above 100 % has its word.
+    high = [metric for metric, kept in part["models"]["s"]["kept"].items() if kept["share"] > 1]
+    assert high == ["accuracy", "macro_f1"]
+    assert all(any(f"above t in {metric.replace('_', ' ')}" in said for said in part["warnings"]) for metric in high)
     text = rows_markdown({**part, "file": "dev.csv", "rows": 120, "notes": []}, "t")
     assert "**T scores 50.0" in text

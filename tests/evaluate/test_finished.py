@@ -122,6 +122,8 @@ def test_classes_are_compared_by_name(tmp_path: Path) -> None:
     markdown = (tmp_path / "out" / "evaluate.md").read_text()
     assert "without looking" in markdown
     assert "120 rows, 120 rows with labels" in markdown
+    assert str(tmp_path) not in markdown
+    assert str(tmp_path) not in (tmp_path / "out" / "evaluate.json").read_text()
 
 
 def test_text_without_labels_tells_agreement_alone(tmp_path: Path) -> None:

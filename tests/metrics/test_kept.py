@@ -55,6 +55,6 @@ def test_what_a_reader_must_know_is_said() -> None:
     (no_better,) = warnings(Kept(0.9, 0.8, 0.95, 200), "s", "t", 0.5, 0.5, "accuracy")
     assert "no more than 50.0 without looking" in no_better
     (noise,) = warnings(Kept(1.02, 0.98, 1.05, 200), "s", "t", 0.8, 0.5, "accuracy")
-    assert "s scores above t, within what" in noise
+    assert "s scores above t in accuracy, within what" in noise
     (sure,) = warnings(Kept(1.05, 1.01, 1.09, 200), "s", "t", 0.8, None, "accuracy")
-    assert "s scores above t, more than" in sure
+    assert "s scores above t in accuracy, more than" in sure

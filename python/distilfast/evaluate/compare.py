@@ -56,9 +56,8 @@ def compared(comparison: Comparison, outputs: dict[str, Any], teacher: str) -> d
             for metric in comparison.main:
                 kept = share_kept(comparison.scorer(metric, given), comparison.scorer(metric, outputs[teacher]), units)
                 found["kept"][metric] = {**vars(kept), "text": kept.text()}
-                if metric == comparison.main[0]:
-                    reference = models[teacher]["metrics"][metric]
-                    notes += warnings(kept, name, teacher, reference, chance[metric], metric.replace("_", " "))
+                reference = models[teacher]["metrics"][metric]
+                notes += warnings(kept, name, teacher, reference, chance[metric], metric.replace("_", " "))
         models[name] = found
     return {
         "main": list(comparison.main),

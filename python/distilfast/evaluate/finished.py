@@ -134,7 +134,8 @@ def rows_report(
         "head": head,
         "problem": problem_of(config) if head == "classification" else head,
         "rows": len(rows),
-        "notes": notes,
+        # A card may carry them to the world, which the folders of this machine are no business of.
+        "notes": [note.replace(str(options.validation_file), Path(options.validation_file).name) for note in notes],
         **compared(comparison, outputs, teacher),
     }
 

@@ -89,5 +89,5 @@ def warnings(
             if sure
             else "within what these rows leave to chance"
         )
-        found.append(f"{student} scores above {teacher}, {why}")
+        found.append(f"{student} scores above {teacher} in {metric}, {why}")
     return found
