@@ -16,11 +16,16 @@ if TYPE_CHECKING:
     from .batches.masked import MaskedBatches as MaskedBatches
     from .batches.masked import Masking as Masking
     from .evaluate.run import evaluate_models as evaluate_models
+    from .export.run import export_student as export_student
+    from .metrics.held_out import evaluate_held_out as evaluate_held_out
+    from .models.load import load_teacher as load_teacher
     from .models.student import create_student as create_student
+    from .prepare.directory import load_tokens as load_tokens
     from .prepare.rows import BatchTokenizer as BatchTokenizer
     from .prepare.rows import tokenize_dataset as tokenize_dataset
     from .tokenizer import Tokenizer as Tokenizer
     from .train.arguments import DistillationArguments as DistillationArguments
+    from .train.run import distil as distil
     from .train.trainer import DistillationTrainer as DistillationTrainer
 
 __getattr__, __dir__, _names = attach(
@@ -34,6 +39,11 @@ __getattr__, __dir__, _names = attach(
         "Tokenizer": ".tokenizer",
         "create_student": ".models.student",
         "evaluate_models": ".evaluate.run",
+        "distil": ".train.run",
+        "evaluate_held_out": ".metrics.held_out",
+        "export_student": ".export.run",
+        "load_teacher": ".models.load",
+        "load_tokens": ".prepare.directory",
         "losses": ".losses",
         "tokenize_dataset": ".prepare.rows",
     },

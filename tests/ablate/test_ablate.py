@@ -86,10 +86,10 @@ def test_the_study(options: AblateOptions, monkeypatch: pytest.MonkeyPatch) -> N
         assert len({data(f"{variant}-seed{seed}") for variant in VARIANTS}) == 1
     assert data("full-seed0") != data("full-seed1")
 
-    def not_again(*_: Any) -> None:
+    def not_again(*_: Any, **__: Any) -> None:
         raise AssertionError("a finished run was run again")
 
-    monkeypatch.setattr(ablate.train, "main", not_again)
+    monkeypatch.setattr(ablate, "distil", not_again)
     assert run_ablation(options)["scores"] == report["scores"]
     options.steps = 4
     with pytest.raises(InputError, match="other settings: steps 3 where 4 is asked for"):

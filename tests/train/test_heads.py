@@ -10,84 +10,15 @@ import pytest
 import tiny_training
 import torch
 import torch.nn.functional as F
-import transformers
 from distilfast import DistillationTrainer, InputError
 from distilfast.heads import Objective, choose_head
-from distilfast.heads.choice import head_name, head_of_class
 from distilfast.heads.classification import Classification
 from distilfast.heads.head import Predictions, Rows
 from distilfast.train.step import DistillationStep
+from tiny_classifiers import KINDS, ROWS, LabelledBatches, classifier
 from transformers import TrainerCallback
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-KINDS = ("single_label_classification", "multi_label_classification", "regression")
-CLASSES = {"single_label_classification": 3, "multi_label_classification": 3, "regression": 1}
-ROWS = 12
-
-
-def classifier(kind: str, layers: int = 2, seed: int = 0, **changes: Any) -> Any:
-    torch.manual_seed(seed)
-    config = transformers.BertConfig(
-        vocab_size=53,
-        hidden_size=16,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        intermediate_size=24,
-        max_position_embeddings=16,
-        initializer_range=0.3,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        num_labels=CLASSES[kind],
-        problem_type=kind,
-        **changes,
-    )
-    return transformers.BertForSequenceClassification(config).eval()
-
-
-class LabelledBatches:
-    """`ROWS` labelled sequences, `rows` a batch; every fourth has no label. The same rows however they are cut."""
-
-    def __init__(self, kind: str, rows: int, batches_per_step: int) -> None:
-        self.kind, self.size, self.batches_per_step = kind, rows, batches_per_step
-        generator = torch.Generator().manual_seed(3)
-        self.ids = torch.randint(5, 53, (ROWS, 9), generator=generator)
-        self.lengths = torch.randint(3, 10, (ROWS,), generator=generator)
-        none = torch.arange(ROWS) % 4 == 3
-        if kind == "single_label_classification":
-            self.labels = torch.randint(0, 3, (ROWS,), generator=generator).masked_fill(none, -100)
-        elif kind == "multi_label_classification":
-            self.labels = torch.randint(0, 2, (ROWS, 3), generator=generator).float()
-            self.labels[none] = -100
-        else:
-            self.labels = torch.randn(ROWS, generator=generator).masked_fill(none, float("nan"))
-        self.none = none
-
-    def __len__(self) -> int:
-        return ROWS // self.size
-
-    def set_epoch(self, epoch: int) -> None:
-        pass
-
-    @property
-    def state_fingerprint(self) -> str:
-        return f"{self.kind}-{self.size}-{self.batches_per_step}"
-
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        own = slice(number * self.size, (number + 1) * self.size)
-        first = number - number % self.batches_per_step
-        step = slice(first * self.size, (first + self.batches_per_step) * self.size)
-        mask = (torch.arange(9) < self.lengths[own, None]).long()
-        return {
-            "input_ids": self.ids[own] * mask,
-            "attention_mask": mask,
-            "token_type_ids": (torch.arange(9) >= 5).long().expand_as(mask) * mask,
-            "labels": self.labels[own],
-            "num_tokens": mask.sum(),
-            "num_attended_in_step": self.lengths[step].sum(),
-            "num_rows_in_step": torch.tensor(len(self.lengths[step])),
-            "num_labelled_in_step": (~self.none[step]).sum(),
-        }
 
 
 def by_definition(kind: str, student: Any, teacher: Any, batch: dict[str, Any], temperature: float) -> torch.Tensor:
@@ -146,7 +77,9 @@ class Gradients(TrainerCallback):
 
 def trainer_of(folder: Path, kind: str, rows: int, batches_per_step: int, **changes: Any) -> DistillationTrainer:
     options = {"head": "classification", "alpha_ce": 1.0, "max_grad_norm": 0.0, "save_strategy": "no", **changes}
-    args = tiny_training.arguments(folder, batches_per_step=batches_per_step, **options)
+    args = tiny_training.arguments(
+        folder, batches_per_step=None, gradient_accumulation_steps=batches_per_step, **options
+    )
     batches = LabelledBatches(kind, rows, batches_per_step)
     return DistillationTrainer(classifier(kind, 1, seed=1), classifier(kind), args, batches)  # type: ignore[arg-type]
 
@@ -216,14 +149,17 @@ def test_metrics_of_a_classifier_and_which_chooses_the_best() -> None:
 
 
 def test_heads_are_found_by_class_and_by_name() -> None:
-    assert head_of_class("BertForSequenceClassification") == "classification"
-    assert head_of_class("DistilBertForMaskedLM") == "masked_lm"
-    assert head_of_class("ModernBertModel") == "hidden_states"
-    assert (head_name("mlm"), head_name("encoder")) == ("masked_lm", "hidden_states")
-    with pytest.raises(InputError, match="--head ner: there is no such head; there is masked_lm, classification"):
-        head_name("ner")
-    with pytest.raises(InputError, match="BertForMultipleChoice has a head that cannot be distilled"):
-        head_of_class("BertForMultipleChoice")
+    teacher = tiny_training.teacher()
+    assert choose_head(teacher).name == "masked_lm"
+    assert choose_head(teacher.base_model).name == "hidden_states"
+    assert choose_head(teacher, "encoder").name == "hidden_states"
+    head = choose_head(classifier(KINDS[1]))
+    assert isinstance(head, Classification)
+    assert head.problem_type == KINDS[1]
+    with pytest.raises(InputError, match="head 'ner' is not known"):
+        choose_head(teacher, "ner")
+    with pytest.raises(InputError, match="the head embedding cannot be trained yet; there is masked_lm, class"):
+        choose_head(teacher, "embedding")
 
 
 def test_classifiers_that_do_not_fit_are_refused() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import transformers
+from distilfast.train import output
 from distilfast.train import run as train
 from train_command import flags, folder, refusal
 
@@ -35,8 +36,12 @@ pytestmark = pytest.mark.usefixtures("one_thread")
         ({"max_steps": -1, "num_train_epochs": 0}, "there would be no step to take"),
         ({"logging_steps": 0}, "requires non-zero --logging_steps"),
         ({"save_steps": 0}, "--save_steps 0: must be above 0"),
-        ({"eval_strategy": "steps"}, "--eval_strategy is not supported: evaluate the student afterwards"),
-        ({"load_best_model_at_end": True}, "--load_best_model_at_end is not supported"),
+        ({"eval_strategy": "steps"}, "--eval_strategy and --eval_on_start need held-out text: give --validation_text"),
+        ({"load_best_model_at_end": True}, "--load_best_model_at_end requires the save and eval strategy to match"),
+        ({"early_stopping_patience": 2}, "--early_stopping_patience needs evaluations"),
+        ({"head": "ner"}, "head 'ner' is not known"),
+        ({"alpha_task": 3}, "--alpha_task is not for the head masked_lm: it is for labels; use --alpha_mlm"),
+        ({"per_device_train_batch_size": 4}, "--per_device_train_batch_size is not for the head masked_lm"),
         ({"report_to": "nothing_such"}, "nothing_such is not supported"),
         ({"mlm_mask_prop": "nan"}, "Masking: prob=nan is not a share"),
         ({"resume_from_checkpoint": "last"}, "cannot resume"),
@@ -96,7 +101,7 @@ def test_an_output_directory_that_cannot_be_written(
     assert "is a file" in refusal(flags(folder, tmp_path / "file" / "out"), capsys)
     # Whoever runs the tests may be allowed everything.
     monkeypatch.setattr(
-        train.os, "access", lambda path, mode: False if Path(path) == tmp_path else os.path.exists(path)
+        output.os, "access", lambda path, mode: False if Path(path) == tmp_path else os.path.exists(path)
     )
     assert f"{tmp_path} cannot be written to" in refusal(flags(folder, tmp_path / "out"), capsys)
 

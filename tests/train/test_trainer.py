@@ -268,7 +268,7 @@ def test_models_that_do_not_fit_are_refused() -> None:
 
 
 def test_arguments_that_cannot_be_trained_with_are_refused(tmp_path: Path) -> None:
-    for name, value in {"fp16": True, "label_smoothing_factor": 0.1, "per_device_train_batch_size": 4}.items():
+    for name, value in {"fp16": True, "label_smoothing_factor": 0.1, "prediction_loss_only": True}.items():
         with pytest.raises(InputError, match=f"--{name} is not supported"):
             DistillationArguments(str(tmp_path), **{name: value})
     with pytest.raises(InputError, match="--temperature 0"):

@@ -6,6 +6,7 @@ it. Bad input ends with one line on stderr and exit code 2; anything else that g
 traceback.
 """
 
+from .parser import given as given
 from .parser import parse as parse
 from .start import Command as Command
 from .start import choose as choose

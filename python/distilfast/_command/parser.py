@@ -36,6 +36,16 @@ def parse(
     return tuple(each(**{name: found[name] for name in _names(each)}) for each in dataclasses)
 
 
+def given(dataclasses: Sequence[type], argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """{field: value} of the flags in `argv` and the keys of its `--config`, and of no others; errors as of `parse`."""
+    parser = build(dataclasses)
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    found = vars(read(parser, sys.argv[1:] if argv is None else argv))
+    known = {name for each in dataclasses for name in _names(each)}
+    return {name: value for name, value in found.items() if name in known}
+
+
 def build(
     dataclasses: Sequence[type],
     prog: str | None = None,

@@ -28,21 +28,22 @@ from ..metrics.held_out import pick_device, read_text
 from ..models.load import quiet, refuse_bare_directory
 from ..prepare.directory import load_tokens
 from ..prepare.run import prepare
-from ..train import run as train
+from ..train.output import SUMMARY
+from ..train.run import KINDS, cut_student, distil
 from .report import METRICS, ablation_markdown, draw_deltas
 
 FULL = "full"
-# Flags of `python -m distilfast.train` that make each variant; they come after all others and win.
-VARIANTS: dict[str, tuple[str, ...]] = {
-    FULL: (),
-    "no_kl": ("--alpha_ce", "0"),
-    "no_cosine": ("--alpha_cos", "0"),
-    "no_mlm": ("--alpha_mlm", "0"),
-    "random_init": ("--init", "random"),
+# Options of `distil` that make each variant; they win over all others.
+VARIANTS: dict[str, dict[str, Any]] = {
+    FULL: {},
+    "no_kl": {"alpha_ce": 0.0},
+    "no_cosine": {"alpha_cos": 0.0},
+    "no_mlm": {"alpha_mlm": 0.0},
+    "random_init": {"init": "random"},
 }
 # With --controls: the student cut from the teacher and trained on the masked-LM loss alone, and the cut as it is.
 CUT = "cut"
-CONTROLS: dict[str, tuple[str, ...]] = {"mlm_only": ("--alpha_ce", "0", "--alpha_cos", "0"), CUT: ()}
+CONTROLS: dict[str, dict[str, Any]] = {"mlm_only": {"alpha_ce": 0.0, "alpha_cos": 0.0}, CUT: {}}
 OURS = ("teacher", "text", "tokens", "output_dir", "seed", "data_seed", "max_steps", "overwrite", "init", "config")
 TEACHER = "teacher"
 
@@ -108,10 +109,10 @@ class Run:
 def run_ablation(options: AblateOptions) -> dict[str, Any]:
     """The whole study as JSON-ready values; writes `ablate.json`, `ablate.md` and `ablation.png`."""
     may_be_folder(options.output_dir)
-    flags = _check(options)
+    flags, settings = _check(options)
     folder = Path(options.output_dir)
     tokens = prepared_tokens(options, folder)
-    teacher = options.teacher or str(pretrained_teacher(options, folder, tokens, flags))
+    teacher = options.teacher or str(pretrained_teacher(options, folder, tokens, settings))
     variants = [*VARIANTS, *(CONTROLS if options.controls else ())]
     named = {run.name: run for seed in range(options.seeds) for variant in variants for run in [Run(variant, seed)]}
     runs = list(named.values())
@@ -122,7 +123,7 @@ def run_ablation(options: AblateOptions) -> dict[str, Any]:
         "max_length": options.max_length,
         "train_flags": flags,
     }
-    finished = [run for run in runs if distil(run, options, folder, teacher, tokens, flags, conditions)]
+    finished = [run for run in runs if train(run, options, folder, teacher, tokens, settings, conditions)]
     if len(finished) < len(runs):
         raise InputError(
             f"{len(runs) - len(finished)} students are being trained by other processes; run this again when they end"
@@ -146,8 +147,8 @@ def run_ablation(options: AblateOptions) -> dict[str, Any]:
     return report
 
 
-def _check(options: AblateOptions) -> list[str]:
-    """The flags for training, once all flags are known to make sense."""
+def _check(options: AblateOptions) -> tuple[list[str], dict[str, Any]]:
+    """The flags for training and their values, once all flags are known to make sense."""
     if bool(options.text) == (options.tokens is not None):
         raise InputError("give the text to train on, either raw with --text or prepared with --tokens, and not both")
     if options.text and options.teacher is None and options.tokenizer is None:
@@ -171,7 +172,7 @@ def _check(options: AblateOptions) -> list[str]:
         name = flag.removeprefix("--").partition("=")[0].replace("-", "_")
         if flag.startswith("--") and name in OURS:
             raise InputError(f"--train_flags: {flag} is set by the study itself; leave it out")
-    return flags
+    return flags, command.given(KINDS, flags)
 
 
 def prepared_tokens(options: AblateOptions, folder: Path) -> str:
@@ -189,11 +190,11 @@ def prepared_tokens(options: AblateOptions, folder: Path) -> str:
     return str(made)
 
 
-def pretrained_teacher(options: AblateOptions, folder: Path, tokens: str, flags: Sequence[str]) -> Path:
+def pretrained_teacher(options: AblateOptions, folder: Path, tokens: str, settings: Mapping[str, Any]) -> Path:
     """A small BERT, pretrained on the same text with the masked-LM loss; made once, inside `folder`."""
     made = folder / TEACHER
     with claim(made, wait=True):
-        if not (made / train.SUMMARY).is_file():
+        if not (made / SUMMARY).is_file():
             tokenizer = load_tokens(tokens).tokenizer
             config = BertConfig(
                 vocab_size=tokenizer.vocab_size,
@@ -206,29 +207,29 @@ def pretrained_teacher(options: AblateOptions, folder: Path, tokens: str, flags:
                 architectures=["BertForMaskedLM"],
             )
             write_text(folder / "teacher_config.json", config.to_json_string())
-            given = ["--student_config", str(folder / "teacher_config.json"), "--max_steps", str(options.teacher_steps)]
-            losses = ["--alpha_ce", "0", "--alpha_cos", "0", "--alpha_mlm", "1"]
-            train.main([*_common(options, tokens, made, flags), *given, "--seed", "0", *losses])
+            values = _common(options, settings) | {"max_steps": options.teacher_steps, "seed": 0}
+            losses = {"alpha_ce": 0.0, "alpha_cos": 0.0, "alpha_mlm": 1.0}
+            distil(None, tokens, made, student_config=str(folder / "teacher_config.json"), **values | losses)
     return made
 
 
-def _common(options: AblateOptions, tokens: str, output: Path, flags: Sequence[str]) -> list[str]:
-    quiet_run = ["--save_strategy", "no", "--report_to", "none", "--disable_tqdm", "true", "--overwrite", "true"]
-    length = ["--max_length", str(options.max_length)]
-    return [*quiet_run, *length, *flags, "--tokens", tokens, "--output_dir", str(output)]
+def _common(options: AblateOptions, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What every run is told: `settings`, over the length, over what keeps it quiet."""
+    quiet_run = {"save_strategy": "no", "report_to": "none", "disable_tqdm": True, "overwrite": True}
+    return {**quiet_run, "max_length": options.max_length, **settings}
 
 
 def _student(folder: Path, run: Run) -> Path:
     return folder / "students" / run.name
 
 
-def distil(
+def train(
     run: Run,
     options: AblateOptions,
     folder: Path,
     teacher: str,
     tokens: str,
-    flags: Sequence[str],
+    settings: Mapping[str, Any],
     conditions: Mapping[str, Any],
 ) -> bool:
     """Trains the student unless it is finished; False where another process is at it.
@@ -247,25 +248,15 @@ def distil(
             return True
         if not claimed:
             return False
-        given = ["--teacher", teacher, "--max_steps", str(options.steps), "--seed", str(run.seed)]
-        argv = [*_common(options, tokens, output, flags), *given, *(VARIANTS | CONTROLS)[run.variant]]
+        values = _common(options, settings) | {"max_steps": options.steps, "seed": run.seed}
+        values |= (VARIANTS | CONTROLS)[run.variant]
         if run.variant == CUT:
-            cut(argv, output)
+            cut_student(teacher, tokens, output, **values)
         else:
             print(f"{run.name}: {options.steps} steps", flush=True)
-            train.main(argv)
+            distil(teacher, tokens, output, **values)
         write_json(kept, conditions)
     return True
-
-
-def cut(argv: Sequence[str], output: Path) -> None:
-    """Writes the student that `python -m distilfast.train` with the flags `argv` starts from."""
-    models, data, args = train.parse(argv)
-    teachers = train.load_teachers(models)
-    tokens = train.open_tokens(models, data, args, write=False)
-    student = train.load_or_cut_student(models, args, teachers, tokens)
-    student.save_pretrained(output)
-    tokens.tokenizer.save_pretrained(output)
 
 
 def judge(paths: Mapping[str, str], options: AblateOptions, folder: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """`python -m distilfast.demo`: the whole road in minutes, with no download and no GPU.
 
 Makes a teacher out of the English on this machine, distils it to half its layers, trains the same student without the
-teacher beside it, and compares the three on held-out text. Each stage runs one of the commands, and prints it.
+teacher beside it, and compares the three on held-out text. Each stage does what a command does, and prints it.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def demo(arguments: DemoArguments) -> dict[str, Any]:
     folder.mkdir(parents=True)
 
     stages: dict[str, float] = {}
-    for stage in (make_text, make_vocabulary, make_tokens, pretrain_teacher, distil, train_from_scratch):
+    for stage in (make_text, make_vocabulary, make_tokens, pretrain_teacher, distil_student, train_from_scratch):
         begun = time.perf_counter()
         stage(arguments, folder)
         stages[stage.__name__] = time.perf_counter() - begun
@@ -104,7 +104,7 @@ def make_vocabulary(arguments: DemoArguments, folder: Path) -> None:
 
 def make_tokens(arguments: DemoArguments, folder: Path) -> None:
     """`tokens/`: the training text prepared."""
-    from ..prepare import run as prepare
+    from ..prepare.run import prepare
 
     flags = {
         "text": folder / "train.txt",
@@ -113,7 +113,14 @@ def make_tokens(arguments: DemoArguments, folder: Path) -> None:
         "max_length": arguments.max_length,
         "disable_tqdm": arguments.disable_tqdm,
     }
-    prepare.main(_command("tokens", "prepare", flags))
+    _say_command("tokens", "prepare", flags)
+    prepare(
+        folder / "tokens",
+        folder / "vocab.txt",
+        [folder / "train.txt"],
+        max_length=arguments.max_length,
+        progress=not arguments.disable_tqdm,
+    )
 
 
 def pretrain_teacher(arguments: DemoArguments, folder: Path) -> None:
@@ -140,11 +147,11 @@ def pretrain_teacher(arguments: DemoArguments, folder: Path) -> None:
         "eos_token_id": sep,
     }
     write_json(folder / "teacher.json", config)
-    flags = {"student_config": folder / "teacher.json", "output_dir": folder / "teacher"}
+    flags = {"student_config": str(folder / "teacher.json"), "output_dir": folder / "teacher"}
     _train("teacher: pretrained on the masked-language-model loss", flags, arguments.teacher_steps, arguments, folder)
 
 
-def distil(arguments: DemoArguments, folder: Path) -> None:
+def distil_student(arguments: DemoArguments, folder: Path) -> None:
     """`distilled/`: every other layer of the teacher, trained on KL, MLM and cosine."""
     flags = {"teacher": folder / "teacher", "output_dir": folder / "distilled"}
     _train("student: half the teacher's layers, distilled", flags, arguments.student_steps, arguments, folder)
@@ -152,7 +159,7 @@ def distil(arguments: DemoArguments, folder: Path) -> None:
 
 def train_from_scratch(arguments: DemoArguments, folder: Path) -> None:
     """`scratch/`: the same student from random weights, on the MLM loss alone, for the same steps."""
-    flags = {"student_config": folder / "distilled" / "config.json", "output_dir": folder / "scratch"}
+    flags = {"student_config": str(folder / "distilled" / "config.json"), "output_dir": folder / "scratch"}
     _train("for comparison: the same student without a teacher", flags, arguments.student_steps, arguments, folder)
 
 
@@ -270,10 +277,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _train(title: str, flags: dict[str, Any], steps: int, arguments: DemoArguments, folder: Path) -> None:
     import torch
 
-    from ..train import run as train
+    from ..train.run import distil
 
     shared = {
-        "tokens": folder / "tokens",
         "max_steps": steps,
         "learning_rate": 2e-3,  # small models take, and in so few steps need, a larger one than the published 5e-4
         "warmup_steps": 0.1,
@@ -291,17 +297,19 @@ def _train(title: str, flags: dict[str, Any], steps: int, arguments: DemoArgumen
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        train.main(_command(title, "train", flags | shared))
+        values = flags | shared
+        _say_command(title, "train", {"tokens": folder / "tokens", **values})
+        teacher, output_dir = values.pop("teacher", None), values.pop("output_dir")
+        distil(teacher, folder / "tokens", output_dir, **values)
     finally:
         torch.set_num_threads(threads)
 
 
-def _command(title: str, name: str, flags: dict[str, Any]) -> list[str]:
-    """The flags as arguments, after printing them as one would type them."""
+def _say_command(title: str, name: str, flags: dict[str, Any]) -> None:
+    """Prints what one would type for what is done now."""
     _say(title)
     given = [part for flag, value in flags.items() if value is not False for part in (f"--{flag}", str(value))]
     print("$ " + shlex.join(["python", "-m", f"distilfast.{name}", *given]), flush=True)
-    return given
 
 
 def _say(title: str) -> None:

@@ -8,11 +8,10 @@ from .._lazy import attach
 
 if TYPE_CHECKING:
     from .choice import choose_head as choose_head
-    from .choice import head_name as head_name
     from .head import Head as Head
     from .objective import Objective as Objective
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
-    {"Head": ".head", "Objective": ".objective", "choose_head": ".choice", "head_name": ".choice"},
+    {"Head": ".head", "Objective": ".objective", "choose_head": ".choice"},
 )

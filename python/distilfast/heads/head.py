@@ -75,7 +75,6 @@ class Head(nn.Module):
     """
 
     name: ClassVar[str]
-    other_names: ClassVar[tuple[str, ...]] = ()
     title: ClassVar[str]
     """What a model must have, in words, for messages."""
     class_endings: ClassVar[tuple[str, ...]] = ()

@@ -17,7 +17,6 @@ class HiddenStates(Head):
     """Rows are the attended token positions; `Outputs.compared` are their last hidden states."""
 
     name = "hidden_states"
-    other_names: ClassVar[tuple[str, ...]] = ("encoder",)
     title = "hidden states"
     soft_alphas: ClassVar[tuple[str, ...]] = ()
     hard_alpha = None

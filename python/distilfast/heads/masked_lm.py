@@ -24,7 +24,6 @@ class MaskedLM(Head):
     """
 
     name = "masked_lm"
-    other_names: ClassVar[tuple[str, ...]] = ("mlm",)
     title = "masked-language-model head"
     class_endings: ClassVar[tuple[str, ...]] = ("ForMaskedLM", "ForPreTraining", "LMHeadModel")
     hard_alpha = "alpha_mlm"

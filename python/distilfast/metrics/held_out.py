@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from .._core import InputError
 from ..batches.masked import MaskedBatches, Masking
-from ..models.families import encoder_of, has_mlm_head, mlm_decoder, mlm_transform
+from ..models.families import has_mlm_head, mlm_decoder, mlm_transform
+from ..models.last_layer import encode
 from ..prepare.directory import load_tokens
 from ..prepare.text import read_texts
 from ..tokenizer import Tokenizer
@@ -131,11 +132,10 @@ def evaluate_held_out(
     """Scores of the teacher (under the name "teacher", where there is one) and of each student, in that order.
 
     teacher, students: masked-language models of one vocabulary (`...ForMaskedLM`); they are put in evaluation mode and
-    back as they were. batches: `MaskedBatches` of layout "padded", or anything with its keys `input_ids`,
-    `attention_mask` [rows, width], `mlm_positions`, `mlm_labels` [K].
+    back as they were. batches: `MaskedBatches`, padded or (for models that `models.adapt` made ready for it) packed.
 
     Raises `InputError` for no model, no batch, no masked position, a student called "teacher", models of different
-    vocabulary sizes, or packed batches.
+    vocabulary sizes.
     """
     if TEACHER in students:
         raise InputError(f"a student may not be called {TEACHER!r}, the name of the teacher's row; rename it")
@@ -154,9 +154,11 @@ def evaluate_held_out(
             model.eval().to(on)
         with torch.inference_mode():
             for i in tqdm(range(number), desc="held-out text", disable=not progress):
-                batch = {key: value.to(on) for key, value in batches[i].items() if isinstance(value, torch.Tensor)}
+                batch = {
+                    key: value.to(on) if isinstance(value, torch.Tensor) else value for key, value in batches[i].items()
+                }
                 masked += int((batch["mlm_labels"] != IGNORED).sum())
-                tokens += int(_attention_mask(batch).sum())
+                tokens += int(_attended(batch).sum())
                 _score_batch(models, sums, batch)
     finally:
         for name, model in models.items():
@@ -180,23 +182,24 @@ def _check_vocabularies(models: Mapping[str, Any]) -> None:
         raise InputError(f"models of different vocabulary sizes cannot be compared on one text: {listed}")
 
 
-def _attention_mask(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    if "attention_mask" not in batch:
-        raise InputError('held-out evaluation takes batches of layout "padded"; these have no attention_mask')
-    return batch["attention_mask"]
+def _attended(batch: Mapping[str, Any]) -> torch.Tensor:
+    """[rows * width] bool: the positions of the batch, padded or packed, that are text."""
+    if "attention_mask" in batch:
+        return torch.as_tensor(batch["attention_mask"]).bool().flatten()
+    input_ids: torch.Tensor = batch["input_ids"]
+    return torch.arange(input_ids.numel(), device=input_ids.device).lt(batch["num_tokens"])
 
 
-def _score_batch(models: Mapping[str, Any], sums: Mapping[str, _Sums], batch: Mapping[str, torch.Tensor]) -> None:
+def _score_batch(models: Mapping[str, Any], sums: Mapping[str, _Sums], batch: Mapping[str, Any]) -> None:
     """Adds the batch to every model's sums; the first model is the one the others are compared with."""
-    attended = _attention_mask(batch).bool().flatten()
+    attended = _attended(batch)
     used = batch["mlm_labels"] != IGNORED
     labels = batch["mlm_labels"][used]
     # Where each masked position stands among the attended ones.
     places = (attended.cumsum(0) - 1)[batch["mlm_positions"][used]]
     hidden = {}
     for name, model in models.items():
-        states = encoder_of(model)(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-        hidden[name] = mlm_transform(model, states.last_hidden_state.flatten(0, 1)[attended])
+        hidden[name] = mlm_transform(model, encode(model, batch).picked[attended])
     number = int(attended.sum())
     step = max(1, LOGITS_AT_ONCE // mlm_decoder(next(iter(models.values()))).out_features)
     for start in range(0, number, step):

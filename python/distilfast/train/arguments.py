@@ -18,6 +18,7 @@ from transformers import TrainingArguments
 from transformers.integrations import integration_utils
 
 from .._core import InputError
+from ..heads.head import Head
 from ..heads.objective import Objective
 from .layer_losses import parse_layer_map
 
@@ -25,61 +26,21 @@ logger = logging.getLogger(__name__)
 
 Precision = Literal["auto", "bf16", "fp32"]
 
-# The published run (Sanh et al. 2019 and the command in its repository), spelled out so that no change of a default
-# changes it. 256k tokens a step are about the 2,000 sequences of the published command.
-RECIPES: dict[str, dict[str, Any]] = {
-    "distilbert": {
-        "alpha_ce": 5.0,
-        "alpha_mlm": 2.0,
-        "alpha_cos": 1.0,
-        "alpha_mse": 0.0,
-        "temperature": 2.0,
-        "kl_positions": "all",
-        "mlm_mask_prop": 0.15,
-        "word_mask": 0.8,
-        "word_keep": 0.1,
-        "word_rand": 0.1,
-        "mlm_smoothing": 0.7,
-        "max_length": 512,
-        "batch_tokens": 16384,
-        "batches_per_step": 16,
-        "num_train_epochs": 3,
-        "learning_rate": 5e-4,
-        "lr_scheduler_type": "linear",
-        "warmup_steps": 0.05,
-        "adam_beta1": 0.9,
-        "adam_beta2": 0.98,
-        "adam_epsilon": 1e-6,
-        "weight_decay": 0.0,
-        "max_grad_norm": 5.0,
-        "seed": 56,
-    }
-}
-
-
-def recipe(name: str) -> dict[str, Any]:
-    """The arguments of a published run by name. Raises `InputError` for a name that is not one."""
-    if name not in RECIPES:
-        raise InputError(f"--recipe {name}: there is no such recipe; there is {', '.join(RECIPES)}")
-    return dict(RECIPES[name])
-
-
 ALPHAS = ("alpha_ce", "alpha_mlm", "alpha_task", "alpha_cos", "alpha_mse", "alpha_hidden", "alpha_rel")
 
 RECORDING_MODES = ("reduce-overhead", "max-autotune")  # modes of torch.compile that record CUDA graphs
 
 # Flags of TrainingArguments that would do nothing here, or harm.
 UNSUPPORTED = {
+    "batch_eval_metrics": "metrics are of all held-out rows together",
     "activation_checkpointing": "it would recompute with other weights than it computed with; lower --batch_tokens",
     "auto_find_batch_size": "the batches are planned beforehand; lower --batch_tokens",
     "enable_jit_checkpoint": "SIGTERM saves a whole checkpoint on every rank as it is",
-    "eval_strategy": "evaluate the student afterwards with python -m distilfast.evaluate",
     "fp16": "its range needs loss scaling; use --precision bf16",
     "gradient_checkpointing": "it would recompute with other weights than it computed with; lower --batch_tokens",
     "label_smoothing_factor": "the teacher's distribution takes its place",
-    "load_best_model_at_end": "nothing is evaluated while training",
     "neftune_noise_alpha": "it would make teacher and student see different inputs",
-    "per_device_train_batch_size": "a batch has a number of tokens; use --batch_tokens",
+    "prediction_loss_only": "evaluation measures what the head has metrics for",
     "use_liger_kernel": "the losses have kernels of their own; see --loss_impl",
 }
 
@@ -124,6 +85,9 @@ class DataArguments:
 
     text: list[str] | None = _choice(
         None, "Text files (.txt, .jsonl, .parquet), a dataset directory or name; prepared in --output_dir first."
+    )
+    validation_text: list[str] | None = _choice(
+        None, "Held-out text files, scored while training (--eval_strategy; default with them: epoch)."
     )
     tokens: str | None = _choice(None, "What `python -m distilfast.prepare` wrote, instead of --text.")
     tokenizer: str | None = _choice(
@@ -214,6 +178,9 @@ class DistillationArguments(TrainingArguments):
         "Micro-batches of an optimiser step over all ranks together; sets gradient_accumulation_steps for whatever "
         "number of ranks divides it.",
     )
+    early_stopping_patience: int | None = _choice(
+        None, "Stop once so many evaluations in a row were no better than the best; see --metric_for_best_model."
+    )
     recipe: str | None = _choice(None, "'distilbert': the published run's settings; other flags win over them.")
     overwrite: bool = _choice(False, "Replace what --output_dir holds.")
 
@@ -234,6 +201,14 @@ class DistillationArguments(TrainingArguments):
                 f"--relation_layers takes two numbers, a layer of the student and one of the teacher, not "
                 f"{len(self.relation_layers)}"
             )
+        if self.early_stopping_patience is not None:
+            if self.early_stopping_patience < 1:
+                raise InputError(f"--early_stopping_patience {self.early_stopping_patience}: must be at least 1")
+            if str(getattr(self.eval_strategy, "value", self.eval_strategy)) == "no":
+                raise InputError("--early_stopping_patience needs evaluations: give --eval_strategy epoch or steps")
+        # TrainingArguments would say "loss"; the head knows better, and whether more of it is better.
+        metric, self._greater_is_better = self.metric_for_best_model, self.greater_is_better
+        self._batches_per_step_given = self.batches_per_step
         launched = int(os.environ.get("WORLD_SIZE", "1"))
         if launched > 1 and not torch.cuda.is_available():
             # Else Accelerate, which looks for GPUs, would let each process train by itself.
@@ -250,6 +225,7 @@ class DistillationArguments(TrainingArguments):
             available = getattr(integration_utils, f"is_{name}_available", None)
             if available is not None and not available():
                 raise InputError(f"--report_to {name}: {name} is not installed; install it, or give --report_to none")
+        self.metric_for_best_model, self.greater_is_better = metric, self._greater_is_better
         if self.world_size != launched:
             raise InputError(
                 f"{launched} processes were launched, but they make {self.world_size} rank"
@@ -301,6 +277,25 @@ class DistillationArguments(TrainingArguments):
         if self.max_steps == 0 or self.max_steps < -1 or (self.max_steps == -1 and self.num_train_epochs <= 0):
             asked = f"--max_steps {self.max_steps}, --num_train_epochs {self.num_train_epochs:g}"
             raise InputError(f"{asked}: there would be no step to take; give one of them a number above 0")
+
+    def check_head(self, head: Head) -> None:
+        """Refuses, with `InputError`, flags that are another head's and would do nothing."""
+        default = {each.name: each.default for each in fields(self)}
+        if head.takes_rows:
+            foreign = {
+                "batches_per_step": "use --gradient_accumulation_steps",
+                "alpha_mlm": "use --alpha_task",
+                "kl_positions": "its rows have no masked tokens",
+                "cos_positions": "its rows have no masked tokens",
+            }
+        else:
+            foreign = {"per_device_train_batch_size": "a batch has a number of tokens; use --batch_tokens"}
+            if head.hard_alpha != "alpha_task":
+                foreign["alpha_task"] = f"it is for labels; use --{head.hard_alpha or 'alpha_cos'}"
+        for name, instead in foreign.items():
+            given = self._batches_per_step_given if name == "batches_per_step" else getattr(self, name)
+            if given != default[name] and not (name.startswith("alpha") and given == 0):
+                raise InputError(f"--{name} is not for the head {head.name}: {instead}")
 
     @property
     def objective(self) -> Objective:

@@ -40,13 +40,20 @@ MAY_DIFFER = frozenset(
         "ddp_timeout",
         "debug",
         "disable_tqdm",
+        "early_stopping_patience",
+        "eval_delay",
+        "eval_on_start",
+        "eval_steps",
+        "eval_strategy",
         "gradient_accumulation_steps",
+        "greater_is_better",
         "hub_always_push",
         "hub_model_id",
         "hub_private_repo",
         "hub_revision",
         "hub_strategy",
         "hub_token",
+        "load_best_model_at_end",
         "local_rank",
         "log_level",
         "log_level_replica",
@@ -55,8 +62,10 @@ MAY_DIFFER = frozenset(
         "logging_first_step",
         "logging_steps",
         "logging_strategy",
+        "metric_for_best_model",
         "output_dir",
         "overwrite",
+        "per_device_eval_batch_size",
         "project",
         "push_to_hub",
         "recipe",
@@ -166,12 +175,14 @@ def compare_run(checkpoint: Path, run: Mapping[str, Any]) -> None:
         )
 
 
-def remove_old(output_dir: str | Path, keep: int | None) -> None:
-    """Deletes all but the latest `keep` whole checkpoints, and the torn ones older than those."""
+def remove_old(output_dir: str | Path, keep: int | None, best: str | Path | None = None) -> None:
+    """Deletes all but the latest `keep` whole checkpoints and the `best` one, and the torn ones older than those."""
     if not keep or keep < 1:
         return
     whole = 0
     for checkpoint in checkpoints(output_dir):
+        if best is not None and checkpoint.name == Path(best).name:
+            continue
         if whole >= keep:
             shutil.rmtree(checkpoint, ignore_errors=True)
         elif (checkpoint / SEAL).is_file():

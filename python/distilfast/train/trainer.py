@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 import zlib
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -15,7 +16,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, ProgressCallback, Trainer, TrainerCallback, TrainerState
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+)
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from transformers.utils import logging as hf_logging
@@ -30,6 +38,7 @@ from ..models.bf16 import ForgetCopies
 from . import checkpoint
 from .arguments import DistillationArguments
 from .callbacks import Interruption, LossProgress, NonFiniteLossError, SetEpoch
+from .evaluation import HeldOutBatches, evaluate, greater_is_better, has_labels
 from .layer_losses import BoundsOnHost
 from .meter import Meter, add_states
 from .step import DistillationStep, as_teachers
@@ -93,6 +102,16 @@ class DistillationTrainer(Trainer):
         dtype = args.compute_dtype
         if not isinstance(head, Head):
             head = choose_head(teachers[0] if teachers else student, head or args.head or "masked_lm")
+        args.check_head(head)
+        held_out = kwargs.get("eval_dataset")
+        if kwargs.get("compute_metrics") is not None and not head.takes_rows:
+            raise InputError(f"compute_metrics gets no predictions from {head.name}: its logits are never held at once")
+        if args.metric_for_best_model is None:
+            args.metric_for_best_model = head.best_metric(args.objective, has_labels(held_out))
+        if args.greater_is_better is None:
+            args.greater_is_better = greater_is_better(args.metric_for_best_model)
+        if args.early_stopping_patience is not None:
+            callbacks = [EarlyStoppingCallback(args.early_stopping_patience), *(callbacks or [])]
         # FSDP shards the parameters themselves and casts what it gathers, under autocast.
         self.autocast_dtype = dtype if args.fsdp and dtype != student.dtype else None
         step = DistillationStep(
@@ -194,6 +213,33 @@ class DistillationTrainer(Trainer):
         self.interruption.watch(losses)
         return scaled.detach()
 
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """The head's metrics of the student on `eval_dataset`, or on that of the constructor, each behind the prefix.
+
+        Batches of the kind that is trained on, or a dictionary of such.
+        Logged and handed to callbacks as any Trainer's; draws no random number. Raises `InputError` for no batches.
+        """
+        chosen = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(chosen, dict):
+            found: dict[str, float] = {}
+            for name, each in chosen.items():
+                found |= self.evaluate(each, ignore_keys, f"{metric_key_prefix}_{name}")
+            return found
+        if chosen is None:
+            raise InputError("there is nothing to evaluate on: give the trainer an eval_dataset")
+        self.adapt_models()
+        started = time.perf_counter()
+        values = evaluate(self.step, cast(HeldOutBatches, chosen), self.args.device, self.compute_metrics)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in values.items()}
+        seconds = time.perf_counter() - started
+        metrics[f"{metric_key_prefix}_runtime"] = seconds
+        self.meter.started += seconds  # which counts tokens trained on
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds each loss's mean since the last line, tokens per second and the share of padding."""
         if "loss" in logs:
@@ -287,7 +333,7 @@ class DistillationTrainer(Trainer):
         finally:
             self.args.save_total_limit = keep
         if self.args.should_save:
-            checkpoint.remove_old(run_dir, keep)
+            checkpoint.remove_old(run_dir, keep, self.state.best_model_checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """The student as plain `transformers` loads it, the tokenizer, and what else the step learned."""
@@ -321,6 +367,11 @@ class DistillationTrainer(Trainer):
         if (folder / EXTRA_WEIGHTS).is_file():
             extra = safetensors.torch.load_file(folder / EXTRA_WEIGHTS)
             cast(nn.Module, self.model).load_state_dict(extra, strict=False)
+
+    def _load_best_model(self) -> None:
+        best = str(self.state.best_model_checkpoint)
+        logger.info("loading %s, the best by %s: %s", best, self.args.metric_for_best_model, self.state.best_metric)
+        self._load_from_checkpoint(best, self.model)
 
     def _check_weights(self) -> None:
         """A gradient can overflow where the loss did not; weights that are not finite must not be saved."""

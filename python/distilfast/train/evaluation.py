@@ -1,0 +1,134 @@
+"""Evaluation while training: the head's metrics of the student, as it stands, on held-out batches.
+
+Nothing is drawn and nothing kept: a run that evaluates takes the same steps, bit for bit, as one that does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import EvalPrediction
+
+from .._core import InputError
+from ..heads.head import Predictions
+from ..heads.hidden_states import HiddenStates
+from ..heads.masked_lm import MaskedLM
+from ..heads.objective import Objective
+from ..heads.positions import counted_positions
+from ..metrics.held_out import evaluate_held_out
+from .step import DistillationStep
+
+LOGITS_ALONE = Objective(alpha_cos=0.0)
+"""An objective that keeps no hidden states."""
+
+LOWER_IS_BETTER = ("loss", "kl", "mse")
+
+
+class HeldOutBatches(Protocol):
+    """Batches by number, of the same kind as those that are trained on."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, number: int, /) -> dict[str, Any]: ...
+
+
+def greater_is_better(metric: str) -> bool:
+    """Whether more of a metric of ours is better; a loss, a divergence and a squared error should fall."""
+    return not metric.endswith(LOWER_IS_BETTER)
+
+
+def evaluate(
+    step: DistillationStep,
+    batches: HeldOutBatches,
+    device: torch.device,
+    compute_metrics: Callable[[EvalPrediction], Mapping[str, float]] | None = None,
+) -> dict[str, float]:
+    """Metrics of the student on `batches`, beside the labels and beside the teachers; models keep their mode.
+
+    masked_lm: `loss` (masked-language-model loss), `accuracy`, and with a teacher (the first of several) `agreement`
+    and `kl` at masked positions. hidden_states: `cosine`, mean over tokens, to the teachers. Other heads: what
+    `Head.metrics` gives, and beside it what `compute_metrics` makes of an `EvalPrediction` of all rows. Every rank
+    evaluates all batches. Raises `InputError` for no batches and for predictions that are not finite.
+    """
+    if len(batches) == 0:
+        raise InputError("there is no held-out batch to evaluate on")
+    with _evaluating(step.student), torch.inference_mode():
+        if isinstance(step.head, MaskedLM):
+            return _masked_lm(step, batches, device)
+        if isinstance(step.head, HiddenStates):
+            return _hidden_states(step, batches, device)
+        predictions = predict(step, batches, device)
+        found = step.head.metrics(predictions)
+        if compute_metrics is not None:
+            labels = cast(Any, predictions.labels)
+            found |= compute_metrics(EvalPrediction(predictions=predictions.student, label_ids=labels))
+        return found
+
+
+def predict(step: DistillationStep, batches: HeldOutBatches, device: torch.device) -> Predictions:
+    """What student and teachers say of the rows of all batches, in order."""
+    head = step.head
+    ours: list[Tensor] = []
+    theirs: list[Tensor] = []
+    labels: list[Tensor] = []
+    for number in range(len(batches)):
+        batch = _on(batches[number], device)
+        rows = head.rows(batch, LOGITS_ALONE)
+        counts = rows.weight != 0
+        ours.append(head.outputs(step.student, batch, rows, LOGITS_ALONE).compared[counts].float().cpu())
+        if step.teachers:
+            said = [head.outputs(teacher, batch, rows, LOGITS_ALONE).compared.float() for teacher in step.teachers]
+            theirs.append(head.mixed(said, step.teacher_weights)[counts].cpu())
+        if rows.labels is not None:
+            labels.append(rows.labels[counts].cpu())
+    joined = [torch.cat(parts).numpy() if parts else None for parts in (ours, theirs, labels)]
+    return Predictions(cast(np.ndarray, joined[0]), joined[1], joined[2])
+
+
+def _masked_lm(step: DistillationStep, batches: HeldOutBatches, device: torch.device) -> dict[str, float]:
+    teacher = step.teacher if step.teacher is not None and step.head.fits(step.teacher) else None
+    scores = evaluate_held_out(teacher, {"student": step.student}, batches, device=str(device))["student"]
+    found = {"loss": scores.mlm_loss, "accuracy": scores.mlm_accuracy}
+    if scores.kl is not None and scores.agreement is not None:
+        found |= {"agreement": scores.agreement, "kl": scores.kl}
+    return found
+
+
+def _hidden_states(step: DistillationStep, batches: HeldOutBatches, device: torch.device) -> dict[str, float]:
+    total, tokens = torch.zeros((), dtype=torch.float64), 0
+    for number in range(len(batches)):
+        batch = _on(batches[number], device)
+        rows, counted = step.head.rows(batch, LOGITS_ALONE), counted_positions(batch)
+        student = step.head.outputs(step.student, batch, rows, LOGITS_ALONE).compared[counted].float()
+        for teacher, weight in zip(step.teachers, step.teacher_weights, strict=True):
+            target = step.head.outputs(teacher, batch, rows, LOGITS_ALONE).compared[counted].float()
+            total += weight * nn.functional.cosine_similarity(student, target, dim=-1).sum(dtype=torch.float64).cpu()
+        tokens += int(counted.sum())
+    return {"cosine": float(total / tokens)}
+
+
+def _on(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Any:
+    """`model` in evaluation mode for the block, and each of its modules as it was afterwards."""
+    training: Sequence[nn.Module] = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def has_labels(held_out: Any) -> bool:
+    """Whether held-out batches (or any of several) have a label."""
+    if isinstance(held_out, dict):
+        return any(map(has_labels, held_out.values()))
+    return held_out is not None and len(held_out) > 0 and int(held_out[0].get("num_labelled_in_step", 1)) > 0
