@@ -184,6 +184,9 @@ class BatchPlan:
     def shape(self, epoch: BatchEpoch, index: int) -> tuple[int, int]:
         """(rows, width) of batch `index`."""
 
+    def rows(self, epoch: BatchEpoch, index: int) -> list[int]:
+        """The numbers of the rows of the data in batch `index`, in the order in which they lie in it."""
+
     def layout(self, rows: int, width: int) -> list[int]:
         """How the buffer of a batch of this shape is cut up: where extra (attention mask or position ids), masked positions, labels, counts and `cu_seqlens` begin and where it ends, then the number of masked positions and of entries of `cu_seqlens`."""
 

@@ -196,6 +196,14 @@ impl PyBatchPlan {
         Ok((shape.rows, shape.width))
     }
 
+    /// The numbers of the rows of the data in batch `index`, in the order in which they lie in it.
+    fn rows(&self, py: Python<'_>, epoch: &PyBatchEpoch, index: usize) -> PyResult<Vec<u32>> {
+        self.check_index(index)?;
+        let mut members = Vec::new();
+        py.detach(|| self.batches.plan.members(&epoch.epoch, index, &self.batches.rows, &mut members));
+        Ok(members.iter().map(|member| member.row).collect())
+    }
+
     /// How the buffer of a batch of this shape is cut up: where extra (attention mask or position ids), masked
     /// positions, labels, counts and `cu_seqlens` begin and where it ends, then the number of masked positions and of
     /// entries of `cu_seqlens`.

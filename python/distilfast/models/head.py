@@ -102,7 +102,7 @@ def is_sentence_encoder(name: str, **where: Any) -> bool:
 def modules_of(name: str, **where: Any) -> list[dict[str, Any]]:
     """What the modules.json of sentence-transformers in `name` lists: {"type": class, "path": subfolder} each; empty
     where there is none. Raises `InputError` for a file of another form."""
-    file = _file(name, "modules.json", **where)
+    file = file_of(name, "modules.json", **where)
     if file is None:
         return []
     try:
@@ -140,10 +140,10 @@ def _head_of_weights(name: str, classes: list[str], **where: Any) -> Head:
 
 def names_of_weights(name: str, **where: Any) -> list[str]:
     """The names in the safetensors files of `name`, in one file or in shards; none where there are no such files."""
-    index = _file(name, SAFE_WEIGHTS_INDEX_NAME, **where)
+    index = file_of(name, SAFE_WEIGHTS_INDEX_NAME, **where)
     if index is not None:
         return list(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"])
-    file = _file(name, SAFE_WEIGHTS_NAME, **where)
+    file = file_of(name, SAFE_WEIGHTS_NAME, **where)
     if file is None:
         return []
     try:
@@ -153,7 +153,8 @@ def names_of_weights(name: str, **where: Any) -> list[str]:
         raise InputError(f"{name}: {SAFE_WEIGHTS_NAME} is not whole: {error}; get the file again") from None
 
 
-def _file(name: str, file: str, **where: Any) -> str | None:
+def file_of(name: str, file: str, **where: Any) -> str | None:
+    """Where `file` of `name`, a directory or a Hub id, lies on this machine; None where there is no such file."""
     try:
         found = cached_file(
             name,

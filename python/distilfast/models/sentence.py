@@ -1,0 +1,138 @@
+"""Sentence encoders: an encoder with what makes one vector of a text, loaded, run and saved.
+
+A folder of sentence-transformers says how its tokens are pooled; of a bare encoder the caller does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from .._core import InputError
+from ..tokenizer import load_transformers_tokenizer
+from .attention import model_inputs
+from .families import encoder_of, longest_row
+from .load import load_model
+from .pooling import Normalize, SentenceModules
+from .sentence_folder import SentenceSettings, read_sentence_folder, transformer_folder, write_sentence_folder
+
+
+@dataclass(frozen=True)
+class SentenceEncoder:
+    """An encoder, what follows it, its settings and its tokenizer (of transformers)."""
+
+    model: PreTrainedModel
+    modules: SentenceModules
+    settings: SentenceSettings
+    tokenizer: Any
+
+    @property
+    def longest(self) -> int:
+        """The most tokens of a text, special ones counted: longer texts are cut."""
+        return int(self.settings.max_length or 512)
+
+    def with_prompt(self, texts: Sequence[str], prompt_name: str | None = None) -> list[str]:
+        """`texts` as the tokenizer is to read them: behind the prompt of that name (None: the default one)."""
+        prompt = self.settings.prompt(prompt_name)
+        return [(prompt + text).lower() if self.settings.do_lower_case else prompt + text for text in texts]
+
+    @torch.inference_mode()
+    def encode(self, texts: Sequence[str], prompt_name: str | None = None, batch_size: int = 64) -> np.ndarray:
+        """The vectors of `texts`, float32 [texts, width], in their order; texts of like length are run together.
+
+        Raises `InputError` where one is not finite.
+        """
+        texts = self.with_prompt(texts, prompt_name)
+        order = sorted(range(len(texts)), key=lambda number: -len(texts[number]))
+        vectors = np.empty((len(texts), self.modules.width), np.float32)
+        was_training, device = self.model.training, self.model.device
+        self.model.train(False)
+        self.modules.to(device)
+        try:
+            for start in range(0, len(order), batch_size):
+                here = order[start : start + batch_size]
+                vectors[here] = self._vectors([texts[number] for number in here]).float().cpu().numpy()
+        finally:
+            self.model.train(was_training)
+        if not np.isfinite(vectors).all():
+            raise InputError(f"{self.model.name_or_path}: its vectors hold numbers that are not finite")
+        return vectors
+
+    def _vectors(self, texts: list[str]) -> torch.Tensor:
+        batch = self.tokenizer(texts, padding=True, truncation=True, max_length=self.longest, return_tensors="pt")
+        batch = {name: value.to(self.model.device) for name, value in batch.items()}
+        encoder: Any = encoder_of(self.model)
+        states = encoder(**model_inputs(self.model, batch), return_dict=True).last_hidden_state
+        vectors: torch.Tensor = self.modules(states, batch)
+        return vectors
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """The encoder, its tokenizer and the files of sentence-transformers in `folder`."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.model_max_length = self.longest
+        self.tokenizer.save_pretrained(folder)
+        write_sentence_folder(folder, self.modules, self.settings)
+
+
+def load_sentence_encoder(
+    name_or_path: str | Path,
+    pooling: str | None = None,
+    normalize: bool | None = None,
+    max_length: int | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> SentenceEncoder:
+    """The sentence encoder in a folder of sentence-transformers, or a bare encoder that is pooled as the caller says.
+
+    `pooling`: see `POOLINGS`; `normalize`: whether a bare encoder's vectors are brought to length 1 (None: yes).
+    `max_length`: a shorter one than the model's own. Raises `InputError` for what does not load, for a bare encoder
+    without `pooling`, and where what is asked for contradicts what the folder says.
+    """
+    name = str(name_or_path)
+    model: PreTrainedModel = load_model(name, "embedding", revision=revision, trust_remote_code=trust_remote_code)
+    modules, settings = sentence_parts(name, model, pooling, normalize, max_length, revision)
+    return SentenceEncoder(model, modules, settings, load_transformers_tokenizer(transformer_folder(name)))
+
+
+def sentence_parts(
+    name: str,
+    model: PreTrainedModel,
+    pooling: str | None = None,
+    normalize: bool | None = None,
+    max_length: int | None = None,
+    revision: str | None = None,
+) -> tuple[SentenceModules, SentenceSettings]:
+    """What follows `model`, which was loaded from `name`, and its settings; arguments and errors as those of
+    `load_sentence_encoder`."""
+    found = read_sentence_folder(name, int(model.config.hidden_size), revision=revision)
+    if found is None:
+        if pooling is None:
+            raise InputError(
+                f"{name} is an encoder without modules.json, so nothing says how its tokens become one vector; give "
+                "--pooling mean, cls or max (and --normalize false where vectors keep their length)"
+            )
+        steps = [] if normalize is False else [Normalize()]
+        found = SentenceModules(int(model.config.hidden_size), (pooling,), steps), SentenceSettings()
+    modules, settings = found
+    if pooling is not None and modules.pooling != (pooling,):
+        raise InputError(f"--pooling {pooling}: {name} pools by {' and '.join(modules.pooling)}; leave the flag out")
+    if normalize is not None and modules.normalizes != normalize:
+        does = "brings its vectors to length 1" if modules.normalizes else "leaves the length of its vectors"
+        raise InputError(f"--normalize {str(normalize).lower()}: {name} {does}; leave the flag out")
+    longest = [each for each in (settings.max_length, _made_for(name), longest_row(model)) if each is not None]
+    limit = min(longest, default=512)
+    if max_length is not None and max_length > limit:
+        raise InputError(f"--max_length {max_length}: {name} reads at most {limit} tokens")
+    return modules, replace(settings, max_length=limit if max_length is None else max_length)
+
+
+def _made_for(name: str) -> int | None:
+    """The length that the tokenizer says it was made for; None where it says none that is meant."""
+    length = getattr(load_transformers_tokenizer(transformer_folder(name)), "model_max_length", None)
+    return int(length) if length is not None and length < 1_000_000 else None
