@@ -324,6 +324,10 @@ class MaskedBatches:
         batch["num_masked_in_step"] = torch.from_numpy(copied[2, ...])
         return batch
 
+    def rows_of(self, number: int) -> NDArray[np.int64]:
+        """The numbers of the rows of `tokens` in batch `number` of the epoch, in the order in which they lie in it."""
+        return np.asarray(self._plan.rows(self._epoch, number), np.int64)
+
     def batches_of_rank(self, rank: int, ranks: int) -> range:
         """The batch numbers that rank `rank` of `ranks` reads: every `ranks`-th, from `rank` on.
 

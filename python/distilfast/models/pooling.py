@@ -41,7 +41,10 @@ class Dense(nn.Module):
         self.activation = ACTIVATIONS[activation]()
 
     def forward(self, vectors: Tensor) -> Tensor:
-        made: Tensor = self.activation(self.linear(vectors))
+        # Computed in the vectors' dtype also where training runs on bfloat16 copies of the weights.
+        weight = self.linear.weight.to(vectors.dtype)
+        bias = None if self.linear.bias is None else self.linear.bias.to(vectors.dtype)
+        made: Tensor = self.activation(F.linear(vectors, weight, bias))
         return made
 
 

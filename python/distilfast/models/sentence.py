@@ -5,6 +5,7 @@ A folder of sentence-transformers says how its tokens are pooled; of a bare enco
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from ..tokenizer import load_transformers_tokenizer
 from .attention import model_inputs
 from .families import encoder_of, longest_row
 from .load import load_model
-from .pooling import Normalize, SentenceModules
+from .pooling import Dense, Normalize, SentenceModules
 from .sentence_folder import SentenceSettings, read_sentence_folder, transformer_folder, write_sentence_folder
 
 
@@ -130,6 +131,32 @@ def sentence_parts(
     if max_length is not None and max_length > limit:
         raise InputError(f"--max_length {max_length}: {name} reads at most {limit} tokens")
     return modules, replace(settings, max_length=limit if max_length is None else max_length)
+
+
+def student_modules(
+    student: PreTrainedModel,
+    teacher: SentenceModules,
+    own: SentenceModules | None = None,
+    keep_dimension: bool = True,
+    seed: int = 0,
+) -> SentenceModules:
+    """What follows the student: what it brought (`own`), or the teacher's pooling, dense layers and norm, copied.
+
+    Where that would give vectors of another width than the teacher's and `keep_dimension` asks for the teacher's, a
+    dense layer is put before the norm, without bias, orthogonal from `seed`.
+    """
+    width = int(student.config.hidden_size)
+    if own is None and width == teacher.hidden_size:
+        return copy.deepcopy(teacher)
+    pooling = teacher.pooling if own is None else own.pooling
+    steps = list(own.steps) if own is not None else [Normalize()] if teacher.normalizes else []
+    modules = SentenceModules(width, pooling, steps)
+    if modules.width == teacher.width or not keep_dimension:
+        return modules
+    projection = Dense(modules.width, teacher.width, bias=False)
+    torch.nn.init.orthogonal_(projection.linear.weight, generator=torch.Generator().manual_seed(seed))
+    place = len(steps) - 1 if modules.normalizes else len(steps)
+    return SentenceModules(width, pooling, [*steps[:place], projection, *steps[place:]])
 
 
 def _made_for(name: str) -> int | None:
