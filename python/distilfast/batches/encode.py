@@ -75,6 +75,14 @@ class EncodedRows:
     """int64: the tag at the first token of a word, -100 elsewhere and where there is none."""
     offsets: tuple[NDArray[np.int32], ...] | None = None
     """Of each window of a passage [tokens, 2]: where its tokens stand in the passage, in characters; -1 outside it."""
+    answer_places: Ragged | None = None
+    """bool: where an answer may begin or end: the tokens of the passage, and the one that stands for no answer; only
+    for questions."""
+    passages: tuple[str, ...] | None = None
+    """The passage of each row of the table, only for questions."""
+    answers: tuple[Sequence[str] | None, ...] | None = None
+    """The right answers of each row of the table: none where its passage has none, None where nobody said; only for
+    questions."""
     row_numbers: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     """Which row of the table each is: for questions several windows may be of one row."""
     counts: Mapping[str, int] = field(default_factory=dict)
@@ -209,8 +217,9 @@ def joined(parts: Sequence[EncodedRows]) -> EncodedRows:
     first = parts[0]
     if len(parts) == 1:
         return first
-    if any((part.word_starts is None) != (first.word_starts is None) for part in parts):
-        raise InputError("rows of words and rows of whole texts do not go together in one run")
+    kinds = {(part.word_starts is None, part.offsets is None) for part in parts}
+    if len(kinds) > 1:
+        raise InputError("rows of words, of questions and of whole texts do not go together in one run")
     names = list(dict.fromkeys(name for part in parts for name in part.targets))
     targets = {}
     for name in names:
@@ -224,18 +233,24 @@ def joined(parts: Sequence[EncodedRows]) -> EncodedRows:
         for name, count in part.counts.items():
             counts[name] = counts.get(name, 0) + count
 
-    def all_of(name: str) -> Any:
+    def ragged(name: str) -> Any:
         values = [getattr(part, name) for part in parts]
         return None if any(value is None for value in values) else Ragged.joined(values)
 
-    offsets = None if first.offsets is None else tuple(each for part in parts for each in part.offsets or ())
+    def listed(name: str) -> Any:
+        values = [getattr(part, name) for part in parts]
+        return None if values[0] is None else tuple(one for value in values for one in value)
+
     return EncodedRows(
         Ragged.joined([part.input_ids for part in parts]),
-        all_of("token_type_ids"),
+        ragged("token_type_ids"),
         targets,
-        all_of("word_starts"),
-        all_of("word_labels"),
-        offsets,
+        ragged("word_starts"),
+        ragged("word_labels"),
+        listed("offsets"),
+        ragged("answer_places"),
+        listed("passages"),
+        listed("answers"),
         np.concatenate(numbers),
         counts,
     )

@@ -63,7 +63,9 @@ class LabelledBatches:
             none; for words int64 [rows, width], the tag at each word's first token, else -100. Not there where texts
             were encoded without labels;
         word_starts: bool [rows, width], each word's first token (only for words);
-        start_positions, end_positions: int64 [rows], -100 for none (only for questions);
+        answer_places: bool [rows, width], where an answer may begin or end: the tokens of the passage, and the one that
+            stands for no answer (only for questions);
+        start_positions, end_positions: int64 [rows], -100 for none (only for questions with answers);
         row_numbers: int64 [rows], which rows these are, counted through all of `rows`;
         num_tokens: int64 [], attended positions;
         num_attended_in_step, num_rows_in_step, num_labelled_in_step: int64 [], sums over the batches
@@ -162,7 +164,7 @@ class LabelledBatches:
         """Hex digits that change with the rows, their order, their labels and every setting that changes a batch."""
         digest = hashlib.sha256()
         rows = self.rows
-        for ragged in (rows.input_ids, rows.token_type_ids, rows.word_starts, rows.word_labels):
+        for ragged in (rows.input_ids, rows.token_type_ids, rows.word_starts, rows.word_labels, rows.answer_places):
             for array in () if ragged is None else (ragged.flat, ragged.offsets):
                 digest.update(np.ascontiguousarray(array).tobytes())
             digest.update(b"|")
@@ -204,12 +206,12 @@ class LabelledBatches:
         padded = self._collate(features)
         batch: dict[str, Any] = {name: torch.from_numpy(np.asarray(each, np.int64)) for name, each in padded.items()}
         left = self.tokenizer.padding_side == "left"
-        if rows.word_starts is not None:
-            starts = torch.zeros_like(batch["input_ids"], dtype=torch.bool)
-            for place, row in enumerate(chosen.tolist()):
-                marks = torch.from_numpy(rows.word_starts[row])
-                starts[place, -len(marks) if left else 0 :][: len(marks)] = marks
-            batch["word_starts"] = starts
+        for name, marked in (("word_starts", rows.word_starts), ("answer_places", rows.answer_places)):
+            if marked is not None:
+                batch[name] = torch.zeros_like(batch["input_ids"], dtype=torch.bool)
+                for place, row in enumerate(chosen.tolist()):
+                    marks = torch.from_numpy(marked[row])
+                    batch[name][place, -len(marks) if left else 0 :][: len(marks)] = marks
         for name, values in rows.targets.items():
             target = torch.from_numpy(values[chosen])
             if left and name in ("start_positions", "end_positions"):

@@ -41,6 +41,7 @@ def encode_questions(
     ids: list[Any] = []
     types: list[Any] = []
     offsets: list[Any] = []
+    places: list[Any] = []
     rows: list[int] = []
     starts: list[int] = []
     ends: list[int] = []
@@ -71,6 +72,8 @@ def encode_questions(
             if "token_type_ids" in encoded:
                 types.append(np.array(encoded["token_type_ids"][window], np.int32))
             offsets.append(place)
+            inside[_no_answer(ids[-1], tokenizer)] = True
+            places.append(inside)
             rows.append(row)
             found = _places(place, ids[-1], answers[row] if answers is not None else None, tokenizer)
             if found is None:
@@ -92,6 +95,9 @@ def encode_questions(
         Ragged.of(types, np.int32) if types else None,
         targets if answers is not None else {},
         offsets=tuple(offsets),
+        answer_places=Ragged.of(places, np.bool_),
+        passages=tuple(passages),
+        answers=tuple(None if one is None else tuple(one["text"]) for one in answers or [None] * len(questions)),
         row_numbers=np.array(rows, np.int64),
         counts={name: int(count) for name, count in counts.items() if count},
     )

@@ -12,9 +12,12 @@ from ..models.head import head_called, head_of
 from .classification import Classification, problem_type_of
 from .head import Head
 from .hidden_states import HiddenStates
+from .logits import label_names
 from .masked_lm import MaskedLM
+from .questions import Questions
+from .tokens import Tokens
 
-HEADS: dict[str, type[Head]] = {head.name: head for head in (MaskedLM, Classification, HiddenStates)}
+HEADS: dict[str, type[Head]] = {head.name: head for head in (MaskedLM, Classification, Tokens, Questions, HiddenStates)}
 """The heads that can be trained, by name."""
 
 
@@ -32,4 +35,6 @@ def choose_head(model: PreTrainedModel, name: str | None = None, class_weights: 
         return Classification(problem_type_of(model.config), **options)
     if options:
         raise InputError(f"--class_weights: {chosen} has no classes to weigh; leave it out")
+    if chosen == Tokens.name:
+        return Tokens(label_names(model.config))
     return HEADS[chosen]()

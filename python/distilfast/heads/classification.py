@@ -1,7 +1,4 @@
-"""Classifiers of sequences and of pairs: one class a row, any number of labels a row, or numbers (regression, scores).
-
-Hinton et al., "Distilling the knowledge in a neural network", 2015: KL between tempered distributions times T squared.
-"""
+"""Classifiers of sequences and pairs: one class a row, any number of labels a row, or numbers (regression, scores)."""
 
 from __future__ import annotations
 
@@ -16,14 +13,15 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from .._core import InputError
 from ..metrics.classification import multi_label_metrics, single_label_metrics
 from ..metrics.scores import regression_metrics
-from .head import IGNORED, Head, Predictions, Rows
+from .head import IGNORED, Predictions, Rows
+from .logits import LogitHead, in_float32, label_names, refuse_other_classes, weighted_mean
 from .objective import Objective
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 PROBLEM_TYPES: tuple[ProblemType, ...] = get_args(ProblemType)
 
 
-class Classification(Head):
+class Classification(LogitHead):
     """Rows are sequences; `Outputs.compared` are their logits [rows, classes].
 
     `problem_type`, as in a configuration of transformers, says what `labels` of a batch are:
@@ -67,42 +65,24 @@ class Classification(Head):
     def no_label(self, labels: Tensor) -> float:
         return float("nan") if self.problem_type == "regression" else IGNORED
 
-    def soft_loss(
-        self, rows: Rows, student: Tensor, teachers: Sequence[Tensor], mixture: Sequence[float], objective: Objective
-    ) -> dict[str, tuple[float, Tensor]]:
-        student, targets = _float(student), [_float(teacher) for teacher in teachers]
-        found: dict[str, tuple[float, Tensor]] = {}
-        if objective.alpha_ce != 0:
-            values = self._divergence(student, targets, mixture, objective.temperature)
-            found["loss_ce"] = (objective.alpha_ce, (values * rows.weight).sum() / rows.num_rows)
-        if objective.alpha_mse != 0:
-            distances = [(student - target).square().flatten(1).sum(1) for target in targets]
-            values = torch.stack([weight * each for weight, each in zip(mixture, distances, strict=True)]).sum(0)
-            found["loss_mse"] = (objective.alpha_mse, (values * rows.weight).sum() / rows.num_rows)
-        return found
-
-    def _divergence(
+    def divergence(
         self, student: Tensor, teachers: Sequence[Tensor], mixture: Sequence[float], temperature: float
     ) -> Tensor:
-        """[rows]: how far each row of the student is from the teachers together."""
+        if self.problem_type == "single_label_classification":
+            return super().divergence(student, teachers, mixture, temperature)
         if self.problem_type == "regression":
             return (student - self.mixed(teachers, mixture)).square().flatten(1).mean(1)
-        if self.problem_type == "single_label_classification":
-            target = _mean([F.softmax(each / temperature, dim=-1) for each in teachers], mixture)
-            ours = F.log_softmax(student / temperature, dim=-1)
-            return temperature**2 * (torch.xlogy(target, target) - target * ours).sum(-1)
-        target = _mean([torch.sigmoid(each / temperature) for each in teachers], mixture)
+        target = weighted_mean([torch.sigmoid(each / temperature) for each in teachers], mixture)
         entropy = -(torch.xlogy(target, target) + torch.xlogy(1 - target, 1 - target))
         crossed = F.binary_cross_entropy_with_logits(student / temperature, target, reduction="none")
         return temperature**2 * (crossed - entropy).mean(-1)
 
     def hard_loss(self, rows: Rows, student: Tensor) -> Tensor:
         assert rows.labels is not None
-        student = _float(student)
         if self.problem_type == "single_label_classification":
-            weights = None if self.class_weights is None else self.class_weights.to(student.dtype)
-            total = F.cross_entropy(student, rows.labels, weight=weights, ignore_index=IGNORED, reduction="sum")
-        elif self.problem_type == "multi_label_classification":
+            return super().hard_loss(rows, student)
+        student = in_float32(student)
+        if self.problem_type == "multi_label_classification":
             labels = rows.labels.to(student.dtype)
             known = (labels != IGNORED).all(-1, keepdim=True)
             values = F.binary_cross_entropy_with_logits(student, labels.clamp(min=0), reduction="none")
@@ -114,17 +94,18 @@ class Classification(Head):
             total = values.mean(-1).sum()
         return total / rows.num_labelled.clamp(min=1)
 
+    def weights(self, logits: Tensor) -> Tensor | None:
+        return None if self.class_weights is None else self.class_weights.to(logits.dtype)
+
     def mixed(self, teachers: Sequence[Tensor], mixture: Sequence[float]) -> Tensor:
-        if len(teachers) == 1:
-            return teachers[0]
+        if len(teachers) == 1 or self.problem_type == "single_label_classification":
+            return super().mixed(teachers, mixture)
         if self.problem_type == "regression":
-            return _mean(teachers, mixture)
-        if self.problem_type == "single_label_classification":
-            return _mean([F.softmax(each, dim=-1) for each in teachers], mixture).log()
-        return torch.logit(_mean([torch.sigmoid(each) for each in teachers], mixture), eps=1e-7)
+            return weighted_mean(teachers, mixture)
+        return torch.logit(weighted_mean([torch.sigmoid(each) for each in teachers], mixture), eps=1e-7)
 
     def metrics(self, predictions: Predictions) -> dict[str, float]:
-        student, teacher, labels = predictions
+        student, teacher, labels = predictions.student, predictions.teacher, predictions.labels
         if self.problem_type == "single_label_classification":
             return single_label_metrics(student, labels, teacher)
         if self.problem_type == "multi_label_classification":
@@ -138,7 +119,7 @@ class Classification(Head):
 
     def check(self, student: PreTrainedModel, teachers: Sequence[PreTrainedModel], objective: Objective) -> None:
         super().check(student, teachers, objective)
-        classes = len(_label_names(student.config))
+        classes = len(label_names(student.config))
         if self.class_weights is not None and len(self.class_weights) != classes:
             raise InputError(f"{len(self.class_weights)} class weights for {classes} classes; give one a class")
         if objective.alpha_mse != 0 and self.problem_type == "regression":
@@ -148,12 +129,7 @@ class Classification(Head):
         super().check_teacher(student, teacher, objective)
         if not self.compares_teacher(objective):
             return
-        names = [_label_names(model.config) for model in (student, teacher)]
-        if names[0] != names[1]:
-            raise InputError(
-                f"the teacher's classes are {', '.join(names[1])} and the student's {', '.join(names[0])}: they must "
-                "be the same, in the same order; cut the student with create_student(teacher)"
-            )
+        refuse_other_classes(student.config, teacher.config)
         kinds = [problem_type_of(model.config) for model in (student, teacher)]
         if kinds != [self.problem_type] * 2:
             raise InputError(
@@ -173,20 +149,3 @@ def problem_type_of(config: PreTrainedConfig) -> ProblemType:
         raise InputError(f"the configuration's problem_type is {said!r}; known are {', '.join(PROBLEM_TYPES)}")
     kind: ProblemType = said
     return kind
-
-
-def _label_names(config: PreTrainedConfig) -> list[str]:
-    names: Any = config.id2label or {}
-    return [str(names[number]) for number in sorted(names)]
-
-
-def _mean(values: Sequence[Tensor], mixture: Sequence[float]) -> Tensor:
-    """The mean of tensors of one shape with the weights `mixture`, which sum to 1."""
-    if len(values) == 1:
-        return values[0]
-    return torch.stack([weight * value for weight, value in zip(mixture, values, strict=True)]).sum(0)
-
-
-def _float(values: Tensor) -> Tensor:
-    """`values` in float32, or as they are in float64."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))

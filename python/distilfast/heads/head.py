@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .._core import InputError
+from ..batches.encode import EncodedRows
 from ..models.attention import model_inputs
 from .objective import Objective
 
@@ -39,6 +40,8 @@ class Rows(NamedTuple):
     """0-dim, the denominator of the hard loss: the rows with a label in the whole optimiser step."""
     positions: Tensor | None = None
     """[K] int64, flat indices into the batch's rows * width where rows are picked token positions; None otherwise."""
+    row_numbers: Tensor | None = None
+    """[K] int64, which row of the data each is of, where the batch says so."""
 
 
 class Outputs(NamedTuple):
@@ -63,6 +66,10 @@ class Predictions(NamedTuple):
     """The same of the teachers, mixed as in training (`mixed`); None without a teacher."""
     labels: np.ndarray | None
     """The rows' labels as the head reads them; None where no batch has any."""
+    row_numbers: np.ndarray | None = None
+    """[rows] int64, which row of the data each is of (several may be of one); None where batches do not say so."""
+    data: EncodedRows | None = None
+    """The data that the row numbers count through, where they are known."""
 
 
 class Head(nn.Module):
@@ -104,7 +111,8 @@ class Head(nn.Module):
             weight = weight & batch["is_real"]
             if labels is not None:
                 labels = torch.where(batch["is_real"], labels, torch.full_like(labels, self.no_label(labels)))
-        return Rows(weight, labels, batch["num_rows_in_step"], batch["num_labelled_in_step"])
+        numbers = batch.get("row_numbers")
+        return Rows(weight, labels, batch["num_rows_in_step"], batch["num_labelled_in_step"], row_numbers=numbers)
 
     def no_label(self, labels: Tensor) -> float:
         """The value that stands for no label in labels of this dtype."""
@@ -113,12 +121,18 @@ class Head(nn.Module):
     def outputs(self, model: PreTrainedModel, batch: Mapping[str, Any], rows: Rows, objective: Objective) -> Outputs:
         """Runs `model` on the batch, its hidden states kept where the objective looks at them.
 
-        Here the whole model, and its `logits`: the way of every head that transformers computes from all of its
-        encoder's output (poolers and dropout included)."""
+        Here the whole model, and its logits (`logits_of`): the way of every head that transformers computes from all of
+        its encoder's output (poolers and dropout included)."""
         states = objective.alpha_cos != 0 or objective.inner_states
         outputs = model(**model_inputs(model, batch), output_hidden_states=states, return_dict=True)
         every = outputs.hidden_states[-1].flatten(0, 1) if states else None
-        return Outputs(model, outputs.logits, every, outputs.hidden_states if objective.inner_states else None)
+        compared = self.logits_of(outputs, batch)
+        return Outputs(model, compared, every, outputs.hidden_states if objective.inner_states else None)
+
+    def logits_of(self, outputs: Any, batch: Mapping[str, Any]) -> Tensor:
+        """`Outputs.compared` of what a model of transformers returned for the batch."""
+        logits: Tensor = outputs.logits
+        return logits
 
     # The third and fourth: losses.
 
@@ -175,6 +189,10 @@ class Head(nn.Module):
     def mixed(self, teachers: Sequence[Tensor], mixture: Sequence[float]) -> Tensor:
         """What the teachers say together, [K, ...], for `Predictions.teacher`: of one teacher, what it says."""
         raise NotImplementedError
+
+    def joined(self, parts: Sequence[Tensor]) -> Tensor:
+        """What a model says of several batches (`Outputs.compared`) as one."""
+        return torch.cat(list(parts))
 
     def metrics(self, predictions: Predictions) -> dict[str, float]:
         """Scores of the student's predictions: against labels, where there are any, and against the teacher's; `loss`

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.special import log_softmax
 
 from .._core import InputError
 
@@ -84,6 +85,34 @@ def question_metrics(
         same = answer_scores(predictions, [[answer] for answer in teacher_predictions]).mean(axis=0)
         found["agreement"], found["teacher_f1"] = (float(value) for value in same)
     return found
+
+
+def position_metrics(
+    logits: np.ndarray, labels: np.ndarray | None = None, teacher_logits: np.ndarray | None = None
+) -> dict[str, float]:
+    """How well a model knows where answers begin and end, before the best span is looked for.
+
+    logits: [windows, 2, width], -inf where no answer can be; labels: tokens [windows, 2], -100 for none. With labels
+    `loss`, the mean cross-entropy; with a teacher `kl`, the mean KL(teacher || model) at temperature 1. Raises
+    `InputError` for logits that are nan or all -inf.
+    """
+    said = _log_probabilities(logits)
+    found: dict[str, float] = {}
+    if labels is not None and (known := (labels >= 0).all(-1)).any():
+        found["loss"] = -float(np.mean(np.take_along_axis(said[known], labels[known, :, None], -1)))
+    if teacher_logits is not None:
+        theirs = _log_probabilities(teacher_logits)
+        gaps = np.subtract(theirs, said, out=np.zeros_like(theirs), where=np.isfinite(theirs))
+        values = np.exp(theirs) * gaps
+        found["kl"] = max(0.0, float(np.mean(values.sum(-1))))
+    return found
+
+
+def _log_probabilities(logits: np.ndarray) -> np.ndarray:
+    logits = np.asarray(logits, np.float64)
+    if not np.isfinite(logits.max(-1)).all():
+        raise InputError("the model's outputs are not finite; its training diverged, or its weights are damaged")
+    return np.asarray(log_softmax(logits, -1))
 
 
 def windows(

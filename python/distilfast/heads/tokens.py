@@ -1,0 +1,88 @@
+"""Taggers: named entities, parts of speech, any tag of each word; compared at the first token of a word."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from .._core import InputError
+from ..metrics.classification import single_label_metrics
+from ..metrics.tokens import has_entities, token_metrics
+from .head import IGNORED, Predictions, Rows
+from .logits import LogitHead, refuse_other_classes
+from .objective import Objective
+
+
+class Tokens(LogitHead):
+    """Rows are all positions of a batch, of which the first token of each word counts (`word_starts` of the batch);
+    `Outputs.compared` are their logits [rows * width, tags].
+
+    `labels` of a batch: the tag at the first token of each word, -100 for none and elsewhere, [rows, width] int64.
+    `names`: of the tags. Where they mark entities (B-PER, I-PER, O), whole entities are scored by seqeval's rules.
+    """
+
+    name = "tokens"
+    title = "token-classification head"
+    class_endings: ClassVar[tuple[str, ...]] = ("ForTokenClassification",)
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.names = list(names)
+        self.entities = has_entities(self.names)
+
+    def best_metric(self, objective: Objective, has_labels: bool) -> str:
+        if not has_labels:
+            return "agreement"
+        return "f1" if self.entities else "accuracy"
+
+    def rows(self, batch: Mapping[str, Any], objective: Objective) -> Rows:
+        starts: Tensor = batch["word_starts"]
+        if "is_real" in batch:
+            starts = starts & batch["is_real"]
+        labels, numbers = batch.get("labels"), batch.get("row_numbers")
+        return Rows(
+            starts.flatten(),
+            None if labels is None else labels.masked_fill(~starts, IGNORED).flatten(),
+            batch["num_rows_in_step"],
+            batch["num_labelled_in_step"],
+            row_numbers=None if numbers is None else numbers.repeat_interleave(starts.shape[1]),
+        )
+
+    def logits_of(self, outputs: Any, batch: Mapping[str, Any]) -> Tensor:
+        return super().logits_of(outputs, batch).flatten(0, 1)
+
+    def metrics(self, predictions: Predictions) -> dict[str, float]:
+        """Of the words that the model got to see: `accuracy`, and `precision`, `recall` and `f1` of whole entities (or
+        `macro_f1` of tags that mark none) over the sentences all of whose words have a label; `loss` over all words
+        with one; `agreement` and `kl` with the teacher over all words."""
+        student, teacher, labels = predictions.student, predictions.teacher, predictions.labels
+        words = single_label_metrics(student, labels, teacher)
+        found = {name: value for name, value in words.items() if name in ("loss", "agreement", "kl")}
+        if labels is not None:
+            truth, said = self.sentences(labels, predictions), self.sentences(student.argmax(-1), predictions)
+            known = [number for number, tags in enumerate(truth) if None not in tags]
+            if known:
+                found |= token_metrics(
+                    [said[number] for number in known], [truth[number] for number in known], None, self.entities
+                )
+        return found
+
+    def sentences(self, classes: np.ndarray, predictions: Predictions) -> list[list[Any]]:
+        """The tags that the class numbers [words] stand for, sentence by sentence in the order of the data, a word
+        without one None. Raises `InputError` where the batches do not say which sentence a word is of."""
+        numbers = predictions.row_numbers
+        if numbers is None:
+            raise InputError("a tagger is scored by sentences; give batches with row_numbers, as LabelledBatches has")
+        order = np.argsort(numbers, kind="stable")
+        ends = np.flatnonzero(np.diff(numbers[order])) + 1
+        named = np.array([*self.names, None], dtype=object)
+        return [part.tolist() for part in np.split(named[np.where(classes < 0, len(self.names), classes)][order], ends)]
+
+    def check_teacher(self, student: PreTrainedModel, teacher: PreTrainedModel, objective: Objective) -> None:
+        super().check_teacher(student, teacher, objective)
+        if self.compares_teacher(objective):
+            refuse_other_classes(student.config, teacher.config)

@@ -1,0 +1,142 @@
+"""Tiny taggers and question answerers, rows for them, and what holds of every head that learns from rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tiny_training
+import torch
+import transformers
+from distilfast import DistillationTrainer, create_student
+from distilfast.batches.encode import EncodedRows, encode_words
+from distilfast.batches.labelled import LabelledBatches
+from distilfast.batches.question_windows import encode_questions
+from distilfast.train.step import DistillationStep
+
+LETTERS = list("abcdefghijklmnopqrstuvwxyz")
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "?", *LETTERS, *(f"##{letter}" for letter in LETTERS)]
+ROWS = 12
+
+
+def tokenizer() -> Any:
+    return transformers.BertTokenizer(vocab={token: number for number, token in enumerate(VOCABULARY)})
+
+
+def config(layers: int, **changes: Any) -> transformers.BertConfig:
+    return transformers.BertConfig(
+        vocab_size=len(VOCABULARY),
+        hidden_size=16,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        intermediate_size=24,
+        max_position_embeddings=64,
+        initializer_range=0.3,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        **changes,
+    )
+
+
+def tagger(names: Sequence[str], layers: int = 2, seed: int = 0) -> Any:
+    torch.manual_seed(seed)
+    of_names = {"id2label": dict(enumerate(names)), "label2id": {name: n for n, name in enumerate(names)}}
+    return transformers.BertForTokenClassification(config(layers, **of_names)).eval()
+
+
+def answerer(layers: int = 2, seed: int = 0) -> Any:
+    torch.manual_seed(seed)
+    return transformers.BertForQuestionAnswering(config(layers)).eval()
+
+
+def words(draws: np.random.Generator, most: int) -> list[str]:
+    """Words of one to three letters, a token each."""
+    return ["".join(draws.choice(LETTERS, draws.integers(1, 4))) for _ in range(draws.integers(1, most + 1))]
+
+
+def word_batches(tags: int, size: int, batches_per_step: int = 1, seed: int = 0) -> LabelledBatches:
+    """`ROWS` sentences in batches of `size`; every sixth word has no tag, and neither has the last sentence."""
+    draws = np.random.default_rng(seed)
+    sentences = [words(draws, 7) for _ in range(ROWS)]
+    labels = [draws.integers(0, tags, len(sentence)) for sentence in sentences]
+    labels = [np.where(draws.random(len(row)) < 1 / 6, -100, row) for row in labels]
+    labels[-1][:] = -100
+    rows = encode_words(tokenizer(), sentences, [row.tolist() for row in labels], 40)
+    return LabelledBatches(rows, tokenizer(), size, batches_per_step, shuffle=False)
+
+
+def question_rows(seed: int = 0, stride: int | None = None, max_length: int = 40) -> EncodedRows:
+    """`ROWS` questions; every fourth has no answer in its passage, and of the last nobody knows."""
+    draws = np.random.default_rng(seed)
+    passages = [words(draws, 9) for _ in range(ROWS)]
+    answers: list[Any] = []
+    for number, passage in enumerate(passages):
+        first = int(draws.integers(0, len(passage)))
+        start = len("".join(f"{word} " for word in passage[:first]))
+        none = number % 4 == 3
+        answers.append({"text": [] if none else [passage[first]], "answer_start": [] if none else [start]})
+    answers[-1] = None
+    questions = [" ".join(words(draws, 3)) + " ?" for _ in range(ROWS)]
+    return encode_questions(
+        tokenizer(), questions, [" ".join(passage) for passage in passages], answers, max_length, stride
+    )
+
+
+def question_batches(size: int, batches_per_step: int = 1, seed: int = 0, **how: Any) -> LabelledBatches:
+    return LabelledBatches(question_rows(seed, **how), tokenizer(), size, batches_per_step, shuffle=False)
+
+
+def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The gradient of each weight, which forgets it."""
+    found = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+    model.zero_grad()
+    return found
+
+
+def assert_gradients(model: torch.nn.Module, expected: dict[str, torch.Tensor], **tolerances: float) -> None:
+    found = gradients(model)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, msg=lambda m, n=name: f"{n}: {m}", **tolerances)
+
+
+def assert_cut_is_whole(step: DistillationStep, cut: LabelledBatches, whole: LabelledBatches, pieces: int) -> None:
+    """Each step has the losses and the gradient of its rows in one batch, however they are cut."""
+    step.double()
+    for teacher in step.teachers:
+        teacher.double()
+    for number in range(len(whole)):
+        losses: dict[str, Any] = step(whole[number])
+        losses["loss"].backward()
+        expected = gradients(step)
+        total = dict.fromkeys(losses, 0.0)
+        for piece in range(number * pieces, min((number + 1) * pieces, len(cut))):
+            parts = step(cut[piece])
+            parts["loss"].backward()
+            total = {name: total[name] + parts[name].detach() for name in total}
+        for name, value in losses.items():
+            torch.testing.assert_close(total[name], value.detach(), rtol=1e-9, atol=1e-12)
+        assert_gradients(step, expected, rtol=1e-7, atol=1e-10)
+
+
+def assert_resumes(folder: Path, head: str, model: Callable[[], Any], batches: LabelledBatches) -> None:
+    """A run that goes on from the midst of an epoch ends with the bits of one that was left alone."""
+
+    def run() -> DistillationTrainer:
+        options = {"save_strategy": "steps", "save_steps": 1, "num_train_epochs": 2, "logging_steps": 2}
+        args = tiny_training.arguments(folder, head=head, alpha_ce=1.0, **options)
+        teacher = model()
+        return DistillationTrainer(create_student(teacher, 1), teacher, args, batches)
+
+    whole = run()
+    whole.train()
+    assert whole.state.global_step == 4
+    expected, curve = tiny_training.weights(whole.step), tiny_training.curve(whole)
+    assert {"loss_ce", "loss_task", "loss_cos"} <= curve[0].keys()
+    resumed = run()
+    resumed.train(resume_from_checkpoint=str(folder / "checkpoint-1"))
+    assert tiny_training.curve(resumed) == curve
+    for name, value in tiny_training.weights(resumed.step).items():
+        assert torch.equal(value, expected[name]), name
