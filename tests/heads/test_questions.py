@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +80,38 @@ def test_the_gradients_of_micro_batches_add_up_to_that_of_their_windows_at_once(
 
 
 def test_it_is_trained_and_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
-    tiny_rows.assert_resumes(tmp_path, "questions", tiny_rows.answerer, tiny_rows.question_batches(3, 2))
+    batches = tiny_rows.question_batches(3, 2)
+    run = tiny_rows.assert_resumes(tmp_path, "questions", tiny_rows.answerer, batches)
+    # The last evaluation is that of the spans found one window at a time, with the starts and ends tried in turn.
+    rows, student = batches.rows, run.student.eval()
+    assert rows.token_type_ids is not None
+    assert rows.passages is not None
+    assert rows.offsets is not None
+    exact = []
+    for window, answers in enumerate(rows.answers or ()):
+        ids, types = (
+            torch.tensor(part[window][None].astype(np.int64)) for part in (rows.input_ids, rows.token_type_ids)
+        )
+        with torch.no_grad():
+            out = student(ids, token_type_ids=types)
+        best, said = float(out.start_logits[0, 0] + out.end_logits[0, 0]), ""
+        spans = rows.offsets[window]
+        for first, last in itertools.combinations_with_replacement(np.flatnonzero(spans[:, 0] >= 0), 2):
+            if (much := float(out.start_logits[0, first] + out.end_logits[0, last])) > best:
+                best, said = much, rows.passages[window][spans[first, 0] : spans[last, 1]]
+        if answers is not None:
+            exact.append(float(said == (answers[0] if answers else "")))
+    last = tiny_rows.evaluations(run)[-1]
+    assert len(exact) == 11
+    assert last["eval_exact_match"] == pytest.approx(np.mean(exact))
+    assert {"eval_f1", "eval_f1_answerable", "eval_f1_unanswerable", "eval_agreement", "eval_kl", "eval_loss"} <= set(
+        last
+    )
+    assert run.args.metric_for_best_model == "f1"
 
 
 def test_it_learns_what_its_teacher_says(tmp_path: Path) -> None:
-    args = tiny_training.arguments(
+    args = tiny_rows.arguments(
         tmp_path, head="questions", alpha_task=0.0, alpha_cos=0.0, learning_rate=1e-2, num_train_epochs=20
     )
     run = DistillationTrainer(

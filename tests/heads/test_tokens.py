@@ -72,11 +72,33 @@ def test_the_gradients_of_micro_batches_add_up_to_that_of_their_rows_at_once(
 
 
 def test_a_tagger_is_trained_and_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
-    tiny_rows.assert_resumes(tmp_path, "tokens", lambda: tiny_rows.tagger(NAMES), tiny_rows.word_batches(4, 3, 2))
+    batches = tiny_rows.word_batches(4, 3, 2)
+    run = tiny_rows.assert_resumes(tmp_path, "tokens", lambda: tiny_rows.tagger(NAMES), batches)
+    # The last evaluation is what seqeval makes of the student's tags, sentence by sentence.
+    truth, said, agree = [], [], []
+    student, teacher = run.student.eval(), run.step.teachers[0]
+    assert batches.rows.word_labels is not None
+    for row in range(len(batches.rows)):
+        ids, labels = batches.rows.input_ids[row], batches.rows.word_labels[row]
+        given = torch.tensor(ids[None].astype(np.int64))
+        with torch.no_grad():
+            ours, theirs = (model(given).logits[0].argmax(-1).numpy() for model in (student, teacher))
+        words = np.arange(1, len(ids) - 1)  # each word is a token here, or several of which the first counts
+        first = [place for place in words if not tiny_rows.VOCABULARY[ids[place]].startswith("##")]
+        agree += [ours[place] == theirs[place] for place in first]
+        if all(labels[place] >= 0 for place in first):
+            truth.append([NAMES[labels[place]] for place in first])
+            said.append([NAMES[ours[place]] for place in first])
+    last = tiny_rows.evaluations(run)[-1]
+    assert len(truth) > 2
+    assert last["eval_f1"] == pytest.approx(f1_score(truth, said))
+    assert last["eval_accuracy"] == pytest.approx(np.mean(np.concatenate(truth) == np.concatenate(said)))
+    assert last["eval_agreement"] == pytest.approx(np.mean(agree))
+    assert run.args.metric_for_best_model == "f1"
 
 
 def test_a_tagger_learns_what_its_teacher_says(tmp_path: Path) -> None:
-    args = tiny_training.arguments(
+    args = tiny_rows.arguments(
         tmp_path, head="tokens", alpha_task=0.0, alpha_cos=0.0, learning_rate=1e-2, num_train_epochs=20
     )
     teacher = tiny_rows.tagger(NAMES)

@@ -10,7 +10,7 @@ import numpy as np
 import tiny_training
 import torch
 import transformers
-from distilfast import DistillationTrainer, create_student
+from distilfast import DistillationArguments, DistillationTrainer, create_student
 from distilfast.batches.encode import EncodedRows, encode_words
 from distilfast.batches.labelled import LabelledBatches
 from distilfast.batches.question_windows import encode_questions
@@ -121,22 +121,37 @@ def assert_cut_is_whole(step: DistillationStep, cut: LabelledBatches, whole: Lab
         assert_gradients(step, expected, rtol=1e-7, atol=1e-10)
 
 
-def assert_resumes(folder: Path, head: str, model: Callable[[], Any], batches: LabelledBatches) -> None:
-    """A run that goes on from the midst of an epoch ends with the bits of one that was left alone."""
+def arguments(folder: Path, **options: Any) -> DistillationArguments:
+    """Two batches a step."""
+    counted: dict[str, Any] = {"batches_per_step": None, "gradient_accumulation_steps": 2}
+    return tiny_training.arguments(folder, **counted, **options)
 
-    def run() -> DistillationTrainer:
-        options = {"save_strategy": "steps", "save_steps": 1, "num_train_epochs": 2, "logging_steps": 2}
-        args = tiny_training.arguments(folder, head=head, alpha_ce=1.0, **options)
-        teacher = model()
-        return DistillationTrainer(create_student(teacher, 1), teacher, args, batches)
 
-    whole = run()
+def trainer(folder: Path, teacher: Any, batches: LabelledBatches, **options: Any) -> DistillationTrainer:
+    """Trains the teacher's first layer, and evaluates on the rows that it learns from after every step."""
+    evaluating: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    args = arguments(folder, alpha_ce=1.0, **evaluating, **options)
+    held_out = LabelledBatches(batches.rows, batches.tokenizer, 5, shuffle=False)
+    return DistillationTrainer(create_student(teacher, 1), teacher, args, batches, eval_dataset=held_out)
+
+
+def evaluations(run: DistillationTrainer) -> list[dict[str, float]]:
+    lines = [line for line in run.state.log_history if "eval_runtime" in line]
+    return [{name: value for name, value in line.items() if name != "eval_runtime"} for line in lines]
+
+
+def assert_resumes(folder: Path, head: str, model: Callable[[], Any], batches: LabelledBatches) -> DistillationTrainer:
+    """A run that goes on from within an epoch ends with the bits of one that was left alone; the latter is returned."""
+    whole = trainer(folder, model(), batches, head=head)
     whole.train()
     assert whole.state.global_step == 4
     expected, curve = tiny_training.weights(whole.step), tiny_training.curve(whole)
     assert {"loss_ce", "loss_task", "loss_cos"} <= curve[0].keys()
-    resumed = run()
+    resumed = trainer(folder, model(), batches, head=head)
     resumed.train(resume_from_checkpoint=str(folder / "checkpoint-1"))
     assert tiny_training.curve(resumed) == curve
+    assert len(evaluations(whole)) == 4
+    assert evaluations(resumed) == evaluations(whole)
     for name, value in tiny_training.weights(resumed.step).items():
         assert torch.equal(value, expected[name]), name
+    return whole

@@ -35,6 +35,7 @@ _ENDS: dict[str, Head] = {
     "ForSequenceClassification": "classification",
     "ForTokenClassification": "tokens",
     "ForQuestionAnswering": "questions",
+    "ForQuestionAnsweringSimple": "questions",
 }
 # Parts of the names that weights of a head have, for a file whose class is not known.
 _WEIGHTS: dict[str, Head] = {
@@ -170,4 +171,6 @@ def file_of(name: str, file: str, **where: Any) -> str | None:
 
 
 def _fitting() -> str:
-    return "a teacher is a " + ", ".join(f"*{end}" for end in _ENDS if end not in ("LMHeadModel", "ForPreTraining"))
+    return "a teacher is a " + ", ".join(
+        f"*{end}" for end in _ENDS if not end.endswith(("LMHeadModel", "ForPreTraining", "Simple"))
+    )

@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import EvalPrediction
 
 from .._core import InputError
+from ..batches.encode import EncodedRows
 from ..heads.head import Predictions
 from ..heads.hidden_states import HiddenStates
 from ..heads.masked_lm import MaskedLM
@@ -75,6 +75,7 @@ def predict(step: DistillationStep, batches: HeldOutBatches, device: torch.devic
     ours: list[Tensor] = []
     theirs: list[Tensor] = []
     labels: list[Tensor] = []
+    numbers: list[Tensor] = []
     for number in range(len(batches)):
         batch = _on(batches[number], device)
         rows = head.rows(batch, LOGITS_ALONE)
@@ -85,8 +86,16 @@ def predict(step: DistillationStep, batches: HeldOutBatches, device: torch.devic
             theirs.append(head.mixed(said, step.teacher_weights)[counts].cpu())
         if rows.labels is not None:
             labels.append(rows.labels[counts].cpu())
-    joined = [torch.cat(parts).numpy() if parts else None for parts in (ours, theirs, labels)]
-    return Predictions(cast(np.ndarray, joined[0]), joined[1], joined[2])
+        if rows.row_numbers is not None:
+            numbers.append(rows.row_numbers[counts].cpu())
+    data = getattr(batches, "rows", None)
+    return Predictions(
+        head.joined(ours).numpy(),
+        head.joined(theirs).numpy() if theirs else None,
+        torch.cat(labels).numpy() if labels else None,
+        torch.cat(numbers).numpy() if numbers else None,
+        data if isinstance(data, EncodedRows) else None,
+    )
 
 
 def _masked_lm(step: DistillationStep, batches: HeldOutBatches, device: torch.device) -> dict[str, float]:
