@@ -171,7 +171,7 @@ class Embedding(Head):
     def metrics(self, predictions: Predictions) -> dict[str, float]:
         """`vector_metrics`, and `teacher_spearman`: the rank correlation of the cosines of held-out texts, each with
         the `SHIFTS` that follow it, with the teacher's."""
-        student, teacher, labels = predictions
+        student, teacher, labels = predictions.student, predictions.teacher, predictions.labels
         teacher = labels if teacher is None else teacher
         assert teacher is not None
         pairs = [np.roll(np.arange(len(student)), -shift) for shift in range(1, min(SHIFTS, len(student) - 1) + 1)]
