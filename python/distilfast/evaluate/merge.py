@@ -13,7 +13,7 @@ from .scores import macro_scores
 
 FORMAT = 2
 # Each by the name of its text or file, with the fingerprint of that.
-PARTS = ("held_out", "rows")
+PARTS = ("held_out", "rows", "sts", "neighbours", "retrieval")
 NAMES = ("evaluate.json", "evaluate.md")
 
 

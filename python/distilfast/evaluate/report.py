@@ -7,6 +7,7 @@ from typing import Any
 from ..metrics.markdown import number, percent, table
 from .pictures import picture_notes
 from .row_report import rows_markdown
+from .sentences import sentences_markdown
 from .speed import speed_warnings
 
 
@@ -23,6 +24,7 @@ def markdown_tables(report: dict[str, Any]) -> str:
     sections = [_models(report)]
     sections += [rows_markdown(part, report["teacher"]) for part in report.get("rows", {}).values()]
     sections += [_held_out(name, part) for name, part in report.get("held_out", {}).items()]
+    sections += sentences_markdown(report)
     if report.get("tasks"):
         sections.append(_tasks(report))
     return "\n\n".join(sections)

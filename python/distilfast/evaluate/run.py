@@ -25,6 +25,7 @@ from .pictures import draw_pictures
 from .report import markdown
 from .row_report import kept_lines
 from .scores import SWEEP, TaskPlan, parse_tasks, task_report
+from .sentences import SentenceOptions, sentence_report
 from .speed import hardware, measure_size, measure_speed
 
 
@@ -72,6 +73,27 @@ class EvaluateOptions:
     batch_tokens: int = field(default=8192, metadata={"help": "Token budget of a held-out batch."})
     mask_seed: int = field(default=0, metadata={"help": "Seed of the held-out masks; same for every model."})
     device: str = field(default="auto", metadata={"help": "Where quality is evaluated: auto, cpu, cuda, cuda:1."})
+    sts_file: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Sentence encoders: rows of two sentences and how alike people find them (csv, tsv, jsonl)."},
+    )
+    sentences: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Sentence encoders: text files, for neighbours and cosines to the teacher."},
+    )
+    retrieval_dir: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Sentence encoders: folders with corpus.jsonl, queries.jsonl, qrels/, as BEIR's."},
+    )
+    pooling: str | None = field(
+        default=None, metadata={"help": "How bare encoders among the models are pooled: mean, cls or max."}
+    )
+    normalize: bool | None = field(
+        default=None, metadata={"help": "Whether vectors of bare encoders have length 1. Default: yes."}
+    )
+    controls: bool = field(
+        default=True, metadata={"help": "Also score the teacher's layers as they are cut, and random weights."}
+    )
     tasks: str | None = field(
         default=None,
         metadata={
@@ -203,6 +225,27 @@ def labelled_report(paths: dict[str, str], teacher: str, options: EvaluateOption
     return report
 
 
+def sentence_options(options: EvaluateOptions) -> SentenceOptions | None:
+    """What sentence encoders are scored on; None where nothing is named."""
+    if not (options.sts_file or options.sentences or options.retrieval_dir):
+        return None
+    for flag in ("sts_file", "retrieval_dir"):
+        names = [Path(each).stem for each in getattr(options, flag)]
+        if len(set(names)) < len(names):
+            raise InputError(f"--{flag}: two are called {max(names, key=names.count)!r}; rename one")
+    return SentenceOptions(
+        options.sts_file,
+        options.sentences,
+        options.retrieval_dir,
+        tuple(options.text_column),
+        tuple(options.label_column),
+        options.pooling,
+        options.normalize,
+        options.max_lines,
+        options.controls,
+    )
+
+
 def task_plan(options: EvaluateOptions) -> TaskPlan:
     """What the flags ask to be fine-tuned."""
     assert options.tasks is not None
@@ -263,6 +306,8 @@ def run_evaluation(options: EvaluateOptions) -> dict[str, Any]:
         report["rows"] = labelled_report(paths, teacher, options, on)
     if options.text or options.tokens:
         report["held_out"] = held_out_report(paths, teacher, options)
+    if (of_sentences := sentence_options(options)) is not None:
+        report |= sentence_report(paths, teacher, of_sentences, on)
     report["models"] = describe_models(paths, options)
     if plan is not None:
         found, report["missing"] = task_report(paths, plan, folder, on)

@@ -1,0 +1,148 @@
+"""What sentence encoders are scored on: pairs with people's scores, and collections as BEIR lays them out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .._core import InputError
+from .._files import describe_fault
+from ..prepare.columns import find_columns
+from ..prepare.table import read_rows
+from ..prepare.targets import label_values, number_targets, with_text
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of sentences and how alike people find them, [pairs]."""
+
+    first: list[str]
+    second: list[str]
+    scores: np.ndarray
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Documents, queries, and for each query {document's number: judgement}. `notes`: what was left out."""
+
+    documents: list[str]
+    queries: list[str]
+    relevant: list[dict[int, float]]
+    notes: list[str]
+
+
+def read_pairs(file: str, text_column: tuple[str, ...] = (), label_column: tuple[str, ...] = ()) -> Pairs:
+    """The rows of a csv, tsv, jsonl or parquet file: two columns of text and one of numbers, by the usual names or as
+    named. Raises `InputError` for files without them, and for scores that are not numbers."""
+    rows = read_rows(file, ragged="skip")
+    columns = find_columns(rows, "text", text_column, label_column)
+    if len(columns.texts) != 2:
+        raise InputError(f"--sts_file {file}: one column of text ({columns.texts[0]}); pairs have two (--text_column)")
+    if not columns.labels:
+        raise InputError(f"--sts_file {file}: no column of scores was found; name it with --label_column")
+    rows = with_text(rows, columns)
+    scores = np.asarray(number_targets(label_values(rows, columns.labels[0]), file), np.float64)
+    known = np.isfinite(scores)
+    if known.sum() < 2:
+        raise InputError(f"--sts_file {file}: {int(known.sum())} pairs with a score; give two or more")
+    first, second = ([str(text) for text in rows.table.column(name).to_pylist()] for name in columns.texts)
+    kept = np.flatnonzero(known)
+    return Pairs([first[row] for row in kept], [second[row] for row in kept], scores[kept])
+
+
+def read_collection(folder: str) -> Collection:
+    """A folder with corpus.jsonl ("_id", "text", perhaps "title"), queries.jsonl ("_id", "text") and qrels/test.tsv
+    (or dev.tsv, or the only one there: query, document, judgement).
+
+    Queries without a relevant document are left out and counted. Raises `InputError` for files that are missing or of
+    another form, and for judgements none of which names a query and a document that are there.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise InputError(f"--retrieval_dir {folder}: there is no such folder")
+    texts: dict[str, dict[str, str]] = {}
+    for name in ("corpus", "queries"):
+        texts[name] = {}
+        for row in _json_lines(path / f"{name}.jsonl"):
+            title = str(row.get("title") or "")
+            texts[name][str(row["_id"])] = f"{title} {row['text']}".strip() if title else str(row["text"])
+    documents = {name: number for number, name in enumerate(texts["corpus"])}
+    judged: dict[str, dict[int, float]] = {}
+    unknown = 0
+    qrels = _qrels(path)
+    for query, document, judgement in _judgements(qrels):
+        if query not in texts["queries"] or document not in documents:
+            unknown += 1
+        elif judgement > 0:
+            judged.setdefault(query, {})[documents[document]] = judgement
+    if not judged:
+        raise InputError(
+            f"{qrels}: none of its {unknown:,} judgements names a query of queries.jsonl and a document of corpus.jsonl"
+            if unknown
+            else f"{qrels} judges no document relevant"
+        )
+    left_out = len(set(texts["queries"]) - set(judged))
+    notes = [f"{left_out:,} queries without a relevant document left out"] if left_out else []
+    notes += [f"{unknown:,} judgements of queries or documents that are not there"] if unknown else []
+    queries = [query for query in texts["queries"] if query in judged]
+    return Collection(
+        list(texts["corpus"].values()),
+        [texts["queries"][query] for query in queries],
+        [judged[query] for query in queries],
+        notes,
+    )
+
+
+def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict) or "_id" not in row or not isinstance(row.get("text"), str):
+            raise InputError(f'{path}: line {number} is no object with "_id" and "text"')
+        yield row
+
+
+def _qrels(folder: Path) -> Path:
+    found = sorted((folder / "qrels").glob("*.tsv"))
+    for name in ("test.tsv", "dev.tsv"):
+        if folder / "qrels" / name in found:
+            return folder / "qrels" / name
+    if len(found) != 1:
+        raise InputError(f"--retrieval_dir {folder}: there is no qrels/test.tsv")
+    return found[0]
+
+
+def _judgements(path: Path) -> Iterator[tuple[str, str, float]]:
+    """Query, document, judgement; a first line of names is passed over."""
+    for number, line in enumerate(_lines(path), 1):
+        cells = line.rstrip("\n").split("\t")
+        if not line.strip():
+            continue
+        try:
+            query, document, judgement = cells
+            yield query, document, float(judgement)
+        except ValueError:
+            if number > 1:
+                raise InputError(
+                    f"{path}: line {number} is not a query, a document and a number between tabs"
+                ) from None
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: there is no such file; a collection has corpus.jsonl, queries.jsonl, qrels/"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(str(describe_fault(error, path) or f"{path} is not UTF-8 text")) from None

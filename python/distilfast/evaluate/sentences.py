@@ -1,0 +1,223 @@
+"""Sentence encoders as they are: how near their students order sentences, neighbours and documents.
+
+Beside the students stand two controls for each depth: the teacher's layers as they are cut, and random weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import nn
+
+from .._core import InputError
+from ..metrics.kept import share_kept
+from ..metrics.markdown import number, table
+from ..metrics.retrieval import retrieval_scores, search
+from ..metrics.scores import correlation
+from ..metrics.vectors import NEIGHBOURS, pair_similarities, sts_metrics, uniformity, unit, vector_metrics
+from ..models.families import layers_of
+from ..models.sentence import SentenceEncoder, load_sentence_encoder, student_modules
+from ..models.student import create_student
+from ..prepare.text import read_texts
+from .sentence_data import read_collection, read_pairs
+
+FEW_SENTENCES = 10_000
+DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+
+
+@dataclass(frozen=True)
+class SentenceOptions:
+    """What is scored on; `pooling`, `normalize`: of models that are bare encoders."""
+
+    sts_file: Sequence[str] = ()
+    sentences: Sequence[str] = ()
+    retrieval_dir: Sequence[str] = ()
+    text_column: tuple[str, ...] = ()
+    label_column: tuple[str, ...] = ()
+    pooling: str | None = None
+    normalize: bool | None = None
+    max_lines: int | None = None
+    controls: bool = True
+
+
+def sentence_report(
+    paths: Mapping[str, str], teacher: str, options: SentenceOptions, on: torch.device
+) -> dict[str, Any]:
+    """{"sts": {file: ...}, "neighbours": {file: ...}, "retrieval": {folder: ...}} of what `options` name.
+
+    paths: models by name. Raises `InputError` for models that are no sentence encoders and for data that is not read.
+    """
+    pairs = {Path(file).stem: read_pairs(file, options.text_column, options.label_column) for file in options.sts_file}
+    collections = {Path(folder).name: read_collection(folder) for folder in options.retrieval_dir}
+    texts = list(dict.fromkeys(read_texts(options.sentences, options.max_lines))) if options.sentences else []
+    if options.sentences and len(texts) < NEIGHBOURS + 2:
+        raise InputError(f"--sentences: {len(texts)} different texts; {NEIGHBOURS} neighbours of each need more")
+    encoders = {
+        name: load_sentence_encoder(path, _of_bare(path, options.pooling), _of_bare(path, options.normalize))
+        for name, path in paths.items()
+    }
+    if options.controls:
+        encoders |= control_encoders(encoders, teacher)
+    for encoder in encoders.values():
+        cast(nn.Module, encoder.model).to(on)
+    found: dict[str, Any] = {}
+    if pairs:
+        found["sts"] = {name: _sts(encoders, teacher, each) for name, each in pairs.items()}
+    if texts:
+        found["neighbours"] = {Path(options.sentences[0]).stem: _neighbours(encoders, teacher, texts)}
+    if collections:
+        found["retrieval"] = {name: _retrieval(encoders, teacher, each) for name, each in collections.items()}
+    return found
+
+
+def _of_bare(path: str, value: Any) -> Any:
+    """What is said of pooling is meant for the bare encoders among the models."""
+    return None if (Path(path) / "modules.json").is_file() else value
+
+
+def control_encoders(encoders: Mapping[str, SentenceEncoder], teacher: str) -> dict[str, SentenceEncoder]:
+    """For each depth of a student below the teacher's: the teacher cut to it, untrained, and random weights."""
+    whole = encoders[teacher]
+    depths = {len(layers_of(each.model)) for name, each in encoders.items() if name != teacher}
+    found = {}
+    for depth in sorted(depths):
+        if depth > len(layers_of(whole.model)):
+            continue
+        for kind, init in (("cut", "teacher"), ("random weights", "random")):
+            model = create_student(whole.model, depth, cast(Any, init))
+            model.train(False)
+            modules = student_modules(model, whole.modules)
+            found[f"{kind}, {depth} layers"] = SentenceEncoder(model, modules, whole.settings, whole.tokenizer)
+    return found
+
+
+def _with_share(
+    scores: Mapping[str, dict[str, float]],
+    scorer: Callable[[str], Callable[[np.ndarray], float]],
+    teacher: str,
+    units: int,
+) -> dict[str, dict[str, Any]]:
+    """`scores` of the models, each but the teacher's with the share of the teacher's that it keeps ("kept")."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, each in scores.items():
+        found[name] = dict(each)
+        if name != teacher:
+            share = share_kept(scorer(name), scorer(teacher), units)
+            found[name]["kept"] = {**vars(share), "text": share.text()}
+    return found
+
+
+def _fingerprint(*parts: Any) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def _sts(encoders: Mapping[str, SentenceEncoder], teacher: str, pairs: Any) -> dict[str, Any]:
+    similarities = {}
+    for name, encoder in encoders.items():
+        both = encoder.encode([*pairs.first, *pairs.second])
+        similarities[name] = pair_similarities(both[: len(pairs.first)], both[len(pairs.first) :])
+    scores = {name: sts_metrics(each, pairs.scores, similarities[teacher]) for name, each in similarities.items()}
+
+    def scorer(name: str) -> Callable[[np.ndarray], float]:
+        return lambda rows: correlation(stats.spearmanr, pairs.scores[rows], similarities[name][rows])
+
+    return {
+        "pairs": len(pairs.first),
+        "fingerprint": _fingerprint(pairs.first, pairs.second, pairs.scores.tolist()),
+        "models": _with_share(scores, scorer, teacher, len(pairs.first)),
+    }
+
+
+def _neighbours(encoders: Mapping[str, SentenceEncoder], teacher: str, texts: Sequence[str]) -> dict[str, Any]:
+    vectors = {name: encoder.encode(texts) for name, encoder in encoders.items()}
+    scores = {name: vector_metrics(each, vectors[teacher]) for name, each in vectors.items()}
+    notes = []
+    if len(texts) < FEW_SENTENCES:
+        notes.append(
+            f"{len(texts):,} different sentences are few: below some {FEW_SENTENCES:,} neighbours are far apart"
+        )
+    # Unrelated sentences of a good encoder are nearly at right angles: this is about -4 * (1 - cosine).
+    if uniformity(vectors[teacher]) > -1:
+        notes.append(
+            "the teacher's own vectors of these sentences lie close together: they are unlike what it was made for, or "
+            "much alike"
+        )
+    for name, each in scores.items():
+        if each["uniformity"] > scores[teacher]["uniformity"] + 1:
+            notes.append(f"{name} draws all sentences together (uniformity {each['uniformity']:.2f}): it has collapsed")
+    return {"sentences": len(texts), "fingerprint": _fingerprint(texts), "models": scores, "notes": notes}
+
+
+def _retrieval(encoders: Mapping[str, SentenceEncoder], teacher: str, data: Any) -> dict[str, Any]:
+    per_query = {}
+    for name, encoder in encoders.items():
+        prompts = encoder.settings.prompts
+        document = next((each for each in DOCUMENT_PROMPTS if each in prompts), None)
+        queries = encoder.encode(data.queries, "query" if "query" in prompts else None)
+        documents = encoder.encode(data.documents, document)
+        if encoder.settings.similarity not in ("dot", "dot_score"):
+            queries, documents = unit(queries).astype(np.float32), unit(documents).astype(np.float32)
+        per_query[name] = retrieval_scores(search(queries, documents), data.relevant)
+
+    scores = {name: {key: float(each.mean()) for key, each in found.items()} for name, found in per_query.items()}
+
+    def scorer(name: str) -> Callable[[np.ndarray], float]:
+        return lambda rows: float(per_query[name]["ndcg@10"][rows].mean())
+
+    return {
+        "documents": len(data.documents),
+        "queries": len(data.queries),
+        "notes": data.notes,
+        "fingerprint": _fingerprint(data.documents, data.queries, data.relevant),
+        "models": _with_share(scores, scorer, teacher, len(data.queries)),
+    }
+
+
+def sentences_markdown(report: Mapping[str, Any]) -> list[str]:
+    """The sections of a report of `sentence_report`."""
+    sections = []
+    for name, part in report.get("sts", {}).items():
+        rows = [
+            [
+                model,
+                *(f"{each['spearman']:.4f}", _share(each), f"{each['teacher_spearman']:.4f}", f"{each['pearson']:.4f}"),
+            ]
+            for model, each in part["models"].items()
+        ]
+        sections += [f"## {name}: {part['pairs']:,} pairs, Spearman correlation of cosines"]
+        sections.append(table(["model", "with people", "kept", "with the teacher", "Pearson, people"], rows))
+    for name, part in report.get("neighbours", {}).items():
+        rows = [
+            [
+                model,
+                f"{each[f'neighbours@{NEIGHBOURS}']:.3f}",
+                f"{each['teacher_cosine']:.4f}" if "teacher_cosine" in each else "-",
+                number(each["uniformity"], 2),
+                number(each["norm"], 2),
+            ]
+            for model, each in part["models"].items()
+        ]
+        sections += [f"## {name}: neighbours of {part['sentences']:,} sentences"]
+        header = ["model", f"the teacher's among {NEIGHBOURS}", "cosine to the teacher", "uniformity", "norm"]
+        sections.append(table(header, rows))
+        sections += [f"- {note}" for note in part["notes"]]
+    for name, part in report.get("retrieval", {}).items():
+        rows = [
+            [model, f"{each['ndcg@10']:.4f}", _share(each), f"{each['recall@100']:.4f}", f"{each['mrr@10']:.4f}"]
+            for model, each in part["models"].items()
+        ]
+        sections += [f"## {name}: {part['queries']:,} queries in {part['documents']:,} documents"]
+        sections.append(table(["model", "nDCG@10", "kept", "recall@100", "MRR@10"], rows))
+        sections += [f"- {note}" for note in part["notes"]]
+    return sections
+
+
+def _share(scores: Mapping[str, Any]) -> str:
+    return str(scores["kept"]["text"]) if "kept" in scores else ""

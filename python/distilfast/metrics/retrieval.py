@@ -1,0 +1,53 @@
+"""Scores of a search: what is found for each query among documents, against the documents known to be relevant.
+
+nDCG with the judgements as gains, as trec_eval's ndcg_cut (Järvelin and Kekäläinen, "Cumulated gain-based evaluation of
+IR techniques", 2002); recall at 100; the reciprocal rank of the first relevant document among ten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from .._core import InputError
+
+CUTOFF, RECALL_CUTOFF = 10, 100
+BLOCK = 256
+"""Queries whose similarities to all documents are held at once."""
+
+
+def search(queries: np.ndarray, documents: np.ndarray, most: int = RECALL_CUTOFF) -> np.ndarray:
+    """[queries, most] numbers of the documents with the highest inner products, best first, lower numbers first among
+    equals. Raises `InputError` for no documents."""
+    if len(documents) == 0:
+        raise InputError("there is no document to search in")
+    most = min(most, len(documents))
+    found = np.empty((len(queries), most), np.int64)
+    for start in range(0, len(queries), BLOCK):
+        products = queries[start : start + BLOCK] @ documents.T
+        found[start : start + BLOCK] = np.argsort(-products, axis=1, kind="stable")[:, :most]
+    return found
+
+
+def retrieval_scores(found: np.ndarray, relevant: Sequence[Mapping[int, float]]) -> dict[str, np.ndarray]:
+    """{"ndcg@10", "recall@100", "mrr@10"}, each [queries].
+
+    found: as `search` gives it; relevant: for each query {document: judgement}, judgements of 0 and below are not
+    relevant. Raises `InputError` for a query without a relevant document.
+    """
+    scores = {name: np.zeros(len(found)) for name in (f"ndcg@{CUTOFF}", f"recall@{RECALL_CUTOFF}", f"mrr@{CUTOFF}")}
+    discounts = 1 / np.log2(np.arange(2, CUTOFF + 2))
+    for query, judged in enumerate(relevant):
+        gains = {document: gain for document, gain in judged.items() if gain > 0}
+        if not gains:
+            raise InputError(f"query {query} has no relevant document, so nothing can be found for it; leave it out")
+        ranked = [gains.get(int(document), 0.0) for document in found[query]]
+        best = sorted(gains.values(), reverse=True)[:CUTOFF]
+        gained = np.asarray(ranked[:CUTOFF])
+        scores[f"ndcg@{CUTOFF}"][query] = gained @ discounts[: len(gained)] / (best @ discounts[: len(best)])
+        hits = sum(gain > 0 for gain in ranked[:RECALL_CUTOFF])
+        scores[f"recall@{RECALL_CUTOFF}"][query] = hits / len(gains)
+        first = next((rank for rank, gain in enumerate(ranked[:CUTOFF], 1) if gain > 0), None)
+        scores[f"mrr@{CUTOFF}"][query] = 0.0 if first is None else 1 / first
+    return scores

@@ -1,0 +1,129 @@
+"""Sentence encoders scored as they are: pairs, neighbours, collections, controls, refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from distilfast import InputError
+from distilfast.evaluate.sentence_data import read_collection, read_pairs
+from distilfast.evaluate.sentences import SentenceOptions, sentence_report, sentences_markdown
+from distilfast.models.sentence import load_sentence_encoder
+from distilfast.models.sentence_folder import SentenceSettings
+from scipy import stats
+from tiny_sentence import encoder_folder, sentences
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("encoders")
+    prompts = SentenceSettings(max_length=20, prompts={"query": "to ", "document": "from "})
+    teacher = encoder_folder(folder / "teacher", settings=prompts)
+    return {"teacher": teacher, "student": encoder_folder(folder / "student", layers=2, dense=12, seed=1)}
+
+
+def pairs_file(folder: Path, scores: list[Any] | None = None) -> str:
+    first, second = sentences(20), sentences(20, seed=1)
+    scores = list(np.linspace(0, 5, 20)) if scores is None else scores
+    lines = [f"{a}\t{b}\t{score}" for a, b, score in zip(first, second, scores, strict=True)]
+    file = folder / "pairs.tsv"
+    file.write_text("\n".join(["sentence1\tsentence2\tscore", *lines]) + "\n", encoding="utf-8")
+    return str(file)
+
+
+def collection(folder: Path, qrels: str | None = None) -> str:
+    documents, queries = sentences(30), sentences(6, seed=1)
+    (folder / "qrels").mkdir(parents=True)
+    rows = [{"_id": f"d{i}", "title": "", "text": text} for i, text in enumerate(documents)]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = [{"_id": f"q{i}", "text": text} for i, text in enumerate(queries)]
+    (folder / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    judged = "".join(f"q{i}\td{3 * i}\t1\n" for i in range(5)) if qrels is None else qrels
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged)
+    return str(folder)
+
+
+def test_everything_together(paths: dict[str, str], tmp_path: Path) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(sentences(30)) + "\n")
+    file, folder = pairs_file(tmp_path), collection(tmp_path / "search")
+    options = SentenceOptions([file], [str(texts)], [folder])
+    report = sentence_report(paths, "teacher", options, CPU)
+    names = ["teacher", "student", "cut, 2 layers", "random weights, 2 layers"]
+    sts, neighbours, found = report["sts"]["pairs"], report["neighbours"]["texts"], report["retrieval"]["search"]
+    assert [list(part["models"]) for part in (sts, neighbours, found)] == [names] * 3
+
+    teacher = load_sentence_encoder(paths["teacher"])
+    pairs = read_pairs(file)
+    one, other = teacher.encode(pairs.first), teacher.encode(pairs.second)
+    expected = stats.spearmanr((one * other).sum(1), np.linspace(0, 5, 20)).statistic
+    assert sts["models"]["teacher"]["spearman"] == pytest.approx(expected)
+    assert sts["models"]["teacher"]["teacher_spearman"] == pytest.approx(1)
+    assert "kept" not in sts["models"]["teacher"]
+    share = sts["models"]["student"]["spearman"] / expected
+    assert sts["models"]["student"]["kept"]["share"] == (pytest.approx(share) if expected > 0 else None)
+
+    assert neighbours["models"]["teacher"]["neighbours@10"] == 1
+    assert "teacher_cosine" not in neighbours["models"]["student"]  # vectors of another width
+    assert any("are few" in note for note in neighbours["notes"])
+
+    queries = teacher.encode(sentences(6, seed=1)[:5], "query")
+    products = queries @ teacher.encode(sentences(30), "document").T
+    ranks = [int((row > row[3 * i]).sum()) for i, row in enumerate(products)]
+    mrr = np.mean([1 / (rank + 1) if rank < 10 else 0 for rank in ranks])
+    assert found["models"]["teacher"]["mrr@10"] == pytest.approx(mrr)
+    assert found["notes"] == ["1 queries without a relevant document left out"]
+    written = "\n".join(sentences_markdown(report))
+    for heading in ("## pairs: 20 pairs", "## texts: neighbours of", "## search: 5 queries in 30 documents"):
+        assert heading in written
+
+
+def test_a_collapsed_student_is_told(paths: dict[str, str], tmp_path: Path) -> None:
+    student = load_sentence_encoder(paths["teacher"])
+    with torch.no_grad():
+        norm: Any = student.model.encoder.layer[-1].output.LayerNorm
+        norm.weight.mul_(0.01)
+        norm.bias.add_(1)
+    student.save_pretrained(tmp_path / "collapsed")
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(sentences(30)) + "\n")
+    options = SentenceOptions(sentences=[str(texts)], controls=False)
+    models = {"teacher": paths["teacher"], "flat": str(tmp_path / "collapsed")}
+    report = sentence_report(models, "teacher", options, CPU)["neighbours"]["texts"]
+    spread = [report["models"][name]["uniformity"] for name in models]
+    assert spread[1] > spread[0]
+    assert ("flat draws all sentences together" in " ".join(report["notes"])) == (spread[1] > spread[0] + 1)
+
+
+def test_refusals(paths: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the label 'much' is no number"):
+        read_pairs(pairs_file(tmp_path, ["much"] * 20))
+    single = tmp_path / "single.csv"
+    single.write_text("text,score\nthe boat,1\nthe town,2\n")
+    with pytest.raises(InputError, match=r"one column of text .*; pairs have two"):
+        read_pairs(str(single))
+    with pytest.raises(InputError, match=r"none of its 2 judgements names a query"):
+        read_collection(collection(tmp_path / "a", "q9\td1\t1\nq1\td99\t1\n"))
+    with pytest.raises(InputError, match="judges no document relevant"):
+        read_collection(collection(tmp_path / "b", "q1\td1\t0\n"))
+    with pytest.raises(InputError, match="line 2 is not a query"):
+        read_collection(collection(tmp_path / "c", "q1 d1 1\n"))
+    folder = Path(collection(tmp_path / "d"))
+    (folder / "corpus.jsonl").write_text('{"id": 1}\n')
+    with pytest.raises(InputError, match='line 1 is no object with "_id" and "text"'):
+        read_collection(str(folder))
+    (folder / "corpus.jsonl").unlink()
+    with pytest.raises(InputError, match=r"corpus.jsonl: there is no such file"):
+        read_collection(str(folder))
+    with pytest.raises(InputError, match="no such folder"):
+        read_collection(str(tmp_path / "nowhere"))
+    bare = encoder_folder(tmp_path / "bare", bare=True)
+    options = SentenceOptions([pairs_file(tmp_path)], controls=False)
+    with pytest.raises(InputError, match=r"without modules.json"):
+        sentence_report({**paths, "bare": bare}, "teacher", options, CPU)
