@@ -8,7 +8,6 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use distilfast::text::unicode::Profile;
 use distilfast::text::wordpiece::cache::WordCache;
 use distilfast::text::wordpiece::cache::{KEY_BYTES, Key};
 use distilfast::text::wordpiece::ids::Packed;
@@ -55,13 +54,13 @@ fn main() {
             }
         });
     }
-    let tokenizer = Tokenizer::from_json(&json, Profile::Hf023).expect("the file is a tokenizer");
+    let tokenizer = Tokenizer::from_json(&json).expect("the file is a tokenizer");
     stages(&tokenizer, &blocks, bytes);
     let options = EncodeOptions::default();
     for (name, rows) in [("documents", &documents), ("sentences", &sentences)] {
         println!("{name}: {} of {} bytes on average", rows.len(), bytes / rows.len());
         let mut cold: Vec<Tokenizer> =
-            (0..RUNS).map(|_| Tokenizer::from_json(&json, Profile::Hf023).expect("the file is a tokenizer")).collect();
+            (0..RUNS).map(|_| Tokenizer::from_json(&json).expect("the file is a tokenizer")).collect();
         time("  encode, cold", bytes, || {
             let tokenizer = cold.pop().expect("one a run");
             black_box(tokenizer.encode_rows(rows.as_slice(), options, 1).expect("text can be encoded"));

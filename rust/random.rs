@@ -19,6 +19,8 @@ pub enum Purpose {
     Shuffle = 2,
     /// The key of an epoch.
     Epoch = 3,
+    /// Which of the other positions a loss is taken at.
+    Sample = 4,
 }
 
 /// A Philox key.

@@ -14,7 +14,7 @@ from ._lazy import attach
 if TYPE_CHECKING:
     from . import losses as losses
     from .batches.masked import MaskedBatches as MaskedBatches
-    from .batches.masked import Masking as Masking
+    from .batches.settings import Masking as Masking
     from .evaluate.run import evaluate_models as evaluate_models
     from .export.run import export_student as export_student
     from .metrics.held_out import evaluate_held_out as evaluate_held_out
@@ -35,7 +35,7 @@ __getattr__, __dir__, _names = attach(
         "DistillationArguments": ".train.arguments",
         "DistillationTrainer": ".train.trainer",
         "MaskedBatches": ".batches.masked",
-        "Masking": ".batches.masked",
+        "Masking": ".batches.settings",
         "Tokenizer": ".tokenizer",
         "create_student": ".models.student",
         "evaluate_models": ".evaluate.run",

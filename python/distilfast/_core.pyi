@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 __all__ = [
     "BatchEpoch",
     "BatchPlan",
-    "BatchPrefetcher",
     "InputError",
     "RowCutter",
     "Tokenizer",
@@ -22,7 +21,6 @@ __all__ = [
     "hidden_loss_rows",
     "instruction_sets",
     "multiply_bfloat16",
-    "plan_lengths",
     "split_lines",
     "use_openmp_team",
 ]
@@ -36,8 +34,8 @@ class InputError(ValueError):
 class Tokenizer:
     """A `tokenizer.json`, ready to encode; `distilfast.Tokenizer` is the public face. `truncation` and `padding` are not applied."""
 
-    def __new__(cls, json: str, unicode: str = "hf-0.23") -> Tokenizer:
-        """`json`: the content of a `tokenizer.json`; `unicode`: "hf-0.23" or "hf-1.0". Raises `InputError` for any other."""
+    def __new__(cls, json: str) -> Tokenizer:
+        """`json`: the content of a `tokenizer.json`. Raises `InputError` for any other."""
     @property
     def vocab_size(self) -> int:
         """One more than the largest id."""
@@ -141,29 +139,12 @@ class BatchPlan:
         cls,
         column: Any,
         selected: Any | None,
-        *,
-        special: NDArray[np.bool_],
-        word_starts: NDArray[np.bool_],
-        mask_id: int,
-        pad_id: int,
-        token_counts: NDArray[np.uint64],
-        packed: bool,
-        batch_tokens: int,
-        max_length: int,
-        pad_to_multiple_of: int,
-        max_widths: int,
-        prob: float,
-        mask: float,
-        random: float,
-        smoothing: float,
-        whole_word: bool,
-        exact: bool,
-        random_specials: bool,
-        seed: int,
-        batches_per_step: int,
+        vocabulary: Any,
+        settings: Any,
         threads: int,
     ) -> BatchPlan:
-        """`column` and `selected` are chunked arrays that speak the Arrow C stream interface."""
+        """`column` and `selected` are chunked arrays that speak the Arrow C stream interface, `vocabulary` has the fields of
+        `distilfast.batches.masked.Vocabulary`, `settings` those of `distilfast.batches.BatchSettings`."""
 
     def __len__(self) -> int: ...
     def shapes(self) -> list[tuple[int, int, int]]:
@@ -187,25 +168,14 @@ class BatchPlan:
     def rows(self, epoch: BatchEpoch, index: int) -> list[int]:
         """The numbers of the rows of the data in batch `index`, in the order in which they lie in it."""
 
-    def layout(self, rows: int, width: int) -> list[int]:
-        """How the buffer of a batch of this shape is cut up: where extra (attention mask or position ids), masked positions, labels, counts and `cu_seqlens` begin and where it ends, then the number of masked positions and of entries of `cu_seqlens`."""
+    def layout(self, rows: int, width: int) -> dict[str, int]:
+        """How the buffer of a batch of this shape is cut up: where `extra` (attention mask or position ids), `positions`,
+        `labels`, `counts`, `cu_seqlens` (int32), `sampled` and `weights` (float32) begin and where it has its `end`, in
+        int64 elements; the numbers of masked positions (`capacity`), of `samples` and of entries of `cu_seqlens`
+        (`sequences`)."""
 
     def fill(self, epoch: BatchEpoch, index: int, buffer: NDArray[np.int64]) -> None:
         """Writes batch `index` into the buffer."""
-
-@final
-class BatchPrefetcher:
-    """Makes batches of a plan on a thread of its own, in the order in which they are submitted."""
-
-    def __new__(cls, plan: BatchPlan) -> BatchPrefetcher: ...
-    def submit(self, plan: BatchPlan, epoch: BatchEpoch, index: int, buffer: NDArray[np.int64]) -> None:
-        """Asks for batch `index`, to be written into `buffer`, which is not to be touched before `take` gives it back."""
-
-    def take(self, epoch: int, index: int) -> NDArray[np.int64] | None:
-        """The buffer of batch `index` once it is written; None where it was never asked for."""
-
-    def keep(self, epoch: int, kept: Sequence[int]) -> list[int]:
-        """Forgets every batch that was asked for, but those of `epoch` in `kept`; returns what remains."""
 
 def distillation_loss_rows(
     student: NDArray[np.float32] | NDArray[np.uint16],
@@ -286,9 +256,6 @@ def multiply_bfloat16(
     rounded once, to nearest; the number of threads changes nothing. Raises `InputError` for matrices that do not fit
     each other or their memory, and where `has_matrix_instructions` is false.
     """
-
-def plan_lengths(offsets: Any, batch_tokens: int, max_length: int, packed: bool, max_widths: int) -> tuple[int, float]:
-    """Plans rows with these offsets (an int64 Arrow array, one more than rows); returns the number of batches and the share of their elements that holds a token. What `MaskedBatches` does before it reads an id; for measuring it."""
 
 def use_openmp_team(allowed: bool) -> bool:
     """Whether the kernels of losses and dropout share torch's OpenMP threads, from now on only if `allowed`; otherwise they keep threads of their own, with the same results. False outside Linux, in a forked process, and where torch has no such threads."""

@@ -30,6 +30,8 @@ pub struct Batches {
     pub seed: u64,
     /// How many batches make one step of the optimiser.
     pub batches_per_step: usize,
+    /// How many positions that are not masked are sampled, as a share of a batch's elements.
+    pub sample_share: f64,
 }
 
 /// Where the parts of a batch lie in its buffer, a slice of `i64`. Each part begins at a multiple of 64 bytes.
@@ -39,6 +41,8 @@ pub struct Layout {
     pub size: usize,
     /// Masked positions at most.
     pub capacity: usize,
+    /// Sampled positions at most.
+    pub samples: usize,
     /// Entries of `cu_seqlens`; 0 for the padded layout.
     pub sequences: usize,
     /// Where the attention mask or the position ids begin.
@@ -51,6 +55,10 @@ pub struct Layout {
     pub counts: usize,
     /// Where `cu_seqlens` begins, as `i32`.
     pub cu_seqlens: usize,
+    /// Where the sampled positions begin.
+    pub sampled: usize,
+    /// Where their weights begin, as `f32`.
+    pub weights: usize,
     /// The size of the buffer.
     pub end: usize,
 }
@@ -113,8 +121,24 @@ impl Batches {
         let labels = after(positions, capacity);
         let counts = after(labels, capacity);
         let cu_seqlens = after(counts, 3);
-        let end = after(cu_seqlens, sequences.div_ceil(2));
-        Layout { size, capacity, sequences, extra, positions, labels, counts, cu_seqlens, end }
+        let samples = (self.sample_share * size as f64).ceil() as usize;
+        let sampled = after(cu_seqlens, sequences.div_ceil(2));
+        let weights = after(sampled, samples);
+        let end = after(weights, samples.div_ceil(2));
+        Layout {
+            size,
+            capacity,
+            samples,
+            sequences,
+            extra,
+            positions,
+            labels,
+            counts,
+            cu_seqlens,
+            sampled,
+            weights,
+            end,
+        }
     }
 
     /// Writes batch `index` of `epoch` into `buffer`, which holds a [`Layout`] of its shape.
@@ -126,7 +150,9 @@ impl Batches {
         let (extra, rest) = rest.split_at_mut(layout.positions - layout.extra);
         let (positions, rest) = rest.split_at_mut(layout.labels - layout.positions);
         let (labels, rest) = rest.split_at_mut(layout.counts - layout.labels);
-        let (counts, cu_seqlens) = rest.split_at_mut(layout.cu_seqlens - layout.counts);
+        let (counts, rest) = rest.split_at_mut(layout.cu_seqlens - layout.counts);
+        let (cu_seqlens, rest) = rest.split_at_mut(layout.sampled - layout.cu_seqlens);
+        let (sampled, weights) = rest.split_at_mut(layout.weights - layout.sampled);
         let (input_ids, extra) = (&mut input_ids[..layout.size], &mut extra[..layout.size]);
         self.write_ids(members, input_ids);
         match &self.plan {
@@ -143,6 +169,11 @@ impl Batches {
         };
         let (positions, labels) = (&mut positions[..layout.capacity], &mut labels[..layout.capacity]);
         self.masker.replace(epoch.key, index as u32, input_ids, positions, labels, mask);
+        if layout.samples > 0 {
+            // SAFETY: any two f32 are an i64, and no pointer that is aligned for i64 is not for f32.
+            let weights = unsafe { &mut weights.align_to_mut::<f32>().1[..layout.samples] };
+            self.masker.sample(members, epoch.key, index as u32, &mut sampled[..layout.samples], weights, mask);
+        }
         let step = if self.batches_per_step == 1 { own } else { self.count_step(epoch, index, scratch) };
         counts[..3].copy_from_slice(&[own.tokens, step.tokens, step.masked].map(|count| count as i64));
     }

@@ -4,29 +4,16 @@ use proptest::prelude::*;
 
 use crate::batches::check::check;
 use crate::batches::mask::{Masker, Masking, Vocabulary};
-use crate::batches::plan::packed::Packed;
-use crate::batches::plan::padded::Padded;
-use crate::batches::plan::widths::choose_widths;
-use crate::batches::plan::{Plan, length_histogram};
-use crate::batches::rows::Rows;
+use crate::batches::plan::Plan;
 use crate::batches::rows::samples::rows_of;
 use crate::batches::{Batches, Scratch};
 use crate::simd::Simd;
 
 const VOCABULARY: usize = 50;
 
-fn plan_of(rows: &Rows, packed: bool, batch_tokens: usize) -> Plan {
-    let histogram = length_histogram(rows, 64).unwrap();
-    if packed {
-        return Plan::Packed(Packed::new(rows, &histogram, batch_tokens).unwrap());
-    }
-    let widths = choose_widths(&histogram, 1, 64, 8, batch_tokens);
-    Plan::Padded(Padded::new(rows, &histogram, &widths, batch_tokens).unwrap())
-}
-
 fn batches_of(rows: &[Vec<u16>], chunk: usize, packed: bool, masking: &Masking, simd: Simd, threads: usize) -> Batches {
     let rows = rows_of(rows, chunk);
-    let plan = plan_of(&rows, packed, 128);
+    let plan = Plan::new(&rows, packed, 128, 64).unwrap().0;
     let special: Vec<bool> = (0..VOCABULARY).map(|id| id < 5).collect();
     let checked = check(&rows, &special, masking.prob, threads).unwrap();
     let vocabulary = Vocabulary {
@@ -38,7 +25,17 @@ fn batches_of(rows: &[Vec<u16>], chunk: usize, packed: bool, masking: &Masking, 
     };
     let masker = Masker::new(masking.clone(), &vocabulary, simd).unwrap();
     let longest = (0..rows.len()).map(|row| rows.length(row)).max().unwrap();
-    Batches { rows, plan, longest, masker, poor: checked.poor, pad_id: 0, seed: 3, batches_per_step: 2 }
+    Batches {
+        rows,
+        plan,
+        longest,
+        masker,
+        poor: checked.poor,
+        pad_id: 0,
+        seed: 3,
+        batches_per_step: 2,
+        sample_share: 0.3,
+    }
 }
 
 fn written(batches: &Batches, number: u64, scratch: &mut Scratch) -> Vec<Vec<i64>> {
@@ -71,7 +68,7 @@ proptest! {
     #[test]
     fn every_row_is_in_one_batch(rows in any_rows(), packed: bool, batch_tokens in 64_usize..400, seed: u64, number in 0_u64..9) {
         let stored = rows_of(&rows, 7);
-        let plan = plan_of(&stored, packed, batch_tokens);
+        let plan = Plan::new(&stored, packed, batch_tokens, 64).unwrap().0;
         let epoch = plan.epoch(seed, number, Simd::available()[0]);
         let (mut members, mut seen, mut shapes) = (Vec::new(), Vec::new(), Vec::new());
         for index in 0..plan.len() {
@@ -133,6 +130,32 @@ proptest! {
             for kind in 0..2 {
                 prop_assert_eq!(buffer[counts + 1 + kind], step.iter().map(|batch| batch[kind]).sum::<i64>());
             }
+        }
+    }
+
+    #[test]
+    fn samples_are_other_tokens_and_weigh_as_much_as_all(rows in any_rows(), packed: bool, masking in any_masking()) {
+        let batches = batches_of(&rows, 9, packed, &masking, Simd::available()[0], 1);
+        let epoch = batches.epoch(0);
+        let mut members = Vec::new();
+        for (index, buffer) in written(&batches, 0, &mut Scratch::default()).iter().enumerate() {
+            let layout = batches.layout(batches.shape(&epoch, index));
+            let labels = &buffer[layout.labels..layout.labels + layout.capacity];
+            let masked = buffer[layout.positions..layout.positions + layout.capacity].iter().zip(labels);
+            let masked: Vec<i64> = masked.filter(|(_, label)| **label >= 0).map(|(&position, _)| position).collect();
+            batches.plan.members(&epoch, index, &batches.rows, &mut members);
+            let tokens = members.iter().flat_map(|member| member.start..member.start + member.length).map(i64::from);
+            let others: Vec<i64> = tokens.filter(|position| !masked.contains(position)).collect();
+            let sampled = &buffer[layout.sampled..layout.sampled + layout.samples];
+            let weights = buffer[layout.weights..].iter().flat_map(|pair| [*pair as u32, (*pair >> 32) as u32]);
+            let weights: Vec<f32> = weights.take(layout.samples).map(f32::from_bits).collect();
+            let used = layout.samples.min(others.len());
+            prop_assert!(sampled[..used].is_sorted_by(|one, next| one < next));
+            prop_assert!(sampled[..used].iter().all(|position| others.contains(position)));
+            let weight = if used > 0 { others.len() as f32 / used as f32 } else { 0.0 };
+            prop_assert!(sampled[used..].iter().all(|&position| position == 0));
+            let expected = [vec![weight; used], vec![0.0; layout.samples - used]].concat();
+            prop_assert_eq!(weights, expected);
         }
     }
 }

@@ -10,14 +10,11 @@ use arrow_schema::DataType;
 use numpy::{PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
-use pyo3_arrow::{PyArray, PyChunkedArray};
+use pyo3_arrow::PyChunkedArray;
 
 use crate::batches::check::check;
 use crate::batches::mask::{Masker, Masking, Vocabulary};
-use crate::batches::plan::packed::Packed;
-use crate::batches::plan::padded::Padded;
-use crate::batches::plan::widths::choose_widths;
-use crate::batches::plan::{Epoch, Plan, Shape, length_histogram};
+use crate::batches::plan::{Epoch, Plan, Shape};
 use crate::batches::rows::{Buffer, Chunk, Ids, Offsets, Rows};
 use crate::batches::{Batches, Layout, Scratch};
 use crate::error::{Error, Result};
@@ -26,7 +23,7 @@ use crate::simd::Simd;
 /// A plan over a column of token ids, and what fills its batches.
 #[pyclass(frozen, module = "distilfast._core", name = "BatchPlan")]
 pub struct PyBatchPlan {
-    pub batches: Arc<Batches>,
+    batches: Batches,
     scratch: Mutex<Scratch>,
     hash: u64,
     num_tokens: u64,
@@ -35,64 +32,97 @@ pub struct PyBatchPlan {
 /// One epoch of a plan.
 #[pyclass(frozen, module = "distilfast._core", name = "BatchEpoch")]
 pub struct PyBatchEpoch {
-    pub epoch: Arc<Epoch>,
+    epoch: Epoch,
 }
 
-/// Everything the plan is made with, taken out of Python.
-struct Settings {
-    packed: bool,
+/// See [`Layout`], whose parts these are; a dictionary to Python.
+#[derive(IntoPyObject)]
+pub struct BufferLayout {
+    extra: usize,
+    positions: usize,
+    labels: usize,
+    counts: usize,
+    cu_seqlens: usize,
+    sampled: usize,
+    weights: usize,
+    end: usize,
+    capacity: usize,
+    samples: usize,
+    sequences: usize,
+}
+
+/// What a batch is made with: `distilfast.batches.BatchSettings`.
+#[derive(FromPyObject)]
+pub struct BatchSettings {
     batch_tokens: usize,
     max_length: usize,
-    pad_to_multiple_of: usize,
-    max_widths: usize,
-    pad_id: u32,
+    masking: MaskingSettings,
+    layout: String,
     seed: u64,
     batches_per_step: usize,
-    threads: usize,
+    kl_sample_share: f64,
 }
 
-/// The plan and the length of the longest row. `budget`: tokens of a batch and of a row; `widths`: what widths are
-/// multiples of, and how many there may be.
-fn plan_rows(rows: &Rows, packed: bool, budget: (usize, usize), widths: (usize, usize)) -> Result<(Plan, usize)> {
-    let histogram = length_histogram(rows, budget.1)?;
-    let plan = if packed {
-        Plan::Packed(Packed::new(rows, &histogram, budget.0)?)
-    } else {
-        let widths = choose_widths(&histogram, widths.0, budget.1, widths.1, budget.0);
-        Plan::Padded(Padded::new(rows, &histogram, &widths, budget.0)?)
-    };
-    Ok((plan, histogram.len() - 1))
+/// What is masked: `distilfast.Masking`.
+#[derive(FromPyObject)]
+struct MaskingSettings {
+    prob: f64,
+    mask: f64,
+    random: f64,
+    smoothing: f64,
+    whole_word: bool,
+    count: String,
+    compat: Option<String>,
+}
+
+/// What there is to know of the tokenizer: `distilfast.batches.masked.Vocabulary`.
+#[derive(FromPyObject)]
+pub struct TokenizerVocabulary<'py> {
+    special: PyReadonlyArray1<'py, bool>,
+    word_starts: PyReadonlyArray1<'py, bool>,
+    mask_id: u32,
+    pad_id: u32,
+    token_counts: PyReadonlyArray1<'py, u64>,
 }
 
 fn build(
     column: &PyChunkedArray,
     selected: Option<&PyChunkedArray>,
-    settings: &Settings,
-    masking: Masking,
+    settings: &BatchSettings,
     mut vocabulary: Vocabulary,
+    pad_id: u32,
+    threads: usize,
 ) -> Result<PyBatchPlan> {
     let rows = rows_of(column.chunks(), selected.map(PyChunkedArray::chunks))?;
-    let budget = (settings.batch_tokens, settings.max_length);
-    let (plan, longest) =
-        plan_rows(&rows, settings.packed, budget, (settings.pad_to_multiple_of, settings.max_widths))?;
-    let checked = check(&rows, &vocabulary.special, masking.prob, settings.threads)?;
+    let (plan, longest) = Plan::new(&rows, settings.layout == "packed", settings.batch_tokens, settings.max_length)?;
+    let masking = &settings.masking;
+    let checked = check(&rows, &vocabulary.special, masking.prob, threads)?;
     let num_tokens = checked.occurrences.iter().sum();
     if vocabulary.token_counts.is_empty() {
         vocabulary.token_counts.clone_from(&checked.occurrences);
     }
     vocabulary.occurrences = checked.occurrences;
-    let masker = Masker::new(masking, &vocabulary, Simd::available()[0])?;
+    let masking = Masking {
+        prob: masking.prob,
+        mask: masking.mask,
+        random: masking.random,
+        smoothing: masking.smoothing,
+        whole_word: masking.whole_word,
+        exact: masking.count == "exact",
+        random_specials: masking.compat.as_deref() == Some("distilbert"),
+    };
     let batches = Batches {
         longest,
         rows,
         plan,
-        masker,
+        masker: Masker::new(masking, &vocabulary, Simd::available()[0])?,
         poor: checked.poor,
-        pad_id: settings.pad_id,
+        pad_id,
         seed: settings.seed,
         batches_per_step: settings.batches_per_step,
+        sample_share: settings.kl_sample_share,
     };
-    Ok(PyBatchPlan { batches: Arc::new(batches), scratch: Mutex::default(), hash: checked.hash, num_tokens })
+    Ok(PyBatchPlan { batches, scratch: Mutex::default(), hash: checked.hash, num_tokens })
 }
 
 #[pymethods]
@@ -107,57 +137,23 @@ impl PyBatchEpoch {
 #[pymethods]
 impl PyBatchPlan {
     #[new]
-    #[pyo3(signature = (column, selected, *, special, word_starts, mask_id, pad_id, token_counts, packed, batch_tokens, max_length, pad_to_multiple_of, max_widths, prob, mask, random, smoothing, whole_word, exact, random_specials, seed, batches_per_step, threads))]
-    #[expect(
-        clippy::too_many_arguments,
-        clippy::fn_params_excessive_bools,
-        reason = "keywords, all given by one caller"
-    )]
     fn new(
         py: Python<'_>,
         column: PyChunkedArray,
         selected: Option<PyChunkedArray>,
-        special: PyReadonlyArray1<'_, bool>,
-        word_starts: PyReadonlyArray1<'_, bool>,
-        mask_id: u32,
-        pad_id: u32,
-        token_counts: PyReadonlyArray1<'_, u64>,
-        packed: bool,
-        batch_tokens: usize,
-        max_length: usize,
-        pad_to_multiple_of: usize,
-        max_widths: usize,
-        prob: f64,
-        mask: f64,
-        random: f64,
-        smoothing: f64,
-        whole_word: bool,
-        exact: bool,
-        random_specials: bool,
-        seed: u64,
-        batches_per_step: usize,
+        vocabulary: TokenizerVocabulary<'_>,
+        settings: BatchSettings,
         threads: usize,
     ) -> PyResult<Self> {
-        let settings = Settings {
-            packed,
-            batch_tokens,
-            max_length,
-            pad_to_multiple_of,
-            max_widths,
-            pad_id,
-            seed,
-            batches_per_step,
-            threads,
-        };
-        let masking = Masking { prob, mask, random, smoothing, whole_word, exact, random_specials };
+        let pad_id = vocabulary.pad_id;
         let vocabulary = Vocabulary {
-            special: special.as_array().to_vec(),
-            word_starts: word_starts.as_array().to_vec(),
-            mask_id,
+            special: vocabulary.special.as_array().to_vec(),
+            word_starts: vocabulary.word_starts.as_array().to_vec(),
+            mask_id: vocabulary.mask_id,
             occurrences: Vec::new(),
-            token_counts: token_counts.as_array().to_vec(),
+            token_counts: vocabulary.token_counts.as_array().to_vec(),
         };
-        Ok(py.detach(|| build(&column, selected.as_ref(), &settings, masking, vocabulary))?)
+        Ok(py.detach(|| build(&column, selected.as_ref(), &settings, vocabulary, pad_id, threads))?)
     }
 
     fn __len__(&self) -> usize {
@@ -186,7 +182,7 @@ impl PyBatchPlan {
 
     /// What is drawn for epoch `number`.
     fn epoch(&self, number: u64) -> PyBatchEpoch {
-        PyBatchEpoch { epoch: Arc::new(self.batches.epoch(number)) }
+        PyBatchEpoch { epoch: self.batches.epoch(number) }
     }
 
     /// (rows, width) of batch `index`.
@@ -204,13 +200,24 @@ impl PyBatchPlan {
         Ok(members.iter().map(|member| member.row).collect())
     }
 
-    /// How the buffer of a batch of this shape is cut up: where extra (attention mask or position ids), masked
-    /// positions, labels, counts and `cu_seqlens` begin and where it ends, then the number of masked positions and of
-    /// entries of `cu_seqlens`.
-    fn layout(&self, rows: usize, width: usize) -> [usize; 8] {
+    /// How the buffer of a batch of this shape is cut up.
+    fn layout(&self, rows: usize, width: usize) -> BufferLayout {
         let layout = self.batches.layout(Shape { rows, width });
-        let Layout { extra, positions, labels, counts, cu_seqlens, end, capacity, sequences, .. } = layout;
-        [extra, positions, labels, counts, cu_seqlens, end, capacity, sequences]
+        let Layout { extra, positions, labels, counts, cu_seqlens, sampled, weights, end, .. } = layout;
+        let Layout { capacity, samples, sequences, .. } = layout;
+        BufferLayout {
+            extra,
+            positions,
+            labels,
+            counts,
+            cu_seqlens,
+            sampled,
+            weights,
+            end,
+            capacity,
+            samples,
+            sequences,
+        }
     }
 
     /// Writes batch `index` into the buffer.
@@ -222,7 +229,14 @@ impl PyBatchPlan {
         mut buffer: PyReadwriteArray1<'_, i64>,
     ) -> PyResult<()> {
         let buffer = buffer.as_slice_mut()?;
-        self.check_buffer(epoch, index, buffer.len())?;
+        self.check_index(index)?;
+        let needed = self.batches.layout(self.batches.shape(&epoch.epoch, index)).end;
+        if buffer.len() < needed {
+            let length = buffer.len();
+            return Err(
+                Error::invalid(format!("batch {index} needs a buffer of {needed} elements, not {length}")).into()
+            );
+        }
         let Self { batches, scratch, .. } = self;
         py.detach(|| {
             // Someone else's turn: memory of one's own, rather than waiting.
@@ -236,49 +250,12 @@ impl PyBatchPlan {
 }
 
 impl PyBatchPlan {
-    pub fn check_buffer(&self, epoch: &PyBatchEpoch, index: usize, length: usize) -> PyResult<()> {
-        self.check_index(index)?;
-        let needed = self.batches.layout(self.batches.shape(&epoch.epoch, index)).end;
-        if length < needed {
-            return Err(
-                Error::invalid(format!("batch {index} needs a buffer of {needed} elements, not {length}")).into()
-            );
-        }
-        Ok(())
-    }
-
     fn check_index(&self, index: usize) -> PyResult<()> {
         if index < self.batches.len() {
             return Ok(());
         }
         Err(PyIndexError::new_err(format!("batch {index} of {}", self.batches.len())))
     }
-}
-
-/// Plans rows with these offsets (int64, one more than rows) and returns the number of batches and the share of their
-/// elements that holds a token. What `MaskedBatches` does before it reads an id; for measuring it.
-#[pyfunction]
-pub fn plan_lengths(
-    py: Python<'_>,
-    offsets: PyArray,
-    batch_tokens: usize,
-    max_length: usize,
-    packed: bool,
-    max_widths: usize,
-) -> PyResult<(usize, f64)> {
-    let Some(offsets) = offsets.array().as_primitive_opt::<Int64Type>() else {
-        return Err(Error::Type(format!("offsets have the type {}, not int64", offsets.array().data_type())).into());
-    };
-    let offsets = offsets.values().clone();
-    Ok(py.detach(|| {
-        let ids = Ids::U16(Box::new(Vec::new()));
-        let rows = Rows::new(vec![Chunk { offsets: Offsets::Wide(Box::new(offsets)), ids }], None)?;
-        let plan = plan_rows(&rows, packed, (batch_tokens, max_length), (1, max_widths))?.0;
-        let elements: usize = plan.shapes().iter().map(|(shape, count)| shape.rows * shape.width * count).sum();
-        let mut tokens = 0;
-        rows.for_each_length(|_, length| tokens += length);
-        Ok::<_, Error>((plan.len(), tokens as f64 / elements as f64))
-    })?)
 }
 
 /// The rows of a column of lists, or those of them that `selected` names.

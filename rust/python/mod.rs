@@ -4,7 +4,6 @@
 #![allow(clippy::needless_pass_by_value, reason = "Python hands the arguments of a function over by value")]
 
 mod arrow;
-mod batch_prefetch;
 mod batches;
 mod cpu;
 mod losses;
@@ -52,10 +51,7 @@ mod _core {
     use super::PyTokenizer;
 
     #[pymodule_export]
-    use super::batches::{PyBatchEpoch, PyBatchPlan, plan_lengths};
-
-    #[pymodule_export]
-    use super::batch_prefetch::PyBatchPrefetcher;
+    use super::batches::{PyBatchEpoch, PyBatchPlan};
 
     #[pymodule_export]
     use super::cpu::{fill_dropout_mask, has_matrix_instructions, multiply_bfloat16};

@@ -17,7 +17,6 @@ use pyo3_arrow::input::AnyArray;
 
 use crate::error::{Error, Result};
 use crate::python::arrow::to_pyarrow;
-use crate::text::unicode::Profile;
 use crate::text::wordpiece::lookup::prefetch;
 use crate::text::wordpiece::segment::TextSimd;
 use crate::text::{EncodeOptions, Encoded, EncodedRows, Rows, Tokenizer, default_threads};
@@ -32,12 +31,8 @@ pub struct PyTokenizer(Tokenizer);
 #[pymethods]
 impl PyTokenizer {
     #[new]
-    #[pyo3(signature = (json, unicode="hf-0.23"))]
-    fn new(py: Python<'_>, json: &str, unicode: &str) -> PyResult<Self> {
-        let profile = Profile::from_name(unicode).ok_or_else(|| {
-            Error::Invalid(format!("unicode={unicode:?} is no profile; pass \"hf-0.23\" or \"hf-1.0\""))
-        })?;
-        Ok(Self(py.detach(|| Tokenizer::from_json(json, profile))?))
+    fn new(py: Python<'_>, json: &str) -> PyResult<Self> {
+        Ok(Self(py.detach(|| Tokenizer::from_json(json))?))
     }
 
     #[getter]

@@ -9,7 +9,6 @@ mod parallel;
 pub mod rows;
 pub mod unicode;
 mod unicode_tables;
-mod unicode_tables_hf_1_0;
 pub mod wordpiece;
 
 pub use encoded::{EncodeOptions, Encoded, EncodedRows, Rows};
@@ -18,7 +17,6 @@ use std::sync::OnceLock;
 
 use crate::error::{Error, Result};
 use crate::text::library::Library;
-use crate::text::unicode::Profile;
 use crate::text::wordpiece::WordPiece;
 use crate::text::wordpiece::segment::TextSimd;
 
@@ -38,17 +36,17 @@ enum Engine {
 }
 
 impl Tokenizer {
-    /// The tokenizer that a `tokenizer.json` describes, exact to the release of `tokenizers` that `profile` names.
+    /// The tokenizer that a `tokenizer.json` describes, exact to `tokenizers` 0.20 to 0.23.
     ///
     /// Its `truncation` and `padding` blocks are not applied.
-    pub fn from_json(json: &str, profile: Profile) -> Result<Self> {
+    pub fn from_json(json: &str) -> Result<Self> {
         let library = Library::from_json(json)?;
         let vocab_size = library.vocab_size();
         let simd = TextSimd::chosen()?;
         let engine = if vocab_size <= 1 << 16 {
-            WordPiece::new(&library, profile, simd).map(Engine::Narrow)
+            WordPiece::new(&library, simd).map(Engine::Narrow)
         } else {
-            WordPiece::new(&library, profile, simd).map(Engine::Wide)
+            WordPiece::new(&library, simd).map(Engine::Wide)
         };
         let engine = engine.unwrap_or(Engine::Library);
         let template_len = match &engine {
@@ -163,7 +161,7 @@ mod tests {
             "model":{{"type":"WordPiece","unk_token":"[UNK]","continuing_subword_prefix":"\u0023#",
                 "max_input_chars_per_word":12,"vocab":{{{vocab}}}}}}}"#
         );
-        Tokenizer::from_json(&json, Profile::Hf023).expect("a tokenizer")
+        Tokenizer::from_json(&json).expect("a tokenizer")
     }
 
     proptest! {

@@ -1,69 +1,14 @@
 //! What `BertNormalizer` and `BertPreTokenizer` do to each character, as tables.
 //!
-//! Hugging Face's tables mix Unicode versions and change between releases, so each release is a [`Profile`] of generated
-//! tables. [`Normalizer`] holds two forms of the same thing: [`Normalizer::words_by_definition`], step by step as
+//! Hugging Face's tables mix Unicode versions and change between releases; ours are generated from what `tokenizers` 0.23
+//! was seen to do, which is what 0.20 and later do. [`Normalizer`] holds two forms of the same thing: [`Normalizer::words_by_definition`], step by step as
 //! Hugging Face does it, and [`Normalizer::class`], one look-up for what all steps together make of a character; only
 //! texts with a combining mark that is kept, whose order can change, need the first.
 
-use crate::text::unicode_tables as hf_0_23;
-use crate::text::unicode_tables_hf_1_0 as hf_1_0;
-
-/// Which release of `tokenizers` to be exact to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Profile {
-    /// tokenizers 0.20 to 0.23.
-    Hf023,
-    /// tokenizers 1.0.
-    Hf10,
-}
-
-impl Profile {
-    /// The profile called `hf-0.23` or `hf-1.0`.
-    pub fn from_name(name: &str) -> Option<Self> {
-        match name {
-            "hf-0.23" => Some(Self::Hf023),
-            "hf-1.0" => Some(Self::Hf10),
-            _ => None,
-        }
-    }
-
-    fn tables(self) -> Tables {
-        match self {
-            Self::Hf023 => Tables {
-                deleted: hf_0_23::DELETED,
-                spaces: hf_0_23::SPACES,
-                chinese: hf_0_23::CHINESE,
-                punctuation: hf_0_23::PUNCTUATION,
-                stripped: hf_0_23::STRIPPED,
-                combining_classes: hf_0_23::COMBINING_CLASSES,
-                lower: hf_0_23::LOWER,
-            },
-            Self::Hf10 => Tables {
-                deleted: hf_1_0::DELETED,
-                spaces: hf_1_0::SPACES,
-                chinese: hf_1_0::CHINESE,
-                punctuation: hf_1_0::PUNCTUATION,
-                stripped: hf_1_0::STRIPPED,
-                combining_classes: hf_1_0::COMBINING_CLASSES,
-                lower: hf_1_0::LOWER,
-            },
-        }
-    }
-}
+use crate::text::unicode_tables as tables;
 
 type Spans = &'static [(u32, u32)];
 type Mapping = &'static [(u32, &'static str)];
-
-#[derive(Clone, Copy, Debug)]
-struct Tables {
-    deleted: Spans,
-    spaces: Spans,
-    chinese: Spans,
-    punctuation: Spans,
-    stripped: Mapping,
-    combining_classes: &'static [(u32, u8)],
-    lower: Mapping,
-}
 
 /// The settings of a `BertNormalizer` whose `clean_text` is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,10 +54,9 @@ const SEVERAL: u32 = 4;
 const HANGUL: u32 = 5;
 const MARK: u32 = 6;
 
-/// The tables of a profile under given settings.
+/// The tables under given settings.
 #[derive(Debug)]
 pub struct Normalizer {
-    tables: Tables,
     settings: Settings,
     blocks: Vec<[u32; BLOCK]>,
     index: Vec<u16>,
@@ -121,9 +65,8 @@ pub struct Normalizer {
 
 impl Normalizer {
     /// Builds the look-up table.
-    pub fn new(profile: Profile, settings: Settings) -> Self {
-        let tables = profile.tables();
-        let mut normalizer = Self { tables, settings, blocks: Vec::new(), index: Vec::new(), expansions: Vec::new() };
+    pub fn new(settings: Settings) -> Self {
+        let mut normalizer = Self { settings, blocks: Vec::new(), index: Vec::new(), expansions: Vec::new() };
         let mut flat = vec![0_u32; 0x11_0000];
         normalizer.fill(&mut flat);
         let mut known = std::collections::HashMap::new();
@@ -139,50 +82,50 @@ impl Normalizer {
 
     fn fill(&mut self, flat: &mut [u32]) {
         let Settings { handle_chinese_chars, strip_accents, lowercase } = self.settings;
-        for &(first, last) in self.tables.punctuation {
+        for &(first, last) in tables::PUNCTUATION {
             flat[first as usize..=last as usize].fill(ALONE << KIND_SHIFT);
         }
         if handle_chinese_chars {
-            for &(first, last) in self.tables.chinese {
+            for &(first, last) in tables::CHINESE {
                 flat[first as usize..=last as usize].fill(ALONE << KIND_SHIFT);
             }
         }
         let mut changed: Vec<u32> = Vec::new();
         if strip_accents {
             flat[0xAC00..=0xD7A3].fill(HANGUL << KIND_SHIFT);
-            changed.extend(self.tables.stripped.iter().map(|&(code, _)| code));
+            changed.extend(tables::STRIPPED.iter().map(|&(code, _)| code));
         }
         if lowercase {
-            changed.extend(self.tables.lower.iter().map(|&(code, _)| code));
+            changed.extend(tables::LOWER.iter().map(|&(code, _)| code));
         }
         for code in changed {
             let Some(char) = char::from_u32(code) else { continue };
             flat[code as usize] = self.entry(char);
         }
         if strip_accents {
-            for &(code, _) in self.tables.combining_classes {
+            for &(code, _) in tables::COMBINING_CLASSES {
                 if flat[code as usize] >> KIND_SHIFT == WORD {
                     flat[code as usize] = MARK << KIND_SHIFT;
                 }
             }
         }
-        for &(first, last) in self.tables.spaces {
+        for &(first, last) in tables::SPACES {
             flat[first as usize..=last as usize].fill(SPACE << KIND_SHIFT);
         }
-        for &(first, last) in self.tables.deleted {
+        for &(first, last) in tables::DELETED {
             flat[first as usize..=last as usize].fill(DELETED << KIND_SHIFT);
         }
     }
 
     /// The entry of a character that is neither deleted by `clean_text` nor a space.
     fn entry(&mut self, char: char) -> u32 {
-        let alone = self.settings.handle_chinese_chars && within(self.tables.chinese, char);
+        let alone = self.settings.handle_chinese_chars && within(tables::CHINESE, char);
         let result: String = self.stripped(char).iter().flat_map(|&kept| self.lowered(kept)).collect();
         let mut chars = result.chars();
         match (chars.next(), chars.next()) {
             (None, _) => DELETED << KIND_SHIFT,
             (Some(only), None) => {
-                let kind = if alone || within(self.tables.punctuation, only) { ALONE } else { WORD };
+                let kind = if alone || within(tables::PUNCTUATION, only) { ALONE } else { WORD };
                 kind << KIND_SHIFT | only as u32
             }
             _ => {
@@ -224,7 +167,7 @@ impl Normalizer {
 
     /// Whether a normalised character is a word of its own.
     pub fn is_punctuation(&self, char: char) -> bool {
-        within(self.tables.punctuation, char)
+        within(tables::PUNCTUATION, char)
     }
 
     /// The normalised words of a text: every step of `BertNormalizer` and `BertPreTokenizer`, one after the other.
@@ -249,10 +192,10 @@ impl Normalizer {
     /// A text as `BertNormalizer` leaves it.
     pub fn normalize(&self, text: &str) -> String {
         let mut chars: Vec<char> = Vec::with_capacity(text.len());
-        for char in text.chars().filter(|&char| !within(self.tables.deleted, char)) {
-            if within(self.tables.spaces, char) {
+        for char in text.chars().filter(|&char| !within(tables::DELETED, char)) {
+            if within(tables::SPACES, char) {
                 chars.push(' ');
-            } else if self.settings.handle_chinese_chars && within(self.tables.chinese, char) {
+            } else if self.settings.handle_chinese_chars && within(tables::CHINESE, char) {
                 chars.extend([' ', char, ' ']);
             } else {
                 chars.push(char);
@@ -279,11 +222,11 @@ impl Normalizer {
         };
         for &char in chars {
             let result = self.stripped(char);
-            if result.is_empty() && self.combining_class(char) == 0 {
+            if result.is_empty() && combining_class(char) == 0 {
                 flush(&mut kept, &mut marks);
             }
             for char in result {
-                match self.combining_class(char) {
+                match combining_class(char) {
                     0 => {
                         flush(&mut kept, &mut marks);
                         kept.push(char);
@@ -296,11 +239,6 @@ impl Normalizer {
         kept
     }
 
-    fn combining_class(&self, char: char) -> u8 {
-        let table = self.tables.combining_classes;
-        table.binary_search_by_key(&(char as u32), |&(code, _)| code).map_or(0, |place| table[place].1)
-    }
-
     fn stripped(&self, char: char) -> Vec<char> {
         if !self.settings.strip_accents {
             return vec![char];
@@ -308,14 +246,14 @@ impl Normalizer {
         if let Some((letters, count)) = hangul(char) {
             return letters[..count].to_vec();
         }
-        map(self.tables.stripped, char).map_or_else(|| vec![char], |result| result.chars().collect())
+        map(tables::STRIPPED, char).map_or_else(|| vec![char], |result| result.chars().collect())
     }
 
     fn lowered(&self, char: char) -> Vec<char> {
         if !self.settings.lowercase {
             return vec![char];
         }
-        map(self.tables.lower, char).map_or_else(|| vec![char], |result| result.chars().collect())
+        map(tables::LOWER, char).map_or_else(|| vec![char], |result| result.chars().collect())
     }
 }
 
@@ -326,6 +264,11 @@ pub fn hangul(char: char) -> Option<([char; 3], usize)> {
     let (lead, vowel, tail) = (index / 588, index % 588 / 28, index % 28);
     let letters = [letter(0x1100, lead)?, letter(0x1161, vowel)?, letter(0x11A7, tail)?];
     Some((letters, if tail == 0 { 2 } else { 3 }))
+}
+
+fn combining_class(char: char) -> u8 {
+    let table = tables::COMBINING_CLASSES;
+    table.binary_search_by_key(&(char as u32), |&(code, _)| code).map_or(0, |place| table[place].1)
 }
 
 fn within(spans: Spans, char: char) -> bool {

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from distilfast.batches.loader import batch_loader
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -169,7 +170,7 @@ ROWS = rows_of_lengths([5, 6, 7])
         (column([*ROWS, None], chunk=2), {}, ["row 3", "null"]),
         (column([*ROWS, [CLS, 9, None, SEP]], chunk=3), {}, ["row 3", "null", "position 2"]),
         (column(ROWS), {"batch_tokens": 6}, ["row 2", "batch_tokens=6", "7 tokens"]),
-        (column(ROWS), {"batch_tokens": 7, "pad_to_multiple_of": 8}, ["row 2", "7 tokens, padded to 8", "=7"]),
+        (column(ROWS), {"kl_sample_share": 1.5}, ["kl_sample_share=1.5"]),
         (column(ROWS), {"batch_tokens": 6, "layout": "packed"}, ["row 2", "batch_tokens=6", "7 tokens"]),
         (column(ROWS), {"layout": "ragged"}, ["'ragged'", "packed"]),
         (column(ROWS), {"batch_tokens": 0}, ["batch_tokens=0"]),
@@ -223,3 +224,24 @@ def test_batches_beyond_the_last_are_index_errors():
         batches[1]
     with pytest.raises(TypeError):
         batches["0"]
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+@pytest.mark.parametrize("lengths", [[2], [512], [512] * 7, [2] * 5, [511, 512, 2]])
+@pytest.mark.parametrize("batch_tokens", [512, 513, 1023, 1024])
+def test_rows_and_budgets_at_their_limits(layout, lengths, batch_tokens):
+    rows = [[CLS, *[7] * (length - 2), SEP] for length in lengths]
+    tokens = pa.chunked_array([[], rows[:1], [], rows[1:]], type=pa.large_list(pa.uint32()))
+    batches = df.MaskedBatches(tokens, TOK, batch_tokens=batch_tokens, layout=layout, max_length=512)
+    assert sum(int(batch["num_tokens"]) for batch in batches) == sum(lengths)
+    for index in (0, len(batches) - 1, -1):
+        batch = batches[index]
+        assert batch["input_ids"].numel() <= batch_tokens
+        if layout == "packed":
+            assert int(batch["cu_seqlens"][-1]) == batch_tokens
+
+
+def test_more_ranks_than_batches_are_refused():
+    batches = df.MaskedBatches(column(ROWS), TOK)
+    with pytest.raises(df.InputError, match=f"{len(batches) + 1} ranks.*{len(batches)} batches"):
+        batch_loader(batches, len(batches) + 1, pin_memory=False)

@@ -6,10 +6,13 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 from typing import Any
 
+import accelerate.data_loader
 import distilfast as df
 import pytest
+from distilfast.batches.loader import batch_loader
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, DataLoader
@@ -24,12 +27,12 @@ class Tokenizer:
     vocab_size, pad_id, mask_id, special_ids, fingerprint = 300, 0, 4, range(5), "small"
     word_starts = np.arange(300) % 4 != 0
 
-def make(layout="padded", prefetch=2, threads=1, masking=df.Masking(smoothing=0.7), **more):
+def make(layout="padded", threads=1, masking=df.Masking(smoothing=0.7), seed=11, **more):
     generator = np.random.default_rng(3)
     rows = [[2, *generator.integers(5, 300, size=n).tolist(), 3] for n in generator.integers(1, 60, size=400)]
     column = pa.array(rows, pa.list_(pa.uint16()))
-    return df.MaskedBatches(column, Tokenizer(), batch_tokens=512, layout=layout, seed=11, masking=masking,
-                            prefetch=prefetch, threads=threads, batches_per_step=3, **more)
+    return df.MaskedBatches(column, Tokenizer(), batch_tokens=512, layout=layout, seed=seed, masking=masking,
+                            threads=threads, batches_per_step=3, kl_sample_share=0.2, **more)
 
 def digest(batch):
     parts = [np.asarray(value).tobytes() for value in batch.values()]
@@ -59,7 +62,7 @@ def layout(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def expected(layout: str) -> list[str]:
-    batches = make(layout, prefetch=0)
+    batches = make(layout)
     batches.set_epoch(2)
     return digests(batches)
 
@@ -75,9 +78,9 @@ def test_a_fresh_process_makes_the_same_batches(layout, expected):
 
 
 @settings(max_examples=20)
-@given(st.data(), st.integers(0, 5), st.integers(1, 4))
-def test_order_of_access_threads_and_prefetch_change_nothing(layout, expected, data, prefetch, threads):
-    batches = make(layout, prefetch=prefetch, threads=threads)
+@given(st.data(), st.integers(1, 4))
+def test_order_of_access_and_threads_change_nothing(layout, expected, data, threads):
+    batches = make(layout, threads=threads)
     order = data.draw(st.lists(st.integers(0, len(batches) - 1), max_size=30))
     epochs = data.draw(st.lists(st.integers(0, 3), min_size=len(order), max_size=len(order)))
     for index, epoch in zip(order, epochs, strict=True):
@@ -90,8 +93,8 @@ def test_order_of_access_threads_and_prefetch_change_nothing(layout, expected, d
 @pytest.mark.parametrize("masking", MASKINGS, ids=["uniform", "weighted", "bernoulli", "words"])
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_a_strided_reader_that_keeps_its_batches(layout, masking, stride):
-    plain = digests(make(layout, prefetch=0, masking=masking))
-    ahead = make(layout, prefetch=3, masking=masking)
+    plain = digests(make(layout, masking=masking))
+    ahead = make(layout, masking=masking)
     kept = {index: ahead[index] for index in range(1, len(ahead), stride)}
     # All at once, at the end: no buffer was used again while its batch was still held.
     assert {index: digest(batch) for index, batch in kept.items()} == {index: plain[index] for index in kept}
@@ -146,7 +149,7 @@ def first_of(batches: list[Any]) -> Any:
 
 def test_spawned_loader_workers_see_the_same_batches():
     # One loader for both layouts: a spawned worker takes seconds to import what it needs.
-    expected = [digests(make(layout, prefetch=0)) for layout in ("padded", "packed")]
+    expected = [digests(make(layout)) for layout in ("padded", "packed")]
     numbers = list(range(min(map(len, expected))))
     loader = DataLoader(
         Both(), batch_sampler=Single(numbers), collate_fn=first_of, num_workers=2, multiprocessing_context="spawn"
@@ -178,16 +181,51 @@ def test_a_forked_child_makes_them_too(layout, expected):
     assert digests(batches) == expected
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3, 8])
-def test_ranks_share_the_batches_out(layout, expected, ranks):
-    batches = make(layout)
-    batches.set_epoch(2)
-    of_ranks = [list(batches.batches_of_rank(rank, ranks)) for rank in range(ranks)]
-    assert sorted(number for numbers in of_ranks for number in numbers) == list(range(len(batches)))
-    for numbers in of_ranks:
-        assert [digest(batches[number]) for number in numbers] == [expected[number] for number in numbers]
-    with pytest.raises(df.InputError, match=f"{len(batches) + 1} ranks.*{len(batches)} batches"):
-        batches.batches_of_rank(0, len(batches) + 1)
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_ranks_of_the_trainer_share_the_batches_out(layout, expected, ranks):
+    for rank in range(ranks):
+        batches = make(layout)
+        batches.set_epoch(2)
+        # As `Accelerator.prepare` does it for rank `rank`.
+        loader = accelerate.data_loader.prepare_data_loader(
+            batch_loader(batches, ranks, pin_memory=False), num_processes=ranks, process_index=rank, put_on_device=False
+        )
+        read = [{key: value for key, value in batch.items() if key != "is_real"} for batch in loader]
+        own = expected[rank::ranks]
+        assert [digest(batch) for batch in read[: len(own)]] == own
+
+
+def test_threads_that_read_and_set_epochs_at_the_same_time():
+    batches = make()
+    possible = []
+    for epoch in range(3):
+        batches.set_epoch(epoch)
+        possible.append(digests(batches))
+    wrong: list[int] = []
+    stop = threading.Event()
+
+    def read(start: int) -> None:
+        for index in [*range(start, len(batches), 2)] * 3:
+            if digest(batches[index]) not in [epoch[index] for epoch in possible]:
+                wrong.append(index)
+
+    def change() -> None:
+        epoch = 0
+        while not stop.is_set():
+            epoch = (epoch + 1) % 3
+            batches.set_epoch(epoch)
+
+    changers = [threading.Thread(target=change) for _ in range(2)]
+    readers = [threading.Thread(target=read, args=(start,)) for start in (0, 0, 1)]
+    for thread in changers + readers:
+        thread.start()
+    for thread in readers:
+        thread.join(timeout=120)
+        assert not thread.is_alive()
+    stop.set()
+    for thread in changers:
+        thread.join()
+    assert not wrong
 
 
 def test_epochs_differ_in_order_company_and_masks(layout):
@@ -199,7 +237,7 @@ def test_epochs_differ_in_order_company_and_masks(layout):
 
 def test_the_fingerprint_changes_with_what_changes_a_batch(layout):
     fingerprint = make(layout).state_fingerprint
-    assert make(layout, prefetch=0, threads=3).state_fingerprint == fingerprint
-    others = [make(layout, masking=df.Masking(prob=0.2)), make(layout, pad_to_multiple_of=8)]
+    assert make(layout, threads=3).state_fingerprint == fingerprint
+    others = [make(layout, masking=df.Masking(prob=0.2)), make(layout, seed=12)]
     others += [make("packed" if layout == "padded" else "padded")]
     assert len({fingerprint, *(other.state_fingerprint for other in others)}) == 4

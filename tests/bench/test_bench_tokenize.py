@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from distilfast import Tokenizer
-from distilfast import _command as command
 from distilfast.bench import tokenize
 from distilfast.bench.cores import available_cores, held_to
 
@@ -45,19 +44,6 @@ def test_the_result_is_whole(
         "distilfast",
         "distilfast, from Arrow",
     }
-
-
-def test_a_folder_without_the_release_is_refused(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as exit_code:
-        command.run(lambda: run(monkeypatch, tmp_path, "--tokenizers_1", str(tmp_path)))
-    assert exit_code.value.code == 2
-    assert "holds no tokenizers 1.x (found 0." in capsys.readouterr().err
-    (tmp_path / "tokenizers.py").write_text("broken")
-    with pytest.raises(SystemExit):
-        command.run(lambda: run(monkeypatch, tmp_path, "--tokenizers_1", str(tmp_path)))
-    assert "cannot be imported" in capsys.readouterr().err
 
 
 def test_threads_that_run_already_are_held_too() -> None:

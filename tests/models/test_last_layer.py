@@ -1,4 +1,4 @@
-"""The last layer at selected positions equals the whole layer there; a sampled KL estimates the whole one."""
+"""The last layer at selected positions equals the whole layer there."""
 
 from __future__ import annotations
 
@@ -129,51 +129,3 @@ def test_masked_positions_alone(layout: str) -> None:
     assert torch.equal(selection.labels, batch["mlm_labels"])
     assert selection.kl_weight.tolist() == [1, 1, 1, 0, 0]
     assert selection.num_kl_rows == 6
-
-
-@pytest.mark.parametrize("layout", ["padded", "packed"])
-@pytest.mark.parametrize("share", [0.05, 0.2, 1.0])
-def test_sampled_positions_are_distinct_text_and_weigh_as_much_as_all(layout: str, share: float) -> None:
-    batch = masked_batch(layout)
-    size = batch["input_ids"].numel()
-    for seed in range(20):
-        selection = select_positions(batch, "sampled", share, seed)
-        drawn = selection.positions[5:]
-        weight = selection.kl_weight[5:]
-        assert len(drawn) == -(-size * round(share * 100) // 100)
-        chosen = drawn[weight > 0]
-        assert len(set(chosen.tolist())) == len(chosen) == min(len(drawn), sum(LENGTHS) - 3)
-        assert attended(batch)[chosen].all()
-        assert not set(chosen.tolist()) & {2, 5, 8}
-        assert selection.kl_weight.sum().item() == pytest.approx(sum(LENGTHS))
-        assert (selection.labels[5:] == -100).all()
-        assert selection.num_kl_rows == 2 * sum(LENGTHS)
-
-
-def test_sampling_is_unbiased_and_pure() -> None:
-    batch = masked_batch()
-    size = batch["input_ids"].numel()
-    values = torch.sin(torch.arange(size, dtype=torch.float64)) + torch.arange(size) / 10
-    whole = values[attended(batch)].sum().item()
-    estimates = []
-    for seed in range(4000):
-        selection = select_positions(batch, "sampled", 0.1, seed)
-        estimates.append((values[selection.positions] * selection.kl_weight).sum().item())
-    sample = torch.tensor(estimates, dtype=torch.float64)
-    # Five standard errors: a deviation by chance once in two million seeds' worth of this test.
-    assert abs(sample.mean().item() - whole) < 5 * sample.std().item() / len(estimates) ** 0.5
-    assert sample.std() > 0.1
-
-    again = select_positions(batch, "sampled", 0.1, 7)
-    assert torch.equal(again.positions, select_positions(batch, "sampled", 0.1, 7).positions)
-    other = dict(batch, input_ids=batch["input_ids"].clone())
-    other["input_ids"][0, 1] += 1
-    draws = [select_positions(each, "sampled", 0.3, 7).positions.tolist() for each in (batch, other)]
-    assert draws[0] != draws[1]
-
-
-def test_what_cannot_be_selected_is_refused() -> None:
-    with pytest.raises(InputError, match="kl_positions='some'"):
-        select_positions(masked_batch(), "some")
-    with pytest.raises(InputError, match=r"is 0.0, outside \(0, 1\]"):
-        select_positions(masked_batch(), "sampled", 0.0)

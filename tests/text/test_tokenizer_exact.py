@@ -1,6 +1,6 @@
 """The same ids as Hugging Face's `tokenizers` 0.2x: every scalar value, arbitrary Unicode, real text.
 
-`test_tokenizer_hf_1_0.py` holds the same texts against 1.x, `test_tokenizer_bulk.py` millions against either.
+`test_tokenizer_bulk.py` holds millions of texts against it.
 """
 
 from __future__ import annotations

@@ -55,7 +55,6 @@ def test_flags_become_the_objective(tmp_path: Path) -> None:
     )
     assert args.objective == Objective(
         kl_positions="sampled",
-        kl_sample_share=0.3,
         cos_positions="kl",
         alpha_hidden=0.5,
         hidden_map=((1, 2), (2, 4)),

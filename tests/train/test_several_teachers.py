@@ -15,6 +15,7 @@ from distilfast.models.adaptation import adapt, freeze
 from distilfast.models.last_layer import stops_early
 from distilfast.models.load import load_teacher
 from distilfast.train.step import DistillationStep
+from samples import with_sample
 from torch import Tensor
 from transformers import (
     AutoModelForMaskedLM,
@@ -126,16 +127,17 @@ def test_stopping_early_changes_nothing(layout: str, positions: str) -> None:
     if layout == "packed":
         attention.use_packed(teacher)
         attention.use_packed(student)
-    objective = Objective(kl_positions=positions, cos_positions="kl", kl_sample_share=0.3)  # type: ignore[arg-type]
+    objective = Objective(kl_positions=positions, cos_positions="kl")  # type: ignore[arg-type]
     step = DistillationStep(student, teacher, objective).eval()
-    whole, whole_gradients = outcome(step, batch_of(layout))
+    batch = with_sample(batch_of(layout), 0.3)
+    whole, whole_gradients = outcome(step, batch)
     adapt(student, teacher, stops_early=True)
     assert stops_early(student)
     assert (
-        step.head.outputs(student, batch_of(layout), step.head.rows(batch_of(layout), objective), objective).every
+        step.head.outputs(student, batch, step.head.rows(batch, objective), objective).every
         is None
     )
-    early, early_gradients = outcome(step, batch_of(layout))
+    early, early_gradients = outcome(step, batch)
     assert early == pytest.approx(whole, rel=1e-12)
     for ours, theirs in zip(early_gradients, whole_gradients, strict=True):
         assert (ours - theirs).norm() <= 1e-10 * theirs.norm().clamp(min=1e-3)
@@ -157,8 +159,9 @@ def test_sampling_all_others_is_the_kl_of_all() -> None:
     teacher = teacher_of()
     student = create_student(teacher)
     whole, gradients = outcome(DistillationStep(student, teacher, Objective(alpha_cos=0)).eval(), batch_of())
-    objective = Objective(alpha_cos=0, kl_positions="sampled", kl_sample_share=1.0)
-    sampled, sampled_gradients = outcome(DistillationStep(student, teacher, objective).eval(), batch_of())
+    objective = Objective(alpha_cos=0, kl_positions="sampled")
+    step = DistillationStep(student, teacher, objective).eval()
+    sampled, sampled_gradients = outcome(step, with_sample(batch_of(), 1.0))
     assert sampled == pytest.approx(whole, rel=1e-6)
     for ours, theirs in zip(sampled_gradients, gradients, strict=True):
         assert (ours - theirs).norm() <= 1e-6 * theirs.norm().clamp(min=1e-3)

@@ -8,12 +8,14 @@ from .._lazy import attach
 
 if TYPE_CHECKING:
     from .masked import MaskedBatches as MaskedBatches
-    from .masked import Masking as Masking
+    from .settings import BatchSettings as BatchSettings
+    from .settings import Masking as Masking
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "BatchSettings": ".settings",
         "MaskedBatches": ".masked",
-        "Masking": ".masked",
+        "Masking": ".settings",
     },
 )

@@ -10,29 +10,27 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
-import numbers
 import operator
 import os
 from typing import TYPE_CHECKING, Any, Literal, Protocol, SupportsIndex
 
+import datasets
 import numpy as np
+import pyarrow as pa
 import torch
 
 from .._core import BatchPlan, InputError, __version__
-from .ahead import BatchesAhead
-from .columns import token_columns
+from .settings import BatchSettings, Masking, check_integer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-DRAWS = 3
+DRAWS = 4
 """How batches are drawn, a part of `MaskedBatches.state_fingerprint`: raised where the same seed gives others."""
 
-MAX_SHAPES = 80
-"""The most widths that the padded layout takes: each is a shape for a compiler to specialise on."""
+COLUMN = "input_ids"
 
 
 class TokenizerLike(Protocol):
@@ -53,59 +51,17 @@ class TokenizerLike(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Masking:
-    """Which positions are masked, and what they become.
+class Vocabulary:
+    """What of a tokenizer and its text decides about masks, as the compiled half reads it."""
 
-    prob: the share of a batch's tokens ([CLS] and [SEP] counted) that is masked, in (0, 1].
-    mask, keep, random: what becomes of a masked position: the mask token, itself, a random id. They add up to 1.
-    smoothing: positions are drawn with the weight `max(count, 1) ** -smoothing` of their id (DistilBERT: 0.7); 0 draws
-        them uniformly. Special tokens are never drawn.
-    whole_word: the pieces of a word are masked together or not at all. Words are taken in random order while they fit
-        what is left of the number (BERT's rule), with the weight of their rarest piece.
-    count: "exact" draws `ceil(prob * tokens)` positions of a batch without replacement, or all there are if those are
-        fewer; "bernoulli" draws each position (each word, with `whole_word`) for itself with the chance `prob`, as
-        `transformers.DataCollatorForLanguageModeling` does.
-    compat: "distilbert" draws random ids from the whole vocabulary, special tokens included, as the original and the
-        collator of `transformers` do; None leaves special tokens out.
-
-    Raises `InputError` for shares that are no probabilities or do not add up, and for choices that do not exist.
-    """
-
-    prob: float = 0.15
-    mask: float = 0.8
-    keep: float = 0.1
-    random: float = 0.1
-    smoothing: float = 0.0
-    whole_word: bool = False
-    count: Literal["exact", "bernoulli"] = "exact"
-    compat: Literal["distilbert"] | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("prob", "mask", "keep", "random", "smoothing"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, numbers.Real):
-                raise TypeError(f"Masking: {name} is a number, not {value!r}")
-        if not 0 < self.prob <= 1:
-            raise InputError(f"Masking: prob={self.prob} is not a share of tokens; give one above 0, up to 1")
-        for name in ("mask", "keep", "random"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"Masking: {name}={getattr(self, name)} is not a share between 0 and 1")
-        total = self.mask + self.keep + self.random
-        if abs(total - 1) > 1e-6:
-            raise InputError(
-                f"Masking: mask={self.mask}, keep={self.keep} and random={self.random} add up to {total:g}, not to 1"
-            )
-        if not (self.smoothing >= 0 and math.isfinite(self.smoothing)):
-            raise InputError(f"Masking: smoothing={self.smoothing} is not an exponent of 0 or more")
-        if self.count not in ("exact", "bernoulli"):
-            raise InputError(f"Masking: count={self.count!r} is neither 'exact' nor 'bernoulli'")
-        if self.compat not in (None, "distilbert"):
-            raise InputError(f"Masking: compat={self.compat!r} is neither None nor 'distilbert'")
-        if self.count == "bernoulli" and self.smoothing > 0:
-            raise InputError(
-                f"Masking: count='bernoulli' draws every position with the same chance, smoothing={self.smoothing} "
-                "weights them; use count='exact' or smoothing=0"
-            )
+    special: NDArray[np.bool_]
+    """For each id whether it is never masked."""
+    word_starts: NDArray[np.bool_]
+    """For each id whether it begins a word; empty where words do not matter."""
+    mask_id: int
+    pad_id: int
+    token_counts: NDArray[np.uint64]
+    """For each id how often it occurs; empty where the rows at hand are to be counted."""
 
 
 class MaskedBatches:
@@ -114,18 +70,9 @@ class MaskedBatches:
     tokens: a `datasets.Dataset` or pyarrow table with the column `input_ids`, or such a column: lists of uint16,
         uint32, int32 or int64 ids, read where they lie. Every row is complete, with its special tokens.
     tok: the tokenizer the ids are from; see `TokenizerLike`.
-    batch_tokens: the most elements of `input_ids` in a batch. Padded: rows * width is at most this. Packed: exactly.
-    max_length: a longer row is refused.
-    masking: see `Masking`.
-    layout: "padded" puts rows of like length together, one per row of the tensor, in a few fixed shapes. "packed" puts
-        rows end to end in bins of `batch_tokens`.
-    seed: of everything that is drawn.
-    batches_per_step: how many batches make one step of the optimiser (ranks * accumulation steps).
+    batch_tokens, max_length, masking, layout, seed, batches_per_step, kl_sample_share: see `BatchSettings`.
     token_counts: int64 [vocab_size], how often each id occurs, for `Masking.smoothing`; counted if None.
     threads: for reading all ids once at the start; as many as there are cores if None. It changes no result.
-    prefetch: how many batches are made ahead on a thread of their own, once two batch numbers have shown the stride in
-        which they are asked for; 0 makes each batch when it is asked for. It changes no result.
-    pad_to_multiple_of: widths of the padded layout are multiples of it (but never above `max_length`).
 
     Every row is in exactly one batch of an epoch, and the number of batches is the same in every epoch. Padded: rows
     that do not fill the last batch of a width go up to the next wider one, and what is left in the widest forms one
@@ -144,6 +91,12 @@ class MaskedBatches:
             pad tokens no longer than the longest row, and all entries after them are batch_tokens. C is fixed;
         max_seqlen: int, the longest row of all; the first num_tokens positions are real.
 
+    With `kl_sample_share`, either layout:
+        sampled_positions: int64 [ceil(kl_sample_share * rows * width)], of the attended positions that are not masked
+            so many, drawn without replacement (all, where there are fewer), ascending; unused places are 0;
+        sampled_weights: float32 of that size, (all of them / drawn), 0 in unused places: the expectation of a weighted
+            sum over the sample is the sum over all.
+
     Raises `InputError`, naming row and value, for ids outside the vocabulary, rows that are empty, null or longer than
     `max_length`, no rows at all, and a `batch_tokens` that the longest row does not fit; `TypeError` for other types.
     """
@@ -160,90 +113,41 @@ class MaskedBatches:
         batches_per_step: int = 1,
         token_counts: NDArray[np.int64] | None = None,
         threads: int | None = None,
-        prefetch: int = 2,
         *,
-        pad_to_multiple_of: int = 1,
+        kl_sample_share: float = 0.0,
     ) -> None:
         masking = Masking() if masking is None else masking
-        # What a process that the object is sent to builds it from, over the same rows.
-        self._arguments = {
-            "tokens": tokens,
-            "tok": tok,
-            "batch_tokens": batch_tokens,
-            "max_length": max_length,
-            "masking": masking,
-            "layout": layout,
-            "seed": seed,
-            "batches_per_step": batches_per_step,
-            "token_counts": token_counts,
-            "threads": threads,
-            "prefetch": prefetch,
-            "pad_to_multiple_of": pad_to_multiple_of,
-        }
-        if not isinstance(masking, Masking):
-            raise TypeError(f"masking is a Masking, not {type(masking).__name__}")
-        if layout not in ("padded", "packed"):
-            raise InputError(f"layout={layout!r} is neither 'padded' nor 'packed'")
+        settings = BatchSettings(batch_tokens, max_length, masking, layout, seed, batches_per_step, kl_sample_share)
+        self._plan_batches(tokens, tok, settings, token_counts, threads)
+        self.set_epoch(0)
+
+    def _plan_batches(
+        self,
+        tokens: Any,
+        tok: TokenizerLike,
+        settings: BatchSettings,
+        token_counts: NDArray[np.int64] | None,
+        threads: int | None,
+    ) -> None:
         threads = available_cores() if threads is None else threads
-        limits = {"batch_tokens": batch_tokens, "max_length": max_length, "batches_per_step": batches_per_step}
-        limits |= {"threads": threads, "pad_to_multiple_of": pad_to_multiple_of}
-        for name, value in limits.items():
-            _check_integer(name, value, 1, 2**31 - 1)
-        _check_integer("seed", seed, 0, 2**64 - 1)
-        _check_integer("prefetch", prefetch, 0, 2**16)
-        self.tokens = tokens
+        check_integer("threads", threads, 1, 2**31 - 1)
+        self.settings = settings
         self.tok = tok
-        self.masking = masking
-        self.layout = layout
-        self.seed = int(seed)
-        self.batches_per_step = int(batches_per_step)
-        self.batch_tokens = int(batch_tokens)
-        self.max_length = int(max_length)
-        column, selected = token_columns(tokens)
-        special, word_starts = _vocabulary(tok, masking)
-        counts = _token_counts(token_counts, tok.vocab_size)
-        self._plan = BatchPlan(
-            column,
-            selected,
-            special=special,
-            word_starts=word_starts,
-            mask_id=_required_id(tok, "mask_id"),
-            pad_id=_required_id(tok, "pad_id"),
-            token_counts=counts,
-            packed=layout == "packed",
-            batch_tokens=int(batch_tokens),
-            max_length=int(max_length),
-            pad_to_multiple_of=int(pad_to_multiple_of),
-            max_widths=MAX_SHAPES,
-            prob=float(masking.prob),
-            mask=float(masking.mask),
-            random=float(masking.random),
-            smoothing=float(masking.smoothing),
-            whole_word=bool(masking.whole_word),
-            exact=masking.count == "exact",
-            random_specials=masking.compat == "distilbert",
-            seed=self.seed,
-            batches_per_step=self.batches_per_step,
-            threads=int(threads),
-        )
-        self._settings = {
-            "batch_tokens": self.batch_tokens,
-            "max_length": self.max_length,
-            "masking": dataclasses.asdict(masking),
-            "layout": layout,
-            "seed": self.seed,
-            "batches_per_step": self.batches_per_step,
-            "pad_to_multiple_of": int(pad_to_multiple_of),
-            "token_counts": hashlib.sha256(counts.tobytes()).hexdigest(),
-        }
+        # What a process that the object is sent to makes it from, over the same rows.
+        self._made_from = (tokens, tok, settings, token_counts, threads)
+        self._vocabulary = _vocabulary(tok, settings.masking, token_counts)
+        self._plan = BatchPlan(*_token_columns(tokens), self._vocabulary, settings, int(threads))
         self._count = len(self._plan)
         self._longest = self._plan.longest()
         self._layouts = {shape: self._plan.layout(*shape) for shape in self.shapes}
-        self._ahead = BatchesAhead(self._plan, int(prefetch))
-        self.set_epoch(0)
 
     def __len__(self) -> int:
         return self._count
+
+    @property
+    def batches_per_step(self) -> int:
+        """How many batches make one step of the optimiser."""
+        return self.settings.batches_per_step
 
     @property
     def epoch(self) -> int:
@@ -252,7 +156,7 @@ class MaskedBatches:
 
     def set_epoch(self, epoch: int) -> None:
         """Makes `batches[i]` those of epoch `epoch`, from 0: other rows together, another order, other masks."""
-        _check_integer("epoch", epoch, 0, 2**63)
+        check_integer("epoch", epoch, 0, 2**63)
         self._epoch = self._plan.epoch(int(epoch))
 
     @property
@@ -284,7 +188,8 @@ class MaskedBatches:
             "draws": DRAWS,
             "rows": self._plan.hash(),
             "tokenizer": self.tok.fingerprint,
-            **self._settings,
+            "token_counts": hashlib.sha256(self._vocabulary.token_counts.tobytes()).hexdigest(),
+            **dataclasses.asdict(self.settings),
         }
         return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
@@ -296,29 +201,34 @@ class MaskedBatches:
             number += self._count
         # Read once: another thread may set another epoch meanwhile.
         epoch = self._epoch
-        array, buffer = self._ahead.get(epoch, number)
-        return self._tensors(self._plan.shape(epoch, number), array, buffer)
+        shape = self._plan.shape(epoch, number)
+        buffer = torch.empty(self._layouts[shape]["end"], dtype=torch.int64)
+        array = buffer.numpy()
+        self._plan.fill(epoch, number, array)
+        return self._tensors(shape, array, buffer)
 
     def _tensors(self, shape: tuple[int, int], array: NDArray[np.int64], buffer: torch.Tensor) -> dict[str, Any]:
         """The parts of a batch as views of its buffer, which is `array` too."""
-        rows, width = shape
-        extra, positions, labels, counts, cu_seqlens, _, capacity, sequences = self._layouts[shape]
+        layout, capacity = self._layouts[shape], (self._layouts[shape]["capacity"],)
         # One call for each tensor: every call of torch costs a microsecond or two.
-        input_ids = buffer.as_strided((rows, width), (width, 1))
-        mask_or_places = buffer.as_strided((rows, width), (width, 1), extra)
-        masked = buffer.as_strided((capacity,), (1,), positions)
-        original = buffer.as_strided((capacity,), (1,), labels)
-        # Copies: who keeps a count does not keep the whole batch.
-        copied = array[counts : counts + 3].copy()
-        batch: dict[str, Any] = {"input_ids": input_ids}
-        if self.layout == "padded":
+        batch: dict[str, Any] = {"input_ids": buffer.as_strided(shape, (shape[1], 1))}
+        mask_or_places = buffer.as_strided(shape, (shape[1], 1), layout["extra"])
+        if self.settings.layout == "padded":
             batch["attention_mask"] = mask_or_places
         else:
             batch["position_ids"] = mask_or_places
-            batch["cu_seqlens"] = buffer.view(torch.int32).as_strided((sequences,), (1,), 2 * cu_seqlens)
+            ends = buffer.view(torch.int32).as_strided((layout["sequences"],), (1,), 2 * layout["cu_seqlens"])
+            batch["cu_seqlens"] = ends
             batch["max_seqlen"] = self._longest
-        batch["mlm_positions"] = masked
-        batch["mlm_labels"] = original
+        batch["mlm_positions"] = buffer.as_strided(capacity, (1,), layout["positions"])
+        batch["mlm_labels"] = buffer.as_strided(capacity, (1,), layout["labels"])
+        if layout["samples"]:
+            samples = (layout["samples"],)
+            batch["sampled_positions"] = buffer.as_strided(samples, (1,), layout["sampled"])
+            weights = buffer.view(torch.float32).as_strided(samples, (1,), 2 * layout["weights"])
+            batch["sampled_weights"] = weights
+        # Copies: who keeps a count does not keep the whole batch.
+        copied = array[layout["counts"] : layout["counts"] + 3].copy()
         batch["num_tokens"] = torch.from_numpy(copied[0, ...])
         batch["num_attended_in_step"] = torch.from_numpy(copied[1, ...])
         batch["num_masked_in_step"] = torch.from_numpy(copied[2, ...])
@@ -328,25 +238,11 @@ class MaskedBatches:
         """The numbers of the rows of `tokens` in batch `number` of the epoch, in the order in which they lie in it."""
         return np.asarray(self._plan.rows(self._epoch, number), np.int64)
 
-    def batches_of_rank(self, rank: int, ranks: int) -> range:
-        """The batch numbers that rank `rank` of `ranks` reads: every `ranks`-th, from `rank` on.
-
-        Raises `InputError` for more ranks than batches, where some would have nothing to do.
-        """
-        _check_integer("ranks", ranks, 1, 2**31 - 1)
-        _check_integer("rank", rank, 0, ranks - 1)
-        if ranks > len(self):
-            raise InputError(
-                f"{ranks} ranks are more than the {len(self)} batches of an epoch; use fewer ranks, more data, or a "
-                f"batch_tokens below {self.batch_tokens}"
-            )
-        return range(rank, len(self), ranks)
-
     def __getstate__(self) -> dict[str, Any]:
-        return {"arguments": self._arguments, "epoch": self.epoch}
+        return {"made_from": self._made_from, "epoch": self.epoch}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state["arguments"])  # type: ignore[misc]
+        self._plan_batches(*state["made_from"])
         self.set_epoch(state["epoch"])
 
 
@@ -355,13 +251,6 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _check_integer(name: str, value: object, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} is an integer, not {value!r}")
-    if not low <= int(value) <= high:
-        raise InputError(f"{name}={value} is not between {low} and {high}")
 
 
 def _required_id(tok: TokenizerLike, name: str) -> int:
@@ -373,19 +262,19 @@ def _required_id(tok: TokenizerLike, name: str) -> int:
     return int(value)
 
 
-def _vocabulary(tok: TokenizerLike, masking: Masking) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """For each id whether it is never masked and, if words matter, whether it begins a word."""
+def _vocabulary(tok: TokenizerLike, masking: Masking, token_counts: object) -> Vocabulary:
     special = np.zeros(tok.vocab_size, dtype=np.bool_)
     outside = [value for value in tok.special_ids if not 0 <= value < tok.vocab_size]
     if outside:
         raise InputError(f"the special token {outside[0]} is outside the vocabulary of {tok.vocab_size} ids")
-    special[[*tok.special_ids, _required_id(tok, "pad_id")]] = True
-    if not masking.whole_word:
-        return special, np.zeros(0, dtype=np.bool_)
-    word_starts = np.ascontiguousarray(tok.word_starts, dtype=np.bool_)
-    if word_starts.shape != special.shape:
-        raise InputError(f"word_starts has the shape {word_starts.shape}, not ({tok.vocab_size},)")
-    return special, word_starts
+    mask_id, pad_id = _required_id(tok, "mask_id"), _required_id(tok, "pad_id")
+    special[[*tok.special_ids, pad_id]] = True
+    word_starts = np.zeros(0, dtype=np.bool_)
+    if masking.whole_word:
+        word_starts = np.ascontiguousarray(tok.word_starts, dtype=np.bool_)
+        if word_starts.shape != special.shape:
+            raise InputError(f"word_starts has the shape {word_starts.shape}, not ({tok.vocab_size},)")
+    return Vocabulary(special, word_starts, mask_id, pad_id, _token_counts(token_counts, tok.vocab_size))
 
 
 def _token_counts(token_counts: object, vocab_size: int) -> NDArray[np.uint64]:
@@ -400,3 +289,36 @@ def _token_counts(token_counts: object, vocab_size: int) -> NDArray[np.uint64]:
     if counts.min(initial=0) < 0:
         raise InputError(f"token_counts[{int(counts.argmin())}] is {counts.min()}; counts are 0 or more")
     return np.ascontiguousarray(counts, dtype=np.uint64)
+
+
+def _token_columns(tokens: Any) -> tuple[pa.ChunkedArray, pa.ChunkedArray | None]:
+    """The lists of ids and, for a dataset that was selected from or shuffled, which of them are its rows (uint64).
+
+    tokens: a `datasets.Dataset`, a pyarrow table or record batch with the column `input_ids`, or a pyarrow array or
+    chunked array. Raises `TypeError` for anything else, `InputError` where there is no such column.
+    """
+    if isinstance(tokens, datasets.Dataset):
+        _require_column(tokens.column_names)
+        # What `select`, `shuffle` and `sort` leave behind; there is no public name for it.
+        selected = tokens._indices
+        column = tokens.data.column(COLUMN)
+        return column, None if selected is None else selected.column(0)
+    if isinstance(tokens, pa.Table | pa.RecordBatch):
+        _require_column(tokens.schema.names)
+        return _chunked(tokens.column(COLUMN)), None
+    if isinstance(tokens, pa.Array | pa.ChunkedArray):
+        return _chunked(tokens), None
+    if isinstance(tokens, datasets.DatasetDict):
+        raise TypeError(f"tokens is a DatasetDict; pick one of its splits: {', '.join(tokens)}")
+    if isinstance(tokens, datasets.IterableDataset):
+        raise TypeError("tokens is an IterableDataset, which has no rows to plan with; save it and load_from_disk")
+    raise TypeError(f"tokens is a datasets.Dataset or a pyarrow table or array, not {type(tokens).__name__}")
+
+
+def _require_column(names: list[str]) -> None:
+    if COLUMN not in names:
+        raise InputError(f"there is no column {COLUMN!r} among {names}; tokenise the text first")
+
+
+def _chunked(column: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray:
+    return column if isinstance(column, pa.ChunkedArray) else pa.chunked_array([column])

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from .._core import InputError
 from .encode import Ragged
-from .masked import MaskedBatches, Masking, TokenizerLike
+from .masked import MaskedBatches, TokenizerLike
+from .settings import Masking
 
 # The plan always draws one position a batch; it stays what it was.
 NOTHING_CHANGED = Masking(prob=1e-6, mask=0.0, keep=1.0, random=0.0)

@@ -1,6 +1,6 @@
 """`python -m distilfast.bench batches`: token ids to masked batches, against the usual ways, in one run.
 
-Compared on the same rows, in turns, one core each (prefetch off, torch on one thread); time is CPU time of the process:
+Compared on the same rows, in turns, one core each (torch on one thread); time is CPU time of the process:
 `MaskedBatches` in its modes, `DataCollatorForLanguageModeling` fed by a length-grouped `DataLoader` (torch and numpy
 form, at two batch sizes each), one vectorised numpy pass and, with `--modernbert`, ModernBERT's sequence packer with
 its masking. Padding, planning time against `LengthGroupedSampler` and the memory that planning takes come after.
@@ -25,7 +25,8 @@ import transformers
 from .. import _command as command
 from .._core import __version__
 from .._files import write_json
-from ..batches.masked import MaskedBatches, Masking
+from ..batches.masked import MaskedBatches
+from ..batches.settings import Masking
 from .batches_modernbert import load_packer, packed_batches
 from .batches_plan import length_grouped, measure_plan, wikipedia_lengths
 
@@ -83,7 +84,7 @@ class Contestant:
 
 
 def ours(name: str, column: Any, tok: Any, arguments: Arguments, **settings: Any) -> tuple[Contestant, MaskedBatches]:
-    batches = MaskedBatches(column, tok, batch_tokens=arguments.batch_tokens, prefetch=0, **settings)
+    batches = MaskedBatches(column, tok, batch_tokens=arguments.batch_tokens, **settings)
 
     def run() -> Iterator[int]:
         for epoch in range(1 << 30):
@@ -227,6 +228,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         column = load_tokens(arguments.tokens).dataset.data.column("input_ids")
         figures["tokens"] = measure(arguments.tokens, column, arguments)
-    figures["plan"] = measure_plan(arguments.plan_rows)
+    figures["plan"] = measure_plan(arguments.plan_rows, Vocabulary(), 999)
     if arguments.json is not None:
         write_json(Path(arguments.json), figures)

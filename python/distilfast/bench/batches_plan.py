@@ -1,4 +1,4 @@
-"""Planning alone, from offsets: its time against `LengthGroupedSampler`, and the memory it takes."""
+"""Making `MaskedBatches`, before the first batch: its time against `LengthGroupedSampler`, and the memory it takes."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import re
 import statistics
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import transformers
 
-from .._core import plan_lengths
-from ..batches.masked import MAX_SHAPES
+from ..batches.masked import MaskedBatches, TokenizerLike
 
 TILE = 1_000_000
 
@@ -28,39 +27,42 @@ def length_grouped(batch_size: int, lengths: list[int]) -> Any:
     return transformers.trainer_pt_utils.LengthGroupedSampler(batch_size, lengths=lengths)
 
 
-def offsets_of(number: int) -> pa.Array:
-    """Offsets of `number` rows, the lengths of the first million again and again; nothing but the offsets is kept."""
+def rows_of(number: int, id_: int) -> pa.LargeListArray:
+    """`number` rows of the id `id_`, the lengths of the first million again and again."""
     lengths = wikipedia_lengths(min(number, TILE))
     offsets = np.zeros(number + 1, dtype=np.int64)
     for start in range(0, number, TILE):
         part = offsets[start + 1 : start + 1 + TILE]
         np.cumsum(lengths[: len(part)], out=part)
         part += offsets[start]
-    return pa.array(offsets)
+    ids = np.full(offsets[-1], id_, dtype=np.uint16)
+    return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(ids))
 
 
-def measure_plan(number: int) -> dict[str, float]:
-    """Seconds of CPU time, bytes per row beside the offsets, batches and padding of both layouts; printed too."""
+def measure_plan(number: int, tok: TokenizerLike, id_: int) -> dict[str, float]:
+    """Seconds of CPU time on one thread, bytes per row beside the rows, batches and padding of both layouts, for rows
+    of the id `id_`; printed too."""
     figures: dict[str, float] = {"rows": number}
     if number <= TILE:
         listed = wikipedia_lengths(number).tolist()
         start = time.process_time()
         list(length_grouped(256, listed))
         figures["LengthGroupedSampler, seconds"] = time.process_time() - start
-    offsets = offsets_of(number)
-    for layout in ("padded", "packed"):
+    rows = rows_of(number, id_)
+    layouts: tuple[Literal["padded", "packed"], ...] = ("padded", "packed")
+    for layout in layouts:
         seconds = []
         # What few rows take is lost in memory that was used before.
         before = restart_peak() if number >= 10 * TILE else None
         for _ in range(3 if number <= 10 * TILE else 1):
             start = time.process_time()
-            batches, filled = plan_lengths(offsets, 16384, 512, layout == "packed", MAX_SHAPES)
+            batches = MaskedBatches(rows, tok, layout=layout, threads=1)
             seconds.append(time.process_time() - start)
         figures[f"{layout}, seconds"] = statistics.median(seconds)
         if before is not None:
             figures[f"{layout}, bytes per row"] = (status_bytes("VmHWM") - before) / number
-        figures[f"{layout}, batches"] = batches
-        figures[f"{layout}, padding"] = 1 - filled
+        figures[f"{layout}, batches"] = len(batches)
+        figures[f"{layout}, padding"] = batches.padding
     for label, value in figures.items():
         print(f"plan: {label:36} {value:16,.4f}")
     if "LengthGroupedSampler, seconds" in figures:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from ..tokenizer import Tokenizer
-from .tokenizers_1 import OtherProcess
 
 Rows = list[str]
 
@@ -35,11 +34,8 @@ class Contender:
     """Whether `encode` returns its time in seconds, (wall clock, processor), as it works in another process."""
 
 
-def contenders(vocab: Path, tokenizers_1: str | None = None) -> tuple[Contender, list[Contender]]:
-    """Ours, and what is installed beside it; `tokenizers`, whose ids are the measure, is the first of those.
-
-    `tokenizers_1`: a folder with `tokenizers` 1.x, which runs in a process of its own.
-    """
+def contenders(vocab: Path) -> tuple[Contender, list[Contender]]:
+    """Ours, and what is installed beside it; `tokenizers`, whose ids are the measure, is the first of those."""
     tok = Tokenizer.from_file(vocab)
     scratch = tempfile.TemporaryDirectory()  # goes when what is made from its files does
     folder = Path(scratch.name)
@@ -47,8 +43,6 @@ def contenders(vocab: Path, tokenizers_1: str | None = None) -> tuple[Contender,
     (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in tok._core.tokens()), encoding="utf-8")
     ours, arrow = _ours(tok)
     others = [*_hugging_face(tok.to_json()), arrow]
-    if tokenizers_1 is not None:
-        others.insert(1, _tokenizers_1(tokenizers_1, folder / "tokenizer.json"))
     for made in (_nanotoken(tok), _tokie(folder), _flash(tok, folder), _blingfire(tok)):
         others += [] if made is None else [made]
     scratch.cleanup()
@@ -115,11 +109,6 @@ def _hugging_face(json_text: str) -> list[Contender]:
             slow=True,
         ),
     ]
-
-
-def _tokenizers_1(folder: str, json_path: Path) -> Contender:
-    process = OtherProcess(folder, json_path)
-    return Contender(f"tokenizers {process.version} encode_batch", process.encode, process.ids, times_itself=True)
 
 
 def _nanotoken(tok: Tokenizer) -> Contender | None:

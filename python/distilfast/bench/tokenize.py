@@ -39,13 +39,6 @@ class TokenizeBenchArguments:
     multilingual_vocab: str | None = field(
         default=None, metadata={"help": "the vocabulary for it; else the multilingual one in DISTILFAST_DATA"}
     )
-    tokenizers_1: str | None = field(
-        default=None,
-        metadata={
-            "help": "a folder with tokenizers 1.x, measured in a process of its own "
-            "(pip install --no-deps --target FOLDER tokenizers==1.0.0rc3)"
-        },
-    )
     megabytes: float = field(default=16.0, metadata={"help": "how much of the text to use, in MB of UTF-8"})
     slow_megabytes: float = field(default=1.0, metadata={"help": "how much of it the slower ones are given"})
     runs: int = field(default=5, metadata={"help": "runs of each, in turn; the median counts"})
@@ -191,14 +184,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         "sentences": [sentence for sentence in re.split(r"(?<=\. )|\n", text) if sentence.strip()],
     }
     report: dict[str, Any] = {"arguments": asdict(arguments), "machine": platform.processor() or platform.machine()}
-    ours, others = contenders(vocab, arguments.tokenizers_1)
+    ours, others = contenders(vocab)
     for name, rows in sets.items():
         report[name] = compare(ours, others, rows, arguments, name)
     if os.environ.get("DISTILFAST_DATA") or arguments.multilingual is not None:
         usual = "vocab/bert-base-multilingual-cased.vocab.txt"
         vocab = _input("--multilingual_vocab", arguments.multilingual_vocab, usual)
         text = _text(_input("--multilingual", arguments.multilingual, "multilingual"), arguments.megabytes)
-        ours, others = contenders(vocab, arguments.tokenizers_1)
+        ours, others = contenders(vocab)
         rows = [line for line in text.split("\n") if line.strip()]
         report["multilingual"] = compare(ours, others, rows, arguments, "multilingual, mixed scripts")
     if arguments.json:

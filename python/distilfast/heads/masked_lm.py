@@ -49,7 +49,7 @@ class MaskedLM(Head):
             labels = labels_of_all_positions(batch["mlm_positions"], batch["mlm_labels"], len(counted))
             return Rows(counted, labels, batch["num_attended_in_step"], num_masked)
         wanted = objective.kl_positions if self.compares_teacher(objective) else "masked"
-        selection = select_positions(batch, wanted, objective.kl_sample_share, objective.seed)
+        selection = select_positions(batch, wanted)
         weight = selection.kl_weight * counted[selection.positions]
         return Rows(weight, selection.labels, selection.num_kl_rows, num_masked, selection.positions)
 

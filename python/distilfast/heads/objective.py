@@ -22,7 +22,7 @@ class Objective:
     reads the alphas that it has.
 
     For masked_lm, `kl_positions`: the rows of KL and MSE, "all" that are attended (the original's default), "masked"
-    ones alone, or the masked and a "sampled" share of the others, weighted to be unbiased (`select_positions`).
+    ones alone, or the masked and a "sampled" share of the others, that comes with the batches, weighted to be unbiased.
     `cos_positions`: the rows of the cosine, "all" that are attended (the original's) or those of the "kl".
     `impl`: which implementation of the losses, see `distilfast.losses`.
     """
@@ -34,7 +34,6 @@ class Objective:
     alpha_mse: float = 0.0
     temperature: float = 2.0
     kl_positions: KLPositions = "all"
-    kl_sample_share: float = 0.15
     cos_positions: CosinePositions = "all"
     alpha_hidden: float = 0.0
     hidden_map: tuple[tuple[int, int], ...] | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -10,8 +9,6 @@ import torch
 from torch import Tensor
 
 from .._core import InputError
-
-KL_POSITIONS = ("all", "masked", "sampled")
 
 
 class Selection(NamedTuple):
@@ -27,40 +24,29 @@ class Selection(NamedTuple):
     """0-dim, the KL's denominator: its rows in the whole optimiser step."""
 
 
-def select_positions(batch: Mapping[str, Any], kl_positions: str, share: float = 0.15, seed: int = 0) -> Selection:
+def select_positions(batch: Mapping[str, Any], kl_positions: str) -> Selection:
     """The rows of `batch` (of `MaskedBatches`) that the MLM head is run on when not all of them are.
 
-    `masked`: the masked rows, and the KL is their mean. `sampled`: beside them, of the others that are attended to,
-    ceil(share * rows * width) drawn without replacement (all, where there are fewer), each with the weight
-    (others / drawn). The expectation of the weighted sum over draws is the sum over all attended rows, so the KL and
-    its gradient estimate those of `all` without bias, with `all`'s denominator. The draw is a pure function of `seed`
-    and the batch's ids: no state, the same on every device and after every resume.
+    `masked`: the masked rows, and the KL is their mean. `sampled`: beside them the batch's sample of the others, each
+    with the weight (others / drawn). The expectation of the weighted sum over draws is the sum over all attended rows,
+    so the KL and its gradient estimate those of `all` without bias, with `all`'s denominator.
 
     The number of rows depends on the batch's shape alone. Nothing is read back from the device.
-    Raises `InputError` for another `kl_positions` and a share outside (0, 1].
+    Raises `InputError` for another `kl_positions`, and for `sampled` where the batch holds no sample.
     """
     masked, labels = batch["mlm_positions"], batch["mlm_labels"]
-    used = labels >= 0
+    used = (labels >= 0).float()
     if kl_positions == "masked":
-        return Selection(masked, used.float(), labels, batch["num_masked_in_step"])
+        return Selection(masked, used, labels, batch["num_masked_in_step"])
     if kl_positions != "sampled":
         raise InputError(f"kl_positions={kl_positions!r}: rows are selected for 'masked' and 'sampled' only")
-    if not 0.0 < share <= 1.0:
-        raise InputError(f"the share of unmasked tokens to sample is {share}, outside (0, 1]")
-    others = attended(batch)
-    # Unused entries name position 0, which may be attended to: it stays among the others.
-    hidden = torch.zeros_like(others, dtype=torch.int64).scatter_add(0, masked, used.long()) > 0
-    others = others & ~hidden
-    count = others.sum()
-    draws = math.ceil(share * others.numel())
-    keys = _random_keys(batch["input_ids"].reshape(-1), seed).masked_fill(~others, -1)
-    drawn_keys, drawn = keys.topk(draws)
-    valid = drawn_keys >= 0
-    weight = (count / count.clamp(max=draws)).nan_to_num() * valid
+    if "sampled_positions" not in batch:
+        raise InputError("kl_positions='sampled': the batches hold no sample; make them with a kl_sample_share above 0")
+    sampled, weights = batch["sampled_positions"], batch["sampled_weights"]
     return Selection(
-        torch.cat([masked, torch.where(valid, drawn, 0)]),
-        torch.cat([used.float(), weight.float()]),
-        torch.cat([labels, torch.full_like(drawn, -100)]),
+        torch.cat([masked, sampled]),
+        torch.cat([used, weights]),
+        torch.cat([labels, torch.full_like(sampled, -100)]),
         batch["num_attended_in_step"],
     )
 
@@ -88,20 +74,3 @@ def labels_of_all_positions(positions: Tensor, labels: Tensor, count: int) -> Te
     # Unused slots share position 0; they are written to a place of their own, which is cut off.
     target = torch.where(labels == -100, count, positions)
     return labels.new_full((count + 1,), -100).scatter(0, target, labels)[:count]
-
-
-def _random_keys(input_ids: Tensor, seed: int) -> Tensor:
-    """[N] int64 in [0, 2^62): one pseudo-random number a position, from the seed, the position and all ids.
-
-    The multiply-xorshift finaliser of SplitMix64 (Steele, Lea and Flood 2014) over a sum of position times id.
-    """
-    position = torch.arange(1, input_ids.numel() + 1, device=input_ids.device)
-    content = (_mix(position) * (input_ids + 1)).sum()
-    return _mix(_mix(content + seed) + position * -7046029254386353131) >> 1 & (2**62 - 1)
-
-
-def _mix(state: Tensor) -> Tensor:
-    """SplitMix64's finaliser on int64, whose multiplication wraps; logical shifts are made of arithmetic ones."""
-    state = (state ^ (state >> 30 & (2**34 - 1))) * -4658895280553007687
-    state = (state ^ (state >> 27 & (2**37 - 1))) * -7723592293110705685
-    return state ^ (state >> 31 & (2**33 - 1))

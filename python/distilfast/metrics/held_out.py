@@ -14,7 +14,8 @@ import torch
 from tqdm import tqdm
 
 from .._core import InputError
-from ..batches.masked import MaskedBatches, Masking
+from ..batches.masked import MaskedBatches
+from ..batches.settings import Masking
 from ..models.families import has_mlm_head, mlm_decoder, mlm_transform
 from ..models.last_layer import encode
 from ..prepare.directory import load_tokens

@@ -308,7 +308,6 @@ class DistillationArguments(TrainingArguments):
             alpha_mse=self.alpha_mse,
             temperature=self.temperature,
             kl_positions=self.kl_positions,
-            kl_sample_share=self.kl_sample_share,
             cos_positions=self.cos_positions,
             alpha_hidden=self.alpha_hidden,
             hidden_map=None if self.hidden_map is None else tuple(parse_layer_map(self.hidden_map)),

@@ -83,6 +83,7 @@ def summarise(
         "head": step.head.name,
         "init": models.init if models.teacher else "random",
         **{name: value for name, value in dataclasses.asdict(step.objective).items() if name != "impl"},
+        "kl_sample_share": args.kl_sample_share if args.kl_positions == "sampled" else 0.0,
         "mlm_mask_prop": data.mlm_mask_prop,
         "mlm_smoothing": data.mlm_smoothing,
         "batch_tokens": data.batch_tokens,

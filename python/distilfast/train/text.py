@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 
 from .. import _files as files
 from .._core import InputError
-from ..batches.masked import MaskedBatches, Masking
+from ..batches.masked import MaskedBatches
+from ..batches.settings import Masking
 from ..metrics.held_out import read_text
 from ..prepare.directory import PreparedTokens, load_tokens
 from ..prepare.run import prepare
@@ -147,6 +148,7 @@ def build_batches(data: DataArguments, args: DistillationArguments, tokens: Prep
         batches_per_step=args.batches_per_step,
         token_counts=tokens.token_counts,
         threads=data.loader_threads or torch.get_num_threads(),
+        kl_sample_share=args.kl_sample_share if args.kl_positions == "sampled" else 0.0,
     )
 
 

@@ -89,6 +89,9 @@ pub struct Workspace {
     pub(crate) keys: Vec<u64>,
     pub(crate) sorted: Vec<u64>,
     pub(crate) found: Vec<Word>,
+    /// Positions that are not masked, and those drawn of them.
+    pub(crate) others: Vec<u32>,
+    pub(crate) drawn: Vec<u32>,
     /// Masked positions that get a random id.
     pub(crate) random: Vec<u32>,
 }

@@ -6,6 +6,7 @@
 mod bits;
 mod bounds;
 mod masker;
+mod sample;
 mod uniform;
 mod weighted;
 mod words;

@@ -7,10 +7,11 @@
 
 pub mod packed;
 pub mod padded;
-pub mod widths;
+mod widths;
 
-use crate::batches::plan::packed::Packed;
-use crate::batches::plan::padded::Padded;
+use crate::batches::plan::packed::PackedPlan;
+use crate::batches::plan::padded::PaddedPlan;
+use crate::batches::plan::widths::choose_widths;
 use crate::batches::rows::Rows;
 use crate::error::{Error, Result};
 use crate::random::{Key, Permutation, epoch_key};
@@ -19,9 +20,9 @@ use crate::simd::Simd;
 /// How rows lie in a batch.
 pub enum Plan {
     /// One row of the batch for each row of text, padded to the width of its bucket.
-    Padded(Padded),
+    Padded(PaddedPlan),
     /// All rows of the batch one after the other in a bin of fixed size.
-    Packed(Packed),
+    Packed(PackedPlan),
 }
 
 /// The size of a batch's tensors.
@@ -57,7 +58,7 @@ pub struct Epoch {
 
 /// How often each length occurs: `histogram[length]`, up to the longest row. Refuses rows that are empty or longer than
 /// `max_length`.
-pub fn length_histogram(rows: &Rows, max_length: usize) -> Result<Vec<u64>> {
+pub(crate) fn length_histogram(rows: &Rows, max_length: usize) -> Result<Vec<u64>> {
     if rows.is_empty() {
         return Err(Error::invalid("there is no row: the column of token ids is empty"));
     }
@@ -80,17 +81,30 @@ pub fn length_histogram(rows: &Rows, max_length: usize) -> Result<Vec<u64>> {
     }
 }
 
-/// The error for a token budget that the longest row, padded to `width`, does not fit.
-pub(crate) fn too_narrow(rows: &Rows, histogram: &[u64], width: usize, batch_tokens: usize) -> Error {
-    let longest = histogram.len() - 1;
-    let row = (0..rows.len()).find(|&row| rows.length(row) == longest).unwrap_or(0);
-    let padded = if width > longest { format!(", padded to {width}") } else { String::new() };
-    Error::invalid(format!(
-        "row {row} has {longest} tokens{padded}, more than batch_tokens={batch_tokens}; give at least as many tokens as the longest row takes"
-    ))
-}
+/// The most widths of the padded layout: each is a shape for a compiler to specialise on.
+const MOST_WIDTHS: usize = 80;
 
 impl Plan {
+    /// The plan of all rows, and the length of the longest. `batch_tokens`: elements of a batch at most. Refuses rows
+    /// that are empty or longer than `max_length`, and fewer elements than the longest row takes.
+    pub fn new(rows: &Rows, packed: bool, batch_tokens: usize, max_length: usize) -> Result<(Self, usize)> {
+        let histogram = length_histogram(rows, max_length)?;
+        let longest = histogram.len() - 1;
+        if longest > batch_tokens {
+            let row = (0..rows.len()).find(|&row| rows.length(row) == longest).unwrap_or(0);
+            return Err(Error::invalid(format!(
+                "row {row} has {longest} tokens, more than batch_tokens={batch_tokens}; give at least as many tokens as the longest row takes"
+            )));
+        }
+        let plan = if packed {
+            Self::Packed(PackedPlan::new(rows, &histogram, batch_tokens))
+        } else {
+            let widths = choose_widths(&histogram, MOST_WIDTHS, batch_tokens);
+            Self::Padded(PaddedPlan::new(rows, &histogram, &widths, batch_tokens))
+        };
+        Ok((plan, longest))
+    }
+
     /// The number of batches in every epoch.
     #[must_use]
     pub fn len(&self) -> usize {

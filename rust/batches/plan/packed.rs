@@ -4,9 +4,8 @@
 //! each epoch the rows of a length are dealt to the places of that length. So fill, number of bins and the longest
 //! `cu_seqlens` are the same in every epoch.
 
-use crate::batches::plan::{Member, Shape, too_narrow};
+use crate::batches::plan::{Member, Shape};
 use crate::batches::rows::Rows;
-use crate::error::Result;
 use crate::random::Permutation;
 
 /// Places of the length order that are walked through side by side, so that every bin gets a like mixture of lengths
@@ -61,7 +60,7 @@ impl Waiting {
 }
 
 /// Bins of fixed size.
-pub struct Packed {
+pub struct PackedPlan {
     size: usize,
     /// Rows by length and, within a length, by number.
     order: Vec<u32>,
@@ -75,13 +74,9 @@ pub struct Packed {
     tokens: Vec<u32>,
 }
 
-impl Packed {
-    /// Packs rows with the lengths that `histogram` counts into bins of `size` tokens.
-    pub fn new(rows: &Rows, histogram: &[u64], size: usize) -> Result<Self> {
-        let longest = histogram.len() - 1;
-        if longest > size {
-            return Err(too_narrow(rows, histogram, longest, size));
-        }
+impl PackedPlan {
+    /// Packs rows with the lengths that `histogram` counts into bins of `size` tokens, no fewer than the longest has.
+    pub fn new(rows: &Rows, histogram: &[u64], size: usize) -> Self {
         let mut starts = vec![0_u32];
         for count in histogram {
             starts.push(starts[starts.len() - 1] + *count as u32);
@@ -94,7 +89,7 @@ impl Packed {
         });
         let mut packed = Self { size, order, starts, places: Vec::new(), bins: vec![0], tokens: Vec::new() };
         packed.pack();
-        Ok(packed)
+        packed
     }
 
     /// One bin after the other: rows of all lengths in turn until the next is too long, then, for the gap, the longest
@@ -216,7 +211,7 @@ mod tests {
     use crate::batches::rows::{Chunk, Ids, Offsets};
     use proptest::prelude::*;
 
-    fn packed(lengths: &[usize], size: usize) -> Packed {
+    fn packed(lengths: &[usize], size: usize) -> PackedPlan {
         let mut offsets = vec![0_i64];
         offsets.extend(lengths.iter().scan(0, |sum, &length| {
             *sum += length as i64;
@@ -224,7 +219,7 @@ mod tests {
         }));
         let ids = Ids::U16(Box::new(Vec::new()));
         let rows = Rows::new(vec![Chunk { offsets: Offsets::Wide(Box::new(offsets)), ids }], None).unwrap();
-        Packed::new(&rows, &length_histogram(&rows, 100).unwrap(), size).unwrap()
+        PackedPlan::new(&rows, &length_histogram(&rows, 100).unwrap(), size)
     }
 
     proptest! {

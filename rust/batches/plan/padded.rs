@@ -1,8 +1,7 @@
 //! The padded layout: rows of like length together, every bucket with a fixed width and a fixed number of rows.
 
-use crate::batches::plan::{Member, Shape, too_narrow};
+use crate::batches::plan::{Member, Shape};
 use crate::batches::rows::Rows;
-use crate::error::Result;
 use crate::random::Permutation;
 use crate::simd::Simd;
 
@@ -24,23 +23,19 @@ struct Bucket {
 /// Buckets of fixed width. Rows that do not fill the last batch of a bucket go up to the next wider one; what is left in
 /// the widest forms one batch with fewer rows, the only one that is short. Which rows go up is drawn in each epoch, how
 /// many do is not.
-pub struct Padded {
+pub struct PaddedPlan {
     /// Rows by bucket and, within a bucket, by number.
     order: Vec<u32>,
     buckets: Vec<Bucket>,
     short: Option<Shape>,
 }
 
-impl Padded {
+impl PaddedPlan {
     /// Buckets of `widths` (ascending), each with as many rows as fit `batch_tokens`, over rows with the lengths that
     /// `histogram` counts.
-    pub fn new(rows: &Rows, histogram: &[u64], widths: &[usize], batch_tokens: usize) -> Result<Self> {
+    pub fn new(rows: &Rows, histogram: &[u64], widths: &[usize], batch_tokens: usize) -> Self {
         let mut buckets: Vec<Bucket> = Vec::with_capacity(widths.len());
         let (mut first, mut carried, mut batch, mut narrower) = (0, 0, 0, 0);
-        let widest = widths[widths.len() - 1];
-        if widest > batch_tokens {
-            return Err(too_narrow(rows, histogram, widest, batch_tokens));
-        }
         for &width in widths {
             let shape = Shape { rows: batch_tokens / width, width };
             let own = histogram[narrower..=width.min(histogram.len() - 1)].iter().sum::<u64>() as usize;
@@ -52,7 +47,7 @@ impl Padded {
             narrower = width + 1;
         }
         let short = (carried > 0).then(|| Shape { rows: carried, width: widths[widths.len() - 1] });
-        Ok(Self { order: sort_by_bucket(rows, &buckets), buckets, short })
+        Self { order: sort_by_bucket(rows, &buckets), buckets, short }
     }
 
     fn full_batches(&self) -> usize {

@@ -7,21 +7,14 @@ const PADDING: f64 = 0.0125;
 /// How many prices of a width are tried.
 const PRICES: usize = 12;
 
-/// Widths in ascending order for batches of up to `batch_tokens` elements, at most `most` of them; the last is at least
-/// the longest row. `histogram[length]` counts the rows. Each width is a multiple of `multiple`, except that none is
-/// above `max_length`.
+/// Widths in ascending order for batches of up to `batch_tokens` elements, at most `most` of them; the last is
+/// that of the longest row. `histogram[length]` counts the rows.
 ///
 /// More widths pad less and make more shapes. So each width has a price, in elements: the fewest widths with padding
 /// under [`PADDING`] are searched for by bisecting the price, or else the least padding with `most` widths.
 #[must_use]
-pub fn choose_widths(
-    histogram: &[u64],
-    multiple: usize,
-    max_length: usize,
-    most: usize,
-    batch_tokens: usize,
-) -> Vec<usize> {
-    let grid = Grid::new(histogram, multiple, max_length, batch_tokens);
+pub fn choose_widths(histogram: &[u64], most: usize, batch_tokens: usize) -> Vec<usize> {
+    let grid = Grid::new(histogram, batch_tokens);
     let tokens: u64 = histogram.iter().zip(0..).map(|(count, length)| count * length).sum();
     let enough = (tokens as f64 / (1.0 - PADDING)) as u64;
     let (mut low, mut high) = (0.0, (tokens as f64).ln());
@@ -63,21 +56,14 @@ struct Grid {
 }
 
 impl Grid {
-    fn new(histogram: &[u64], multiple: usize, max_length: usize, batch_tokens: usize) -> Self {
-        let longest = histogram.len() - 1;
-        let (mut candidates, mut rows_up_to) = (Vec::new(), Vec::new());
-        let (mut from, mut rows, mut width) = (0, 0, 0);
-        while width < longest {
-            width = (width + multiple).min(max_length);
-            let own: u64 = histogram[from..=width.min(longest)].iter().sum();
-            rows += own;
-            // A width that no row needs is no better than the one before it.
-            if own > 0 {
-                candidates.push(width);
-                rows_up_to.push(rows);
-            }
-            from = width + 1;
-        }
+    fn new(histogram: &[u64], batch_tokens: usize) -> Self {
+        // A width that no row needs is no better than the one before it.
+        let candidates: Vec<usize> = (0..histogram.len()).filter(|&length| histogram[length] > 0).collect();
+        let rows_up_to = candidates.iter().scan(0, |rows, &width| {
+            *rows += histogram[width];
+            Some(*rows)
+        });
+        let rows_up_to = rows_up_to.collect();
         Self { candidates, rows_up_to, batch_tokens }
     }
 
@@ -159,7 +145,7 @@ mod tests {
         #[test]
         fn widths_are_the_best_at_their_price(lengths in prop::collection::vec(1_usize..10, 1..60), price in 0_u64..40) {
             let histogram = counted(&lengths);
-            let choice = Grid::new(&histogram, 1, 10, 1).choose(price);
+            let choice = Grid::new(&histogram, 1).choose(price);
             prop_assert_eq!(choice.elements, elements(&histogram, &choice.widths, 1));
             prop_assert_eq!(choice.elements + price * choice.widths.len() as u64, least(&histogram, price, 1));
         }
@@ -170,21 +156,19 @@ mod tests {
             lengths in prop::collection::vec(1_usize..10, 1..60), price in 0_u64..40, batch_tokens in 10_usize..40,
         ) {
             let histogram = counted(&lengths);
-            let choice = Grid::new(&histogram, 1, 10, batch_tokens).choose(price);
+            let choice = Grid::new(&histogram, batch_tokens).choose(price);
             prop_assert_eq!(choice.elements, elements(&histogram, &choice.widths, batch_tokens));
             let paid = choice.elements + price * choice.widths.len() as u64;
             prop_assert!(paid <= elements(&histogram, &[histogram.len() - 1], batch_tokens) + price);
         }
 
         #[test]
-        fn widths_keep_to_their_multiple_and_number(
-            lengths in prop::collection::vec(1_usize..100, 1..300), multiple in 1_usize..16, most in 1_usize..9,
-            batch_tokens in 100_usize..2000,
+        fn widths_keep_to_their_number(
+            lengths in prop::collection::vec(1_usize..100, 1..300), most in 1_usize..9, batch_tokens in 100_usize..2000,
         ) {
             let histogram = counted(&lengths);
-            let widths = choose_widths(&histogram, multiple, 100, most, batch_tokens);
-            prop_assert!(widths.iter().all(|width| width % multiple == 0 || *width == 100));
-            prop_assert!(*widths.last().unwrap() >= histogram.len() - 1);
+            let widths = choose_widths(&histogram, most, batch_tokens);
+            prop_assert_eq!(*widths.last().unwrap(), histogram.len() - 1);
             prop_assert!(widths.is_sorted_by(|one, next| one < next) && widths.len() <= most);
         }
     }

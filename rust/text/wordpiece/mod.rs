@@ -27,7 +27,6 @@ use std::sync::Mutex;
 
 use crate::error::{Error, Result};
 use crate::text::library::Library;
-use crate::text::unicode::Profile;
 use crate::text::wordpiece::added::AddedTokens;
 use crate::text::wordpiece::cache::WordCache;
 use crate::text::wordpiece::cache::{KEY_BYTES, Key};
@@ -107,8 +106,8 @@ impl<I: TokenId> Drop for Lent<'_, I> {
 
 impl<I: TokenId> WordPiece<I> {
     /// The engine for a tokenizer, or `None` where it has a setting that the engine does not know.
-    pub fn new(library: &Library, profile: Profile, simd: TextSimd) -> Option<Self> {
-        let settings = Settings::read(library.tokenizer(), profile)?;
+    pub fn new(library: &Library, simd: TextSimd) -> Option<Self> {
+        let settings = Settings::read(library.tokenizer())?;
         let added = AddedTokens::new(library.tokenizer())?;
         let template: Vec<u32> = settings.suffix.iter().chain(&settings.prefix).copied().collect();
         let mut warm = WordCache::new();
@@ -383,7 +382,7 @@ mod tests {
             "model":{"type":"WordPiece","unk_token":"[UNK]","continuing_subword_prefix":"##",
                 "max_input_chars_per_word":100,"vocab":{"[UNK]":0,"a":1,".":2}}}"###;
         let library = Library::from_json(json).unwrap();
-        WordPiece::new(&library, Profile::Hf023, TextSimd::Portable).expect("what the engine covers")
+        WordPiece::new(&library, TextSimd::Portable).expect("what the engine covers")
     }
 
     /// With the limit lowered, since the real one takes gigabytes.

@@ -3,7 +3,7 @@
 use tokenizers::models::ModelWrapper;
 use tokenizers::{Encoding, Model, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, Token, Tokenizer};
 
-use crate::text::unicode::{self, Normalizer, Profile};
+use crate::text::unicode::{self, Normalizer};
 use crate::text::wordpiece::words::Words;
 
 /// The settings of a tokenizer of BERT's kind.
@@ -22,7 +22,7 @@ pub struct Settings {
 
 impl Settings {
     /// Reads the settings; `None` where one is of another kind or has a value that the engine does not cover.
-    pub fn read(tokenizer: &Tokenizer, profile: Profile) -> Option<Self> {
+    pub fn read(tokenizer: &Tokenizer) -> Option<Self> {
         let Some(NormalizerWrapper::BertNormalizer(normalizer)) = tokenizer.get_normalizer() else { return None };
         let Some(PreTokenizerWrapper::BertPreTokenizer(_)) = tokenizer.get_pre_tokenizer() else { return None };
         let ModelWrapper::WordPiece(model) = tokenizer.get_model() else { return None };
@@ -37,7 +37,7 @@ impl Settings {
         let tokens: Vec<(String, u32)> = model.get_vocab().into_iter().collect();
         let unk_id = model.token_to_id(&model.unk_token)?;
         let words = Words::new(
-            Normalizer::new(profile, settings),
+            Normalizer::new(settings),
             &tokens,
             &model.continuing_subword_prefix,
             unk_id,
