@@ -8,11 +8,12 @@
 use std::hint::black_box;
 use std::time::Instant;
 
+use distilfast::simd::Level;
 use distilfast::text::wordpiece::cache::WordCache;
-use distilfast::text::wordpiece::cache::{KEY_BYTES, Key};
-use distilfast::text::wordpiece::ids::Packed;
-use distilfast::text::wordpiece::lookup::{AHEAD, Batch};
-use distilfast::text::wordpiece::segment::{TextSimd, segment};
+use distilfast::text::wordpiece::cache::{KEY_BYTES, WordKey};
+use distilfast::text::wordpiece::ids::PackedIds;
+use distilfast::text::wordpiece::lookup::{WORDS_PER_BATCH, WordBatch};
+use distilfast::text::wordpiece::segment::segment;
 use distilfast::text::wordpiece::trie::Trie;
 use distilfast::text::{EncodeOptions, EncodedRows, Tokenizer};
 
@@ -46,10 +47,10 @@ fn main() {
         block.resize((block.len() / 64 + 1) * 64, b' ');
     }
     let (mut starts, mut ends) = (Vec::new(), Vec::new());
-    for simd in TextSimd::available() {
-        time(&format!("segmentation, {simd:?}"), bytes, || {
+    for level in Level::available() {
+        time(&format!("segmentation, {level:?}"), bytes, || {
             for block in &mut blocks {
-                segment(simd, block, true, &mut starts, &mut ends);
+                segment(level, block, true, &mut starts, &mut ends);
                 black_box(&starts);
             }
         });
@@ -92,41 +93,41 @@ fn stages(tokenizer: &Tokenizer, blocks: &[Vec<u8>], bytes: usize) {
     let mut texts: Vec<Words> = Vec::new();
     for block in blocks {
         let (mut text, mut starts, mut ends) = (block.clone(), Vec::new(), Vec::new());
-        segment(TextSimd::available()[0], &mut text, true, &mut starts, &mut ends);
+        segment(Level::best(), &mut text, true, &mut starts, &mut ends);
         let count = starts.len();
         for (&start, &end) in starts.iter().zip(&ends).filter(|(start, end)| (*end - *start) as usize <= KEY_BYTES) {
             let (word, mut ids) = (&text[start as usize..end as usize], Vec::new());
             pieces(word, &mut ids);
-            if let Some(packed) = Packed::new::<u16>(&ids, 0) {
-                cache.insert(Key::of(word), packed);
+            if let Some(packed) = PackedIds::new::<u16>(&ids, 0) {
+                cache.insert(WordKey::of(word), packed);
             }
         }
         text.extend([b' '; KEY_BYTES]);
-        starts.resize(count.next_multiple_of(AHEAD), 0);
-        ends.resize(count.next_multiple_of(AHEAD), 0);
+        starts.resize(count.next_multiple_of(WORDS_PER_BATCH), 0);
+        ends.resize(count.next_multiple_of(WORDS_PER_BATCH), 0);
         texts.push((text, starts, ends, count));
     }
-    for simd in TextSimd::available() {
-        let mut batch = Batch::new();
+    for level in Level::available() {
+        let mut batch = WordBatch::new();
         let mut each_batch = |resolve: bool| {
             let mut out = EncodedRows::<u16>::default();
             for (text, starts, ends, count) in &texts {
-                let chunks = starts.as_chunks::<AHEAD>().0.iter().zip(ends.as_chunks::<AHEAD>().0);
+                let chunks = starts.as_chunks::<WORDS_PER_BATCH>().0.iter().zip(ends.as_chunks::<WORDS_PER_BATCH>().0);
                 for (number, (starts, ends)) in chunks.enumerate() {
                     // SAFETY: `segment` gives positions in the text, which 16 more bytes come after.
-                    unsafe { batch.prepare(simd, text, starts, ends, &cache) };
-                    let (mut word, words) = (0, AHEAD.min(count - number * AHEAD));
+                    unsafe { batch.prepare(level, text, starts, ends, &cache) };
+                    let (mut word, words) = (0, WORDS_PER_BATCH.min(count - number * WORDS_PER_BATCH));
                     while resolve && word < words {
                         // One past what is too long for the table.
-                        word = batch.resolve(simd, &cache, word, words, &mut out) + 1;
+                        word = batch.resolve(level, &cache, word, words, &mut out) + 1;
                     }
                 }
                 out.ids.clear();
             }
             black_box(&batch);
         };
-        time(&format!("keys made, {simd:?}"), bytes, || each_batch(false));
-        time(&format!("keys made and looked up, {simd:?}"), bytes, || each_batch(true));
+        time(&format!("keys made, {level:?}"), bytes, || each_batch(false));
+        time(&format!("keys made and looked up, {level:?}"), bytes, || each_batch(true));
     }
     let mut ids = Vec::new();
     time("pieces from the trie", bytes, || {

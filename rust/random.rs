@@ -2,11 +2,11 @@
 //! permutations that are evaluated one element at a time. There is no state: every draw is a function of what is drawn,
 //! so nothing depends on the order of work, on threads or on ranks.
 
-use crate::for_each_simd;
-use crate::simd::Simd;
+use crate::for_each_level;
+use crate::simd::Level;
 
 /// Blocks that are computed side by side: eight products of 32 x 32 bits fill one 512-bit register.
-pub const LANES: usize = 8;
+pub const PHILOX_LANES: usize = 8;
 
 /// What a draw is for. It is one word of the counter, so that two purposes never share random bits.
 #[derive(Clone, Copy)]
@@ -21,18 +21,20 @@ pub enum Purpose {
     Epoch = 3,
     /// Which of the other positions a loss is taken at.
     Sample = 4,
+    /// Which activations are dropped.
+    Dropout = 5,
 }
 
 /// A Philox key.
-pub type Key = [u32; 2];
+pub type PhiloxKey = [u32; 2];
 
-/// Philox4x32-10 over [`LANES`] counters, word by word: `counter[word][lane]` to `result[word][lane]`.
+/// Philox4x32-10 over [`PHILOX_LANES`] counters, word by word: `counter[word][lane]` to `result[word][lane]`.
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "compiled anew for the instructions of each caller")]
 #[must_use]
-pub fn philox(counter: [[u32; LANES]; 4], key: Key) -> [[u32; LANES]; 4] {
+pub fn philox(counter: [[u32; PHILOX_LANES]; 4], key: PhiloxKey) -> [[u32; PHILOX_LANES]; 4] {
     // Words are kept in 64 bits so that a product needs no widening.
-    let mut words = [[0_u64; LANES]; 4];
+    let mut words = [[0_u64; PHILOX_LANES]; 4];
     for (wide, word) in words.iter_mut().zip(&counter) {
         for (wide, &value) in wide.iter_mut().zip(word) {
             *wide = u64::from(value);
@@ -41,7 +43,7 @@ pub fn philox(counter: [[u32; LANES]; 4], key: Key) -> [[u32; LANES]; 4] {
     let [mut key0, mut key1] = key;
     for _ in 0..10 {
         let [a, b, c, d] = words;
-        for lane in 0..LANES {
+        for lane in 0..PHILOX_LANES {
             let product0 = 0xD251_1F53 * (a[lane] & 0xFFFF_FFFF);
             let product1 = 0xCD9E_8D57 * (c[lane] & 0xFFFF_FFFF);
             words[0][lane] = (product1 >> 32) ^ b[lane] ^ u64::from(key0);
@@ -52,7 +54,7 @@ pub fn philox(counter: [[u32; LANES]; 4], key: Key) -> [[u32; LANES]; 4] {
         key0 = key0.wrapping_add(0x9E37_79B9);
         key1 = key1.wrapping_add(0xBB67_AE85);
     }
-    let mut drawn = [[0; LANES]; 4];
+    let mut drawn = [[0; PHILOX_LANES]; 4];
     for (narrow, word) in drawn.iter_mut().zip(&words) {
         for (narrow, &value) in narrow.iter_mut().zip(word) {
             *narrow = value as u32;
@@ -62,13 +64,13 @@ pub fn philox(counter: [[u32; LANES]; 4], key: Key) -> [[u32; LANES]; 4] {
 }
 
 /// Words that come from one call of [`philox`].
-pub const GROUP: usize = 4 * LANES;
+pub const DRAWN_WORDS: usize = 4 * PHILOX_LANES;
 
 /// The random words of one batch for one purpose, in bulk.
 #[derive(Clone, Copy)]
 pub struct Stream {
-    simd: Simd,
-    key: Key,
+    level: Level,
+    key: PhiloxKey,
     batch: u32,
     purpose: Purpose,
     next: u32,
@@ -77,49 +79,50 @@ pub struct Stream {
 impl Stream {
     /// The words of `batch` for `purpose` under `key`, from the first on.
     #[must_use]
-    pub fn new(simd: Simd, key: Key, batch: u32, purpose: Purpose) -> Self {
-        Self { simd, key, batch, purpose, next: 0 }
+    pub fn new(level: Level, key: PhiloxKey, batch: u32, purpose: Purpose) -> Self {
+        Self { level, key, batch, purpose, next: 0 }
     }
 
     /// The next words of the stream: at least `count` of them, in whole groups.
     pub fn fill(&mut self, words: &mut Vec<u32>, count: usize) {
-        words.resize(count.next_multiple_of(GROUP), 0);
-        draw_groups(self.simd, words, self.key, self.batch, self.purpose as u32, self.next);
+        words.resize(count.next_multiple_of(DRAWN_WORDS), 0);
+        draw_groups(self.level, words, self.key, self.batch, self.purpose as u32, self.next);
         self.next += (words.len() / 4) as u32;
     }
 }
 
-for_each_simd! {
-    fn draw_groups(words: &mut [u32], key: Key, batch: u32, purpose: u32, first: u32) = draw_groups_body
+for_each_level! {
+    fn draw_groups(words: &mut [u32], key: PhiloxKey, batch: u32, purpose: u32, first: u32) = draw_groups_body
 }
 
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "compiled anew for the instructions of each caller")]
-fn draw_groups_body(words: &mut [u32], key: Key, batch: u32, purpose: u32, first: u32) {
-    for (group, block) in words.as_chunks_mut::<GROUP>().0.iter_mut().zip((first..).step_by(LANES)) {
-        let mut blocks = [0; LANES];
+fn draw_groups_body(words: &mut [u32], key: PhiloxKey, batch: u32, purpose: u32, first: u32) {
+    for (group, block) in words.as_chunks_mut::<DRAWN_WORDS>().0.iter_mut().zip((first..).step_by(PHILOX_LANES)) {
+        let mut blocks = [0; PHILOX_LANES];
         for (lane, number) in blocks.iter_mut().enumerate() {
             *number = block + lane as u32;
         }
-        let drawn = philox([blocks, [batch; LANES], [0; LANES], [purpose; LANES]], key);
+        let drawn = philox([blocks, [batch; PHILOX_LANES], [0; PHILOX_LANES], [purpose; PHILOX_LANES]], key);
         group.copy_from_slice(drawn.as_flattened());
     }
 }
 
 /// One block of Philox4x32-10.
 #[must_use]
-pub fn philox_block(counter: [u32; 4], key: Key) -> [u32; 4] {
-    philox(counter.map(|word| [word; LANES]), key).map(|word| word[0])
+pub fn philox_block(counter: [u32; 4], key: PhiloxKey) -> [u32; 4] {
+    philox(counter.map(|word| [word; PHILOX_LANES]), key).map(|word| word[0])
 }
 
 /// The key under which everything in an epoch is drawn.
 #[must_use]
-pub fn epoch_key(seed: u64, epoch: u64) -> Key {
+pub fn epoch_key(seed: u64, epoch: u64) -> PhiloxKey {
     let block = philox_block([epoch as u32, (epoch >> 32) as u32, 0, Purpose::Epoch as u32], halves(seed));
     [block[0], block[1]]
 }
 
-fn halves(value: u64) -> Key {
+/// The lower and the upper half.
+pub fn halves(value: u64) -> PhiloxKey {
     [value as u32, (value >> 32) as u32]
 }
 
@@ -140,7 +143,7 @@ pub struct Permutation {
 impl Permutation {
     /// The permutation of `0..size` that `key` and `stream` name.
     #[must_use]
-    pub fn new(size: u32, key: Key, stream: u32) -> Self {
+    pub fn new(size: u32, key: PhiloxKey, stream: u32) -> Self {
         let bits = (32 - size.saturating_sub(1).leading_zeros()).max(2);
         let right_bits = bits / 2;
         let left_bits = bits - right_bits;
@@ -163,8 +166,8 @@ impl Permutation {
     }
 
     /// [`Permutation::apply`] for many at once.
-    pub fn apply_all(&self, simd: Simd, values: &mut [u32]) {
-        step_all(simd, values, self);
+    pub fn apply_all(&self, level: Level, values: &mut [u32]) {
+        step_all(level, values, self);
         for value in values {
             while *value >= self.size {
                 *value = self.step(*value);
@@ -184,7 +187,7 @@ impl Permutation {
     }
 }
 
-for_each_simd! {
+for_each_level! {
     fn step_all(values: &mut [u32], permutation: &Permutation) = step_all_body
 }
 
@@ -269,9 +272,9 @@ mod tests {
         fn a_permutation_is_one(size in 1_u32..3000, seed: u64, stream: u32) {
             let permutation = Permutation::new(size, epoch_key(seed, 0), stream);
             let mut images: Vec<u32> = (0..size).map(|index| permutation.apply(index)).collect();
-            for simd in Simd::available() {
+            for level in Level::available() {
                 let mut together: Vec<u32> = (0..size).collect();
-                permutation.apply_all(simd, &mut together);
+                permutation.apply_all(level, &mut together);
                 prop_assert_eq!(&together, &images);
             }
             images.sort_unstable();

@@ -44,7 +44,7 @@ class Tokenizer:
         """ "wordpiece" or "tokenizers"."""
     @property
     def instructions(self) -> str | None:
-        """What words are found and looked up with: "avx512", "avx2", "neon" or "portable"; None with engine "tokenizers"."""
+        """What words are found and looked up with: "avx2", "neon" or "scalar"; None with engine "tokenizers"."""
     def token_to_id(self, token: str) -> int | None:
         """The id of a token, special or not."""
     def tokens(self) -> list[str | None]:

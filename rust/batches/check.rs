@@ -1,7 +1,7 @@
 //! One pass over all ids before the first batch: every id is in the vocabulary, how often each occurs, which rows have too
 //! few positions that may be masked, and a hash of the whole.
 
-use crate::batches::rows::{Id, Rows};
+use crate::batches::rows::{Id, TokenRows};
 use crate::error::{Error, Result};
 use crate::with_ids;
 
@@ -25,7 +25,7 @@ struct Part {
 
 /// Reads all rows on `threads` threads. `special` says for each id of the vocabulary whether it is a special token; a row
 /// is poor if `prob` of its tokens are more than may be masked. The outcome does not depend on `threads`.
-pub fn check(rows: &Rows, special: &[bool], prob: f64, threads: usize) -> Result<Checked> {
+pub fn check(rows: &TokenRows, special: &[bool], prob: f64, threads: usize) -> Result<Checked> {
     let share = rows.len().div_ceil(threads.max(1)).max(1);
     let ranges: Vec<_> = (0..rows.len()).step_by(share).map(|start| start..(start + share).min(rows.len())).collect();
     let parts: Vec<Part> = std::thread::scope(|scope| {
@@ -51,7 +51,7 @@ pub fn check(rows: &Rows, special: &[bool], prob: f64, threads: usize) -> Result
     Ok(checked)
 }
 
-fn check_range(rows: &Rows, range: std::ops::Range<usize>, special: &[bool], prob: f64) -> Part {
+fn check_range(rows: &TokenRows, range: std::ops::Range<usize>, special: &[bool], prob: f64) -> Part {
     let mut part = Part { occurrences: vec![0; special.len()], hash: 0, poor: Vec::new(), bad: None };
     for row in range {
         let found = with_ids!(rows.row(row), ids => check_row(ids, row, special, &mut part));

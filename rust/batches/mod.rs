@@ -9,13 +9,13 @@ mod tests;
 
 use crate::batches::mask::{Masker, Workspace};
 use crate::batches::plan::{Epoch, Member, Plan, Shape};
-use crate::batches::rows::{Id, Rows};
-use crate::{for_each_simd, with_ids};
+use crate::batches::rows::{Id, TokenRows};
+use crate::{for_each_level, with_ids};
 
 /// Everything that batches are made from; it never changes.
 pub struct Batches {
     /// The tokenised rows.
-    pub rows: Rows,
+    pub rows: TokenRows,
     /// Which rows form which batch.
     pub plan: Plan,
     /// The length of the longest row.
@@ -74,7 +74,7 @@ pub struct Counts {
 
 /// Memory that is used again from batch to batch.
 #[derive(Default)]
-pub struct Scratch {
+pub struct BatchScratch {
     members: Vec<Member>,
     ids: Vec<i64>,
     mask: Workspace,
@@ -98,7 +98,7 @@ impl Batches {
     /// The epoch of a number.
     #[must_use]
     pub fn epoch(&self, number: u64) -> Epoch {
-        self.plan.epoch(self.seed, number, self.masker.simd())
+        self.plan.epoch(self.seed, number, self.masker.level())
     }
 
     /// The shape of a batch.
@@ -142,8 +142,8 @@ impl Batches {
     }
 
     /// Writes batch `index` of `epoch` into `buffer`, which holds a [`Layout`] of its shape.
-    pub fn fill(&self, epoch: &Epoch, index: usize, buffer: &mut [i64], scratch: &mut Scratch) {
-        let Scratch { members, mask, .. } = scratch;
+    pub fn fill(&self, epoch: &Epoch, index: usize, buffer: &mut [i64], scratch: &mut BatchScratch) {
+        let BatchScratch { members, mask, .. } = scratch;
         let shape = self.plan.members(epoch, index, &self.rows, members);
         let layout = self.layout(shape);
         let (input_ids, rest) = buffer[..layout.end].split_at_mut(layout.extra);
@@ -156,11 +156,11 @@ impl Batches {
         let (input_ids, extra) = (&mut input_ids[..layout.size], &mut extra[..layout.size]);
         self.write_ids(members, input_ids);
         match &self.plan {
-            Plan::Padded(_) => write_attention_mask(self.masker.simd(), shape.width, members, extra),
+            Plan::Padded(_) => write_attention_mask(self.masker.level(), shape.width, members, extra),
             // SAFETY: any two i32 are an i64, and no pointer that is aligned for i64 is not for i32.
             Plan::Packed(plan) => unsafe {
                 let cu_seqlens = &mut cu_seqlens.align_to_mut::<i32>().1[..layout.sequences];
-                write_sequences(self.masker.simd(), members, plan.longest(), extra, cu_seqlens);
+                write_sequences(self.masker.level(), members, plan.longest(), extra, cu_seqlens);
             },
         }
         let own = Counts {
@@ -179,7 +179,7 @@ impl Batches {
     }
 
     /// The tokens and masked positions of the whole step that batch `index` belongs to.
-    pub fn count_step(&self, epoch: &Epoch, index: usize, scratch: &mut Scratch) -> Counts {
+    pub fn count_step(&self, epoch: &Epoch, index: usize, scratch: &mut BatchScratch) -> Counts {
         let first = index - index % self.batches_per_step;
         if let Some((number, start, counts)) = scratch.step
             && (number, start) == (epoch.number, first)
@@ -197,8 +197,8 @@ impl Batches {
     }
 
     /// The tokens and masked positions of batch `index`, without writing it.
-    pub fn count(&self, epoch: &Epoch, index: usize, scratch: &mut Scratch) -> Counts {
-        let Scratch { members, ids, mask, .. } = scratch;
+    pub fn count(&self, epoch: &Epoch, index: usize, scratch: &mut BatchScratch) -> Counts {
+        let BatchScratch { members, ids, mask, .. } = scratch;
         if self.masker.is_counted() && self.poor.is_none() {
             let tokens = self.plan.tokens(epoch, index, &self.rows, members);
             return Counts { tokens, masked: self.masker.wanted(tokens) };
@@ -218,7 +218,7 @@ impl Batches {
     }
 
     fn write_ids(&self, members: &[Member], input_ids: &mut [i64]) {
-        write_ids(self.masker.simd(), &self.rows, members, i64::from(self.pad_id), input_ids);
+        write_ids(self.masker.level(), &self.rows, members, i64::from(self.pad_id), input_ids);
     }
 }
 
@@ -226,16 +226,16 @@ fn count_tokens(members: &[Member]) -> usize {
     members.iter().map(|member| member.length as usize).sum()
 }
 
-for_each_simd! {
-    fn write_ids(rows: &Rows, members: &[Member], pad: i64, input_ids: &mut [i64]) = write_ids_body
+for_each_level! {
+    fn write_ids(rows: &TokenRows, members: &[Member], pad: i64, input_ids: &mut [i64]) = write_ids_body
 }
 
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "compiled anew for the instructions of each caller")]
-fn write_ids_body(rows: &Rows, members: &[Member], pad: i64, input_ids: &mut [i64]) {
+fn write_ids_body(rows: &TokenRows, members: &[Member], pad: i64, input_ids: &mut [i64]) {
     let mut end = 0;
     for (number, member) in members.iter().enumerate() {
-        if let Some(later) = members.get(number + AHEAD) {
+        if let Some(later) = members.get(number + ROWS_AHEAD) {
             rows.prefetch(later.row as usize);
         }
         let start = member.start as usize;
@@ -247,7 +247,7 @@ fn write_ids_body(rows: &Rows, members: &[Member], pad: i64, input_ids: &mut [i6
 }
 
 /// How many rows before its turn a row is brought near.
-const AHEAD: usize = 4;
+const ROWS_AHEAD: usize = 4;
 
 /// As many ids as a register of 512 bits holds once they are wide.
 const WIDE: usize = 8;
@@ -271,7 +271,7 @@ fn widen<T: Id>(ids: &[T], wide: &mut [i64]) {
     }
 }
 
-for_each_simd! {
+for_each_level! {
     fn write_attention_mask(width: usize, members: &[Member], attention_mask: &mut [i64]) = write_attention_mask_body
 }
 
@@ -284,7 +284,7 @@ fn write_attention_mask_body(width: usize, members: &[Member], attention_mask: &
     }
 }
 
-for_each_simd! {
+for_each_level! {
     fn write_sequences(members: &[Member], longest: usize, position_ids: &mut [i64], cu_seqlens: &mut [i32]) = write_sequences_body
 }
 

@@ -28,7 +28,7 @@ pub enum Ids {
 
 /// The ids of one row, of whatever width.
 #[derive(Clone, Copy)]
-pub enum Row<'a> {
+pub enum RowIds<'a> {
     /// `uint16`.
     U16(&'a [u16]),
     /// `uint32`.
@@ -68,23 +68,23 @@ id!(u16, u32, i32, i64);
 macro_rules! with_ids {
     ($row:expr, $ids:ident => $body:expr) => {
         match $row {
-            $crate::batches::rows::Row::U16($ids) => $body,
-            $crate::batches::rows::Row::U32($ids) => $body,
-            $crate::batches::rows::Row::I32($ids) => $body,
-            $crate::batches::rows::Row::I64($ids) => $body,
+            $crate::batches::rows::RowIds::U16($ids) => $body,
+            $crate::batches::rows::RowIds::U32($ids) => $body,
+            $crate::batches::rows::RowIds::I32($ids) => $body,
+            $crate::batches::rows::RowIds::I64($ids) => $body,
         }
     };
 }
 
 /// Consecutive rows in buffers of their own.
-pub struct Chunk {
+pub struct ColumnChunk {
     /// One more than there are rows.
     pub offsets: Offsets,
     /// What the offsets point into.
     pub ids: Ids,
 }
 
-impl Chunk {
+impl ColumnChunk {
     fn rows(&self) -> usize {
         let offsets = match &self.offsets {
             Offsets::Narrow(offsets) => (**offsets).as_ref().len(),
@@ -106,20 +106,20 @@ impl Chunk {
         }
     }
 
-    fn row(&self, row: usize) -> Row<'_> {
+    fn row(&self, row: usize) -> RowIds<'_> {
         let (start, end) = self.span(row);
         match &self.ids {
-            Ids::U16(ids) => Row::U16(&(**ids).as_ref()[start..end]),
-            Ids::U32(ids) => Row::U32(&(**ids).as_ref()[start..end]),
-            Ids::I32(ids) => Row::I32(&(**ids).as_ref()[start..end]),
-            Ids::I64(ids) => Row::I64(&(**ids).as_ref()[start..end]),
+            Ids::U16(ids) => RowIds::U16(&(**ids).as_ref()[start..end]),
+            Ids::U32(ids) => RowIds::U32(&(**ids).as_ref()[start..end]),
+            Ids::I32(ids) => RowIds::I32(&(**ids).as_ref()[start..end]),
+            Ids::I64(ids) => RowIds::I64(&(**ids).as_ref()[start..end]),
         }
     }
 }
 
 /// All rows of a column, numbered from 0.
-pub struct Rows {
-    chunks: Vec<Chunk>,
+pub struct TokenRows {
+    chunks: Vec<ColumnChunk>,
     /// The first row of each chunk, and the number of stored rows at the end.
     starts: Vec<usize>,
     /// For every `1 << shift` stored rows the chunk that holds the first of them.
@@ -130,10 +130,10 @@ pub struct Rows {
     count: usize,
 }
 
-impl Rows {
+impl TokenRows {
     /// The rows of `chunks` in order or, with `selected`, the stored rows that it names.
-    pub fn new(chunks: Vec<Chunk>, selected: Option<Buffer<u64>>) -> Result<Self> {
-        let chunks: Vec<Chunk> = chunks.into_iter().filter(|chunk| chunk.rows() > 0).collect();
+    pub fn new(chunks: Vec<ColumnChunk>, selected: Option<Buffer<u64>>) -> Result<Self> {
+        let chunks: Vec<ColumnChunk> = chunks.into_iter().filter(|chunk| chunk.rows() > 0).collect();
         let mut starts = vec![0];
         for chunk in &chunks {
             starts.push(starts[starts.len() - 1] + chunk.rows());
@@ -179,7 +179,7 @@ impl Rows {
     }
 
     #[inline]
-    fn locate(&self, row: usize) -> (&Chunk, usize) {
+    fn locate(&self, row: usize) -> (&ColumnChunk, usize) {
         let stored = match &self.selected {
             None => row,
             Some(selected) => (**selected).as_ref()[row] as usize,
@@ -193,7 +193,7 @@ impl Rows {
 
     /// The ids of a row.
     #[must_use]
-    pub fn row(&self, row: usize) -> Row<'_> {
+    pub fn row(&self, row: usize) -> RowIds<'_> {
         let (chunk, row) = self.locate(row);
         chunk.row(row)
     }
@@ -252,7 +252,7 @@ pub(crate) mod samples {
     use super::*;
 
     /// Rows of `uint16` ids in chunks of up to `chunk` rows whose offsets do not start at 0.
-    pub fn rows_of(rows: &[Vec<u16>], chunk: usize) -> Rows {
+    pub fn rows_of(rows: &[Vec<u16>], chunk: usize) -> TokenRows {
         let chunks = rows
             .chunks(chunk.max(1))
             .map(|rows| {
@@ -262,10 +262,10 @@ pub(crate) mod samples {
                     ids.extend_from_slice(row);
                     offsets.push(ids.len() as i64);
                 }
-                Chunk { offsets: Offsets::Wide(Box::new(offsets)), ids: Ids::U16(Box::new(ids)) }
+                ColumnChunk { offsets: Offsets::Wide(Box::new(offsets)), ids: Ids::U16(Box::new(ids)) }
             })
             .collect();
-        Rows::new(chunks, None).unwrap()
+        TokenRows::new(chunks, None).unwrap()
     }
 }
 
@@ -286,11 +286,11 @@ mod tests {
             let selected: Vec<u64> = picks.iter().map(|pick| (pick % rows.len()) as u64).collect();
             for (row, expected) in rows.iter().enumerate() {
                 prop_assert_eq!(stored.length(row), expected.len());
-                let Row::U16(ids) = stored.row(row) else { panic!("uint16 rows") };
+                let RowIds::U16(ids) = stored.row(row) else { panic!("uint16 rows") };
                 prop_assert_eq!(ids, &expected[..]);
             }
-            let Rows { chunks, .. } = stored;
-            let chosen = Rows::new(chunks, Some(Box::new(selected.clone()))).unwrap();
+            let TokenRows { chunks, .. } = stored;
+            let chosen = TokenRows::new(chunks, Some(Box::new(selected.clone()))).unwrap();
             prop_assert_eq!(chosen.len(), selected.len());
             for (row, &pick) in selected.iter().enumerate() {
                 prop_assert_eq!(chosen.length(row), rows[pick as usize].len());
@@ -300,8 +300,8 @@ mod tests {
 
     #[test]
     fn an_index_beyond_the_rows_is_refused() {
-        let Rows { chunks, .. } = samples::rows_of(&[vec![1], vec![2]], 1);
-        let error = Rows::new(chunks, Some(Box::new(vec![0_u64, 2]))).err().unwrap().to_string();
+        let TokenRows { chunks, .. } = samples::rows_of(&[vec![1], vec![2]], 1);
+        let error = TokenRows::new(chunks, Some(Box::new(vec![0_u64, 2]))).err().unwrap().to_string();
         assert!(error.contains("row 1") && error.contains("is 2"), "{error}");
     }
 }

@@ -6,12 +6,19 @@ use crate::batches::check::check;
 use crate::batches::mask::{Masker, Masking, Vocabulary};
 use crate::batches::plan::Plan;
 use crate::batches::rows::samples::rows_of;
-use crate::batches::{Batches, Scratch};
-use crate::simd::Simd;
+use crate::batches::{BatchScratch, Batches};
+use crate::simd::Level;
 
 const VOCABULARY: usize = 50;
 
-fn batches_of(rows: &[Vec<u16>], chunk: usize, packed: bool, masking: &Masking, simd: Simd, threads: usize) -> Batches {
+fn batches_of(
+    rows: &[Vec<u16>],
+    chunk: usize,
+    packed: bool,
+    masking: &Masking,
+    level: Level,
+    threads: usize,
+) -> Batches {
     let rows = rows_of(rows, chunk);
     let plan = Plan::new(&rows, packed, 128, 64).unwrap().0;
     let special: Vec<bool> = (0..VOCABULARY).map(|id| id < 5).collect();
@@ -23,7 +30,7 @@ fn batches_of(rows: &[Vec<u16>], chunk: usize, packed: bool, masking: &Masking, 
         occurrences: checked.occurrences.clone(),
         token_counts: checked.occurrences,
     };
-    let masker = Masker::new(masking.clone(), &vocabulary, simd).unwrap();
+    let masker = Masker::new(masking.clone(), &vocabulary, level).unwrap();
     let longest = (0..rows.len()).map(|row| rows.length(row)).max().unwrap();
     Batches {
         rows,
@@ -38,7 +45,7 @@ fn batches_of(rows: &[Vec<u16>], chunk: usize, packed: bool, masking: &Masking, 
     }
 }
 
-fn written(batches: &Batches, number: u64, scratch: &mut Scratch) -> Vec<Vec<i64>> {
+fn written(batches: &Batches, number: u64, scratch: &mut BatchScratch) -> Vec<Vec<i64>> {
     let epoch = batches.epoch(number);
     let write = |index| {
         let mut buffer = vec![0; batches.layout(batches.shape(&epoch, index)).end];
@@ -69,7 +76,7 @@ proptest! {
     fn every_row_is_in_one_batch(rows in any_rows(), packed: bool, batch_tokens in 64_usize..400, seed: u64, number in 0_u64..9) {
         let stored = rows_of(&rows, 7);
         let plan = Plan::new(&stored, packed, batch_tokens, 64).unwrap().0;
-        let epoch = plan.epoch(seed, number, Simd::available()[0]);
+        let epoch = plan.epoch(seed, number, Level::best());
         let (mut members, mut seen, mut shapes) = (Vec::new(), Vec::new(), Vec::new());
         for index in 0..plan.len() {
             let shape = plan.members(&epoch, index, &stored, &mut members);
@@ -98,33 +105,33 @@ proptest! {
     fn instruction_sets_chunks_and_threads_give_the_same_bits(
         rows in any_rows(), packed: bool, masking in any_masking(), chunk in 1_usize..20, threads in 1_usize..5,
     ) {
-        let plain = batches_of(&rows, 80, packed, &masking, Simd::Baseline, 1);
-        let expected = written(&plain, 1, &mut Scratch::default());
-        for simd in Simd::available() {
-            let batches = batches_of(&rows, chunk, packed, &masking, simd, threads);
-            prop_assert_eq!(&written(&batches, 1, &mut Scratch::default()), &expected);
+        let plain = batches_of(&rows, 80, packed, &masking, Level::Scalar, 1);
+        let expected = written(&plain, 1, &mut BatchScratch::default());
+        for level in Level::available() {
+            let batches = batches_of(&rows, chunk, packed, &masking, level, threads);
+            prop_assert_eq!(&written(&batches, 1, &mut BatchScratch::default()), &expected);
         }
     }
 
     #[test]
     fn memory_used_before_changes_nothing(rows in any_rows(), packed: bool, masking in any_masking()) {
-        let batches = batches_of(&rows, 9, packed, &masking, Simd::available()[0], 1);
-        let mut scratch = Scratch::default();
+        let batches = batches_of(&rows, 9, packed, &masking, Level::best(), 1);
+        let mut scratch = BatchScratch::default();
         written(&batches, 0, &mut scratch);
-        prop_assert_eq!(written(&batches, 1, &mut scratch), written(&batches, 1, &mut Scratch::default()));
+        prop_assert_eq!(written(&batches, 1, &mut scratch), written(&batches, 1, &mut BatchScratch::default()));
     }
 
     #[test]
     fn steps_count_what_their_batches_hold(rows in any_rows(), packed: bool, masking in any_masking()) {
-        let batches = batches_of(&rows, 9, packed, &masking, Simd::available()[0], 1);
+        let batches = batches_of(&rows, 9, packed, &masking, Level::best(), 1);
         let epoch = batches.epoch(0);
         let mut held = Vec::new();
-        for (index, buffer) in written(&batches, 0, &mut Scratch::default()).iter().enumerate() {
+        for (index, buffer) in written(&batches, 0, &mut BatchScratch::default()).iter().enumerate() {
             let layout = batches.layout(batches.shape(&epoch, index));
             let labels = &buffer[layout.labels..layout.labels + layout.capacity];
             held.push([buffer[layout.counts], labels.iter().filter(|&&label| label >= 0).count() as i64]);
         }
-        for (index, buffer) in written(&batches, 0, &mut Scratch::default()).iter().enumerate() {
+        for (index, buffer) in written(&batches, 0, &mut BatchScratch::default()).iter().enumerate() {
             let counts = batches.layout(batches.shape(&epoch, index)).counts;
             let step = held.chunks(2).nth(index / 2).unwrap();
             for kind in 0..2 {
@@ -135,10 +142,10 @@ proptest! {
 
     #[test]
     fn samples_are_other_tokens_and_weigh_as_much_as_all(rows in any_rows(), packed: bool, masking in any_masking()) {
-        let batches = batches_of(&rows, 9, packed, &masking, Simd::available()[0], 1);
+        let batches = batches_of(&rows, 9, packed, &masking, Level::best(), 1);
         let epoch = batches.epoch(0);
         let mut members = Vec::new();
-        for (index, buffer) in written(&batches, 0, &mut Scratch::default()).iter().enumerate() {
+        for (index, buffer) in written(&batches, 0, &mut BatchScratch::default()).iter().enumerate() {
             let layout = batches.layout(batches.shape(&epoch, index));
             let labels = &buffer[layout.labels..layout.labels + layout.capacity];
             let masked = buffer[layout.positions..layout.positions + layout.capacity].iter().zip(labels);

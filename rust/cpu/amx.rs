@@ -16,11 +16,11 @@ use std::sync::OnceLock;
 /// Rows or columns of a tile.
 const SIDE: usize = 16;
 /// Rows or columns of a block: two tiles.
-pub const BLOCK: usize = 2 * SIDE;
+pub const TILE_BLOCK: usize = 2 * SIDE;
 /// Numbers of each sum in a tile.
 pub const STEP: usize = 32;
 /// Numbers of a block in one step.
-pub const PACKED_STEP: usize = BLOCK * STEP;
+pub const PACKED_STEP: usize = TILE_BLOCK * STEP;
 
 /// Whether the processor has the instructions, and Linux grants this process the registers.
 pub fn is_available() -> bool {
@@ -82,7 +82,7 @@ impl Drop for Tiles {
 /// `sums` [BLOCK x BLOCK] = (`fresh`) or += the product of two packed blocks of as many steps. [`Tiles`] must be set up.
 pub fn add_product(left: &[u16], right: &[u16], sums: &mut [f32], fresh: bool) {
     let steps = left.len() / PACKED_STEP;
-    assert!(left.len() == right.len() && left.len() == steps * PACKED_STEP && sums.len() == BLOCK * BLOCK);
+    assert!(left.len() == right.len() && left.len() == steps * PACKED_STEP && sums.len() == TILE_BLOCK * TILE_BLOCK);
     if steps == 0 {
         if fresh {
             sums.fill(0.0);
@@ -152,7 +152,7 @@ pub unsafe fn write(
     product: *mut u16,
     stride: usize,
 ) {
-    assert!(is_available() && sums.len() == BLOCK * BLOCK && rows <= BLOCK && columns <= BLOCK);
+    assert!(is_available() && sums.len() == TILE_BLOCK * TILE_BLOCK && rows <= TILE_BLOCK && columns <= TILE_BLOCK);
     assert!(bias.is_none_or(|bias| bias.len() == columns));
     let mask = first_of(columns);
     // SAFETY: the instructions are there; the rest is what the caller promised.
@@ -175,7 +175,7 @@ unsafe fn write_rows(
             let bits = unsafe { _mm256_maskz_loadu_epi16(mask, bias.as_ptr().wrapping_add(half * SIDE).cast()) };
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(bits)))
         });
-        for (row, sums) in sums.chunks_exact(BLOCK).take(rows).enumerate() {
+        for (row, sums) in sums.chunks_exact(TILE_BLOCK).take(rows).enumerate() {
             // SAFETY: half a row of sums is 16 numbers; what the mask leaves out is not written.
             unsafe {
                 let numbers = _mm512_add_ps(_mm512_loadu_ps(sums.as_ptr().add(half * SIDE)), added);
@@ -225,7 +225,7 @@ impl<'a> Factor<'a> {
 
     /// Blocks of rows or columns.
     pub fn blocks(&self) -> usize {
-        self.length.div_ceil(BLOCK)
+        self.length.div_ceil(TILE_BLOCK)
     }
 
     /// Steps of the sum.
@@ -242,7 +242,7 @@ impl<'a> Factor<'a> {
         let mut pack_step = |block: usize, number: usize| {
             let tiles = &mut packed[(block * count + number) * PACKED_STEP..][..PACKED_STEP];
             for (half, tile) in tiles.chunks_exact_mut(SIDE * STEP).enumerate() {
-                let start = start + block * BLOCK + half * SIDE;
+                let start = start + block * TILE_BLOCK + half * SIDE;
                 // SAFETY: the instructions are there.
                 unsafe { self.pack_tile(start, (steps.start + number) * STEP, tile) };
             }

@@ -4,68 +4,85 @@
 
 use crate::cpu::threads;
 use crate::error::{Error, Result};
+use crate::for_each_level;
+use crate::random::{DRAWN_WORDS, PHILOX_LANES, PhiloxKey, Purpose, halves, philox};
+use crate::simd::Level;
 
-/// Elements that a thread takes at a time: a multiple of the four that share 64 random bits.
+/// Elements that a thread takes at a time: a multiple of those that one call of [`philox`] decides about.
 const CHUNK: usize = 1 << 14;
 
-/// Groups of four whose bits are drawn together.
-const GROUPS: usize = 16;
+/// Elements that one call of [`philox`] decides about: two a word.
+const DECIDED: usize = 2 * DRAWN_WORDS;
 
 /// Chances are multiples of one over this.
 pub const LEVELS: u32 = 1 << 16;
 
 /// Fills `mask` with `kept` where an element stays, with probability 1 - `dropped` / [`LEVELS`], otherwise with 0.
 ///
-/// Every element is a function of `seed` and its place: 16 of the 64 bits that `SplitMix64` (Steele, Lea and Flood,
-/// 2014) gives for its group of four. So the mask does not depend on the number of threads.
-pub fn fill<T: Copy + Default + Send + Sync>(
-    mask: &mut [T],
-    seed: u64,
-    dropped: u32,
-    kept: T,
-    threads: usize,
-) -> Result<()> {
+/// Every element is a function of `seed` and its place. So the mask does not depend on the number of threads.
+pub fn fill<T: DropoutNumber>(mask: &mut [T], seed: u64, dropped: u32, kept: T, threads: usize) -> Result<()> {
     if dropped > LEVELS {
         return Err(Error::invalid(format!("{dropped} of {LEVELS} elements cannot be dropped; at most all can")));
     }
-    let fill_chunk = |number: usize, chunk: &mut [T]| {
-        let mut group = (number * CHUNK / 4) as u64;
-        for places in chunk.chunks_mut(4 * GROUPS) {
-            // All draws of a block before all comparisons: two loops that the compiler can vectorise.
-            let mut draws = [0_u16; 4 * GROUPS];
-            for four in draws.chunks_exact_mut(4) {
-                let bits = bits_of_group(seed, group);
-                four.copy_from_slice(&[bits as u16, (bits >> 16) as u16, (bits >> 32) as u16, (bits >> 48) as u16]);
-                group += 1;
-            }
-            for (element, drawn) in places.iter_mut().zip(draws) {
-                *element = if u32::from(drawn) < dropped { T::default() } else { kept };
-            }
-        }
-    };
+    let level = Level::chosen()?;
     let mut chunks: Vec<_> = mask.chunks_mut(CHUNK).enumerate().collect();
-    threads::for_each(&mut chunks, threads, |(number, chunk)| fill_chunk(*number, chunk))
+    threads::for_each(&mut chunks, threads, |(number, chunk)| {
+        T::fill(level, chunk, halves(seed), (*number * CHUNK) as u64, dropped, kept);
+    })
 }
 
-/// Output number `group` of `SplitMix64` seeded with `seed`.
-fn bits_of_group(seed: u64, group: u64) -> u64 {
-    let state = seed.wrapping_add((group + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
-    let state = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let state = (state ^ (state >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    state ^ (state >> 31)
+/// A number of a mask, as its bits.
+pub trait DropoutNumber: Copy + Default + Send + Sync {
+    /// Fills the elements of a mask from `first` on, a multiple of [`DECIDED`].
+    fn fill(level: Level, elements: &mut [Self], key: PhiloxKey, first: u64, dropped: u32, kept: Self);
+}
+
+impl DropoutNumber for u16 {
+    fn fill(level: Level, elements: &mut [Self], key: PhiloxKey, first: u64, dropped: u32, kept: Self) {
+        fill_half(level, elements, key, first, dropped, kept);
+    }
+}
+
+impl DropoutNumber for u32 {
+    fn fill(level: Level, elements: &mut [Self], key: PhiloxKey, first: u64, dropped: u32, kept: Self) {
+        fill_single(level, elements, key, first, dropped, kept);
+    }
+}
+
+for_each_level! {
+    fn fill_half(elements: &mut [u16], key: PhiloxKey, first: u64, dropped: u32, kept: u16) = fill_body
+}
+
+for_each_level! {
+    fn fill_single(elements: &mut [u32], key: PhiloxKey, first: u64, dropped: u32, kept: u32) = fill_body
+}
+
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "compiled anew for the instructions of each caller")]
+fn fill_body<T: Copy + Default>(elements: &mut [T], key: PhiloxKey, first: u64, dropped: u32, kept: T) {
+    let groups = (first / DECIDED as u64 * PHILOX_LANES as u64..).step_by(PHILOX_LANES);
+    for (places, group) in elements.chunks_mut(DECIDED).zip(groups) {
+        let mut counters = [[0; PHILOX_LANES]; 4];
+        let [low, high, _, purpose] = &mut counters;
+        for ((low, high), counter) in low.iter_mut().zip(high).zip(group..) {
+            [*low, *high] = halves(counter);
+        }
+        *purpose = [Purpose::Dropout as u32; PHILOX_LANES];
+        // All draws before all comparisons: two loops that the compiler can vectorise.
+        let mut draws = [0_u16; DECIDED];
+        for (pair, &word) in draws.as_chunks_mut::<2>().0.iter_mut().zip(philox(counters, key).as_flattened()) {
+            *pair = [word as u16, (word >> 16) as u16];
+        }
+        for (element, drawn) in places.iter_mut().zip(draws) {
+            *element = if u32::from(drawn) < dropped { T::default() } else { kept };
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    #[test]
-    fn the_bits_are_those_of_splitmix64() {
-        // The first outputs for seed 1234567, as its authors' reference program prints them.
-        let outputs: Vec<u64> = (0..3).map(|group| bits_of_group(1_234_567, group)).collect();
-        assert_eq!(outputs, [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]);
-    }
 
     #[test]
     fn the_share_dropped_is_the_one_asked_for() {
@@ -81,6 +98,17 @@ mod tests {
             );
         }
         assert!(fill(&mut mask, 7, LEVELS + 1, 1, 1).is_err());
+    }
+
+    #[test]
+    fn every_level_gives_the_same_mask() {
+        let mut expected = vec![0_u32; 5000];
+        u32::fill(Level::Scalar, &mut expected, [3, 4], 1 << 40, 20_000, 7);
+        for level in Level::available() {
+            let mut mask = vec![0_u32; 5000];
+            u32::fill(level, &mut mask, [3, 4], 1 << 40, 20_000, 7);
+            assert_eq!(mask, expected, "{level:?}");
+        }
     }
 
     proptest! {

@@ -7,12 +7,12 @@
 
 use std::cell::RefCell;
 
-use crate::cpu::amx::{self as amx, BLOCK, Factor, PACKED_STEP};
+use crate::cpu::amx::{self as amx, Factor, PACKED_STEP, TILE_BLOCK};
 use crate::cpu::threads;
 use crate::error::{Error, Result};
 
 /// Rows (or columns) of the larger factor that a thread takes at a time, at most.
-const TAKEN: usize = 8 * BLOCK;
+const TAKEN: usize = 8 * TILE_BLOCK;
 
 /// Steps of the sum that are packed together, at most: the blocks that a thread takes then fit in a core's second cache.
 const STEPS_TOGETHER: usize = 32;
@@ -99,7 +99,7 @@ pub fn multiply(
         pack_shared(&shared, packed, threads)?;
         let packed = &*packed;
         let mut width = TAKEN;
-        while width > BLOCK && taken.length().div_ceil(width) < 3 * threads {
+        while width > TILE_BLOCK && taken.length().div_ceil(width) < 3 * threads {
             width /= 2;
         }
         let mut items: Vec<usize> = (0..taken.length()).step_by(width).collect();
@@ -143,7 +143,7 @@ impl<T: Copy + Default> Space<T> {
 
 /// All blocks of a factor, each over all steps of the sum.
 fn pack_shared(factor: &Factor<'_>, packed: &mut [u16], threads: usize) -> Result<()> {
-    let each = TAKEN / BLOCK * factor.steps() * PACKED_STEP;
+    let each = TAKEN / TILE_BLOCK * factor.steps() * PACKED_STEP;
     if each == 0 {
         return Ok(());
     }
@@ -163,11 +163,11 @@ fn multiply_taken(
     let steps = taken.steps();
     let parts = steps.div_ceil(STEPS_TOGETHER).max(1);
     let together = steps.div_ceil(parts);
-    let blocks = (taken.length() - start).min(width).div_ceil(BLOCK);
+    let blocks = (taken.length() - start).min(width).div_ceil(TILE_BLOCK);
     TAKEN_BLOCK.with_borrow_mut(|(space, sums)| {
         let own = space.fitting(blocks * together * PACKED_STEP);
         let kept = if parts == 1 { 1 } else { blocks * shared.blocks() };
-        let sums = sums.fitting(kept * BLOCK * BLOCK);
+        let sums = sums.fitting(kept * TILE_BLOCK * TILE_BLOCK);
         let _tiles = amx::Tiles::configure();
         for part in 0..parts {
             let range = part * together..((part + 1) * together).min(steps);
@@ -179,11 +179,11 @@ fn multiply_taken(
                 for block in 0..blocks {
                     let own = &own[block * each..][..each];
                     let slot = if parts == 1 { 0 } else { other * blocks + block };
-                    let sums = &mut sums[slot * BLOCK * BLOCK..][..BLOCK * BLOCK];
+                    let sums = &mut sums[slot * TILE_BLOCK * TILE_BLOCK..][..TILE_BLOCK * TILE_BLOCK];
                     let (left, right) = if output.left_is_taken { (own, other_packed) } else { (other_packed, own) };
                     amx::add_product(left, right, sums, part == 0);
                     if part + 1 == parts {
-                        output.write(start + block * BLOCK, other * BLOCK, sums);
+                        output.write(start + block * TILE_BLOCK, other * TILE_BLOCK, sums);
                     }
                 }
             }
@@ -207,8 +207,8 @@ impl Output<'_> {
     /// Writes a block of sums, at the places `taken` and `shared` of the two factors, as far as the product reaches.
     fn write(&self, taken: usize, shared: usize, sums: &[f32]) {
         let (row, column) = if self.left_is_taken { (taken, shared) } else { (shared, taken) };
-        let rows = (self.rows - row).min(BLOCK);
-        let columns = (self.columns - column).min(BLOCK);
+        let rows = (self.rows - row).min(TILE_BLOCK);
+        let columns = (self.columns - column).min(TILE_BLOCK);
         let bias = self.bias.map(|bias| &bias[column..column + columns]);
         // SAFETY: the block is inside the product, and no other thread has it.
         unsafe {

@@ -11,9 +11,9 @@ use std::sync::{Mutex, PoisonError};
 use crate::error::{Error, Result};
 
 /// Pieces that are kept: two losses may be under way at once.
-const MOST_KEPT: usize = 2;
+const MOST_BLOCKS_KEPT: usize = 2;
 
-static KEPT: Mutex<Vec<Block>> = Mutex::new(Vec::new());
+static KEPT_BLOCKS: Mutex<Vec<Block>> = Mutex::new(Vec::new());
 
 /// Memory for one gradient, with any content. Dropped, it is kept for the next.
 pub struct GradientMemory {
@@ -42,7 +42,7 @@ impl GradientMemory {
         if length == 0 {
             return Err(refused());
         }
-        let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = KEPT_BLOCKS.lock().unwrap_or_else(PoisonError::into_inner);
         // Not one much too large, which another gradient may need.
         let fits = |block: &Block| block.layout.size() >= length && block.layout.size() / 2 <= length.max(PAGE_BYTES);
         let position = kept.iter().position(fits);
@@ -70,9 +70,9 @@ impl Drop for GradientMemory {
     fn drop(&mut self) {
         if let Some(block) = self.block.take() {
             block.advise_free();
-            let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut kept = KEPT_BLOCKS.lock().unwrap_or_else(PoisonError::into_inner);
             kept.push(block);
-            let oldest = (kept.len() > MOST_KEPT).then(|| kept.remove(0));
+            let oldest = (kept.len() > MOST_BLOCKS_KEPT).then(|| kept.remove(0));
             drop(kept);
             drop(oldest);
         }

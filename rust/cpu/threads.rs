@@ -63,18 +63,18 @@ pub fn is_forked() -> bool {
     *FIRST.get_or_init(|| process) != process
 }
 
-struct Kept {
+struct KeptPool {
     process: u32,
     threads: usize,
     pool: Arc<ThreadPool>,
 }
 
-static KEPT: Mutex<Option<Kept>> = Mutex::new(None);
+static KEPT_POOL: Mutex<Option<KeptPool>> = Mutex::new(None);
 
 /// A pool of `threads` threads.
 fn pool(threads: usize) -> Result<Arc<ThreadPool>> {
     let process = std::process::id();
-    let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut kept = KEPT_POOL.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(kept) = kept.as_ref()
         && kept.process == process
         && kept.threads == threads
@@ -87,7 +87,7 @@ fn pool(threads: usize) -> Result<Arc<ThreadPool>> {
         .build()
         .map(Arc::new)
         .map_err(|error| Error::invalid(format!("{threads} threads cannot be started: {error}")))?;
-    let before = kept.replace(Kept { process, threads, pool: Arc::clone(&pool) });
+    let before = kept.replace(KeptPool { process, threads, pool: Arc::clone(&pool) });
     if let Some(before) = before
         && before.process != process
     {

@@ -1,14 +1,14 @@
 //! Sweeps over a block of a row that both ways of computing it share: largest values, sums of exponentials, parts of the
-//! gradient. Written once over [`Simd`]; all of it is inlined into functions compiled for an instruction set.
+//! gradient. Written once over [`Lanes`]; all of it is inlined into functions compiled for an instruction set.
 
-use super::formats::Row;
-use super::lanes::{MAX_LANES, Simd};
+use super::formats::FloatRow;
+use super::lanes::{Lanes, MAX_LANES};
 
 /// Columns of a block: student, teacher and what is computed from them stay in the first-level cache.
-pub const BLOCK: usize = 1024;
+pub const COLUMNS_PER_BLOCK: usize = 1024;
 
 /// Vectors that are added up before their sum is added to the others': small numbers are not lost beside a large one.
-pub const GROUP: usize = 16;
+pub const VECTORS_PER_GROUP: usize = 16;
 
 /// How `exp(s)`, which the cross-entropy is made of, follows from `exp(s / T)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ impl Ahead {
     pub const NOTHING: Self = Self { address: std::ptr::null(), element_size: 0 };
 
     /// The beginning of a row.
-    pub fn of(row: Row<'_>) -> Self {
+    pub fn of(row: FloatRow<'_>) -> Self {
         Self { address: row.address(), element_size: row.element_size() }
     }
 
@@ -61,7 +61,7 @@ impl Ahead {
 
     /// Asks for the vector that is `columns` further on.
     #[inline(always)]
-    pub fn fetch<S: Simd>(self, simd: S, columns: usize) {
+    pub fn fetch<S: Lanes>(self, simd: S, columns: usize) {
         simd.prefetch(self.skip(columns).address);
     }
 }
@@ -115,7 +115,7 @@ impl Largest {
 
     /// With the columns of a block.
     #[inline(always)]
-    pub fn with<S: Simd>(self, simd: S, [s, t]: [&[f32]; 2]) -> Self {
+    pub fn with<S: Lanes>(self, simd: S, [s, t]: [&[f32]; 2]) -> Self {
         let mut largest = [simd.splat(f32::NEG_INFINITY); 3];
         let mut least = simd.splat(f32::INFINITY);
         for (s, t) in s.chunks_exact(S::LANES).zip(t.chunks_exact(S::LANES)) {
@@ -150,7 +150,7 @@ fn larger(new: f32, before: f32) -> f32 {
 
 /// The largest value of a block; -inf for none, NaNs may be passed over.
 #[inline(always)]
-pub fn block_max<S: Simd>(simd: S, x: &[f32]) -> f32 {
+pub fn block_max<S: Lanes>(simd: S, x: &[f32]) -> f32 {
     // Four at a time: one alone would wait for the instruction before.
     let mut largest = [simd.splat(f32::NEG_INFINITY); 4];
     let groups = x.chunks_exact(4 * S::LANES);
@@ -171,7 +171,7 @@ pub fn block_max<S: Simd>(simd: S, x: &[f32]) -> f32 {
 
 /// `x` from its last whole vector on, then `padding`: a vector of any unit, or two.
 #[inline(always)]
-pub fn padded_tail<S: Simd>(x: &[f32], padding: f32) -> ([f32; MAX_LANES], usize) {
+pub fn padded_tail<S: Lanes>(x: &[f32], padding: f32) -> ([f32; MAX_LANES], usize) {
     let tail = &x[x.len() - x.len() % S::LANES..];
     let mut lanes = [padding; MAX_LANES];
     lanes[..tail.len()].copy_from_slice(tail);
@@ -180,11 +180,11 @@ pub fn padded_tail<S: Simd>(x: &[f32], padding: f32) -> ([f32; MAX_LANES], usize
 
 /// Sum over a block of `2^(factor * x - offset)`.
 #[inline(always)]
-pub fn exp_sum<S: Simd>(simd: S, x: &[f32], exponent: Exponent) -> f64 {
+pub fn exp_sum<S: Lanes>(simd: S, x: &[f32], exponent: Exponent) -> f64 {
     // Padded with -inf, whose exponential is 0.
     let (tail, _) = padded_tail::<S>(x, f32::NEG_INFINITY);
     let mut total = exponential(simd, simd.load(&tail), exponent);
-    for group in x.chunks(GROUP * S::LANES) {
+    for group in x.chunks(VECTORS_PER_GROUP * S::LANES) {
         let mut sum = simd.splat(0.0);
         for x in group.chunks_exact(S::LANES) {
             sum = simd.add(sum, exponential(simd, simd.load(x), exponent));
@@ -196,12 +196,14 @@ pub fn exp_sum<S: Simd>(simd: S, x: &[f32], exponent: Exponent) -> f64 {
 
 /// The same, and the exponentials, which go to `to`: whole vectors, so that it is longer where `x` ends with part of one.
 #[inline(always)]
-pub fn exponentials<S: Simd>(simd: S, x: &[f32], to: &mut [f32], exponent: Exponent, ahead: Ahead) -> f64 {
+pub fn exponentials<S: Lanes>(simd: S, x: &[f32], to: &mut [f32], exponent: Exponent, ahead: Ahead) -> f64 {
     let mut total = simd.splat(0.0);
-    for (group, (x, to)) in x.chunks(GROUP * S::LANES).zip(to.chunks_mut(GROUP * S::LANES)).enumerate() {
+    for (group, (x, to)) in
+        x.chunks(VECTORS_PER_GROUP * S::LANES).zip(to.chunks_mut(VECTORS_PER_GROUP * S::LANES)).enumerate()
+    {
         let mut sum = simd.splat(0.0);
         for (index, (x, to)) in x.chunks_exact(S::LANES).zip(to.chunks_exact_mut(S::LANES)).enumerate() {
-            ahead.fetch(simd, (group * GROUP + index) * S::LANES);
+            ahead.fetch(simd, (group * VECTORS_PER_GROUP + index) * S::LANES);
             let e = exponential(simd, simd.load(x), exponent);
             sum = simd.add(sum, e);
             simd.store(e, to);
@@ -219,7 +221,7 @@ pub fn exponentials<S: Simd>(simd: S, x: &[f32], to: &mut [f32], exponent: Expon
 
 /// `weight * from`, as many whole vectors as hold `grad`, which is as long as they.
 #[inline(always)]
-pub fn scale<S: Simd>(simd: S, from: &[f32], grad: &mut [f32], weight: f32) {
+pub fn scale<S: Lanes>(simd: S, from: &[f32], grad: &mut [f32], weight: f32) {
     for (from, grad) in from.chunks_exact(S::LANES).zip(grad.chunks_exact_mut(S::LANES)) {
         simd.store(simd.mul(simd.load(from), simd.splat(weight)), grad);
     }
@@ -227,13 +229,13 @@ pub fn scale<S: Simd>(simd: S, from: &[f32], grad: &mut [f32], weight: f32) {
 
 /// `2^(factor * x - offset)`.
 #[inline(always)]
-pub fn exponential<S: Simd>(simd: S, x: S::V, exponent: Exponent) -> S::V {
+pub fn exponential<S: Lanes>(simd: S, x: S::V, exponent: Exponent) -> S::V {
     simd.exp2(simd.mul_add(x, simd.splat(exponent.factor), simd.splat(-exponent.offset)))
 }
 
 /// Adds `weight * 2^(factor * x - offset)` of a block to its gradient.
 #[inline(always)]
-pub fn add_exponentials<S: Simd>(simd: S, x: &[f32], grad: &mut [f32], exponent: Exponent, weight: f32) {
+pub fn add_exponentials<S: Lanes>(simd: S, x: &[f32], grad: &mut [f32], exponent: Exponent, weight: f32) {
     let weight = simd.splat(weight);
     for (x, grad) in x.chunks_exact(S::LANES).zip(grad.chunks_exact_mut(S::LANES)) {
         simd.store(simd.mul_add(exponential(simd, simd.load(x), exponent), weight, simd.load(grad)), grad);
@@ -248,7 +250,7 @@ pub fn add_exponentials<S: Simd>(simd: S, x: &[f32], grad: &mut [f32], exponent:
 
 /// Sum over a block of `(s - t)^2`.
 #[inline(always)]
-pub fn squares<S: Simd>(simd: S, [s, t]: [&[f32]; 2]) -> f64 {
+pub fn squares<S: Lanes>(simd: S, [s, t]: [&[f32]; 2]) -> f64 {
     let mut sum = simd.splat(0.0);
     for (s, t) in s.chunks_exact(S::LANES).zip(t.chunks_exact(S::LANES)) {
         let difference = simd.sub(simd.load(s), simd.load(t));
@@ -261,7 +263,7 @@ pub fn squares<S: Simd>(simd: S, [s, t]: [&[f32]; 2]) -> f64 {
 
 /// Adds `weight * (s - t)` of a block to its gradient.
 #[inline(always)]
-pub fn add_differences<S: Simd>(simd: S, [s, t]: [&[f32]; 2], grad: &mut [f32], weight: f32) {
+pub fn add_differences<S: Lanes>(simd: S, [s, t]: [&[f32]; 2], grad: &mut [f32], weight: f32) {
     let whole = s.len() - s.len() % S::LANES;
     let vectors = s.chunks_exact(S::LANES).zip(t.chunks_exact(S::LANES));
     for ((s, t), grad) in vectors.zip(grad.chunks_exact_mut(S::LANES)) {

@@ -6,17 +6,17 @@
 use std::f64::consts::LN_2;
 
 use super::blocks::{Exponent, Unscaled, add_differences, add_exponentials, exp_sum, exponential, padded_tail};
-use super::formats::{RowMut, write_block};
-use super::lanes::{MAX_LANES, Simd, keep_first};
-use super::rows::{LabelLogs, Place, Scratch, block_end, blocks, pair};
+use super::formats::{FloatRowMut, write_block};
+use super::lanes::{Lanes, MAX_LANES, keep_first};
+use super::rows::{LabelLogs, RowPlace, RowScratch, block_end, blocks, pair};
 
 /// KL of one row and, of its label, the logarithms of the probabilities.
 #[inline(always)]
-pub fn row<S: Simd>(
+pub fn row<S: Lanes>(
     simd: S,
-    place: &Place<'_>,
-    mut grad: Option<&mut RowMut<'_>>,
-    scratch: &mut Scratch,
+    place: &RowPlace<'_>,
+    mut grad: Option<&mut FloatRowMut<'_>>,
+    scratch: &mut RowScratch,
 ) -> (f64, Option<LabelLogs>) {
     let (job, largest) = (place.job, place.largest);
     let student = Exponent::with_reference(job.factor, largest.student);
@@ -91,7 +91,7 @@ struct RowConstants {
 
 impl RowConstants {
     /// Worked out in double precision from the sums of the exponentials.
-    fn new(place: &Place<'_>, [student, teacher]: [Exponent; 2], sums: [f64; 2]) -> Self {
+    fn new(place: &RowPlace<'_>, [student, teacher]: [Exponent; 2], sums: [f64; 2]) -> Self {
         let factor = f64::from(place.job.factor);
         // Where the two are far apart they are brought together before they are compared: of a difference of large
         // numbers only the rounding would be left.
@@ -116,7 +116,7 @@ impl RowConstants {
 
 /// The KL of a block, whose gradient goes to `grad`.
 #[inline(always)]
-fn loss_and_grad<S: Simd>(simd: S, [s, t]: [&[f32]; 2], grad: &mut [f32], row: &RowConstants) -> f64 {
+fn loss_and_grad<S: Lanes>(simd: S, [s, t]: [&[f32]; 2], grad: &mut [f32], row: &RowConstants) -> f64 {
     let whole = s.len() - s.len() % S::LANES;
     let mut kl = 0.0;
     for ((s, t), grad) in s.chunks_exact(S::LANES).zip(t.chunks_exact(S::LANES)).zip(grad.chunks_exact_mut(S::LANES)) {
@@ -137,7 +137,7 @@ fn loss_and_grad<S: Simd>(simd: S, [s, t]: [&[f32]; 2], grad: &mut [f32], row: &
 /// Gradient and terms of the KL of one vector of columns, whatever they are: where `|u| < 1/2` from a series, else from p
 /// and q.
 #[inline(always)]
-fn column<S: Simd>(simd: S, s: S::V, t: S::V, row: &RowConstants) -> (S::V, S::V) {
+fn column<S: Lanes>(simd: S, s: S::V, t: S::V, row: &RowConstants) -> (S::V, S::V) {
     let p = simd.mul(exponential(simd, s, row.student), simd.splat(row.student_inverse));
     let q = simd.mul(exponential(simd, t, row.teacher), simd.splat(row.teacher_inverse));
     let shifted = simd.sub(simd.sub(s, simd.splat(row.student_shift)), simd.sub(t, simd.splat(row.teacher_shift)));

@@ -6,11 +6,11 @@ use std::ops::Range;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use super::lanes::Simd;
+use super::lanes::Lanes;
 
 /// A row to read; 16-bit numbers as their bits.
 #[derive(Clone, Copy, Debug)]
-pub enum Row<'a> {
+pub enum FloatRow<'a> {
     /// IEEE single precision.
     F32(&'a [f32]),
     /// The upper half of single precision.
@@ -21,7 +21,7 @@ pub enum Row<'a> {
 
 /// A row to write.
 #[derive(Debug)]
-pub enum RowMut<'a> {
+pub enum FloatRowMut<'a> {
     /// IEEE single precision.
     F32(&'a mut [f32]),
     /// The upper half of single precision.
@@ -30,7 +30,7 @@ pub enum RowMut<'a> {
     F16(&'a mut [u16]),
 }
 
-impl<'a> Row<'a> {
+impl<'a> FloatRow<'a> {
     /// Number of columns.
     pub fn len(&self) -> usize {
         match self {
@@ -104,13 +104,13 @@ impl<'a> Row<'a> {
     }
 }
 
-impl RowMut<'_> {
+impl FloatRowMut<'_> {
     /// The row, to read.
-    pub fn as_row(&self) -> Row<'_> {
+    pub fn as_row(&self) -> FloatRow<'_> {
         match self {
-            Self::F32(row) => Row::F32(row),
-            Self::Bf16(row) => Row::Bf16(row),
-            Self::F16(row) => Row::F16(row),
+            Self::F32(row) => FloatRow::F32(row),
+            Self::Bf16(row) => FloatRow::Bf16(row),
+            Self::F16(row) => FloatRow::F16(row),
         }
     }
 
@@ -160,26 +160,26 @@ fn bits_as_f16(bits: &[u16]) -> &[f16] {
 /// Writes `wide` to the columns of `grad` from `start` on, narrowed by way of `narrow` if need be, past the caches if
 /// `stream` says so.
 #[inline(always)]
-pub fn write_block<S: Simd>(
+pub fn write_block<S: Lanes>(
     simd: S,
     wide: &[f32],
     narrow: &mut [u16],
-    grad: &mut RowMut<'_>,
+    grad: &mut FloatRowMut<'_>,
     start: usize,
     stream: bool,
 ) {
     let range = start..start + wide.len();
-    let narrow = &mut narrow[..if matches!(grad, RowMut::F32(_)) { 0 } else { wide.len() }];
+    let narrow = &mut narrow[..if matches!(grad, FloatRowMut::F32(_)) { 0 } else { wide.len() }];
     match grad {
-        RowMut::F32(row) if stream => simd.stream(wide, &mut row[range]),
-        RowMut::F32(row) => row[range].copy_from_slice(wide),
-        RowMut::Bf16(row) => {
+        FloatRowMut::F32(row) if stream => simd.stream(wide, &mut row[range]),
+        FloatRowMut::F32(row) => row[range].copy_from_slice(wide),
+        FloatRowMut::Bf16(row) => {
             for (bits, &value) in narrow.iter_mut().zip(wide) {
                 *bits = narrow_bf16(value);
             }
             if stream { simd.stream(narrow, &mut row[range]) } else { row[range].copy_from_slice(narrow) }
         }
-        RowMut::F16(row) => {
+        FloatRowMut::F16(row) => {
             narrow_f16_slice(wide, narrow);
             if stream { simd.stream(narrow, &mut row[range]) } else { row[range].copy_from_slice(narrow) }
         }

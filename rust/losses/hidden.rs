@@ -1,9 +1,10 @@
 //! Cosine loss and squared distance of hidden states, row after row.
 
-use super::formats::{Row, RowMut, write_block};
-use super::lanes::{Level, Simd};
+use super::formats::{FloatRow, FloatRowMut, write_block};
+use super::lanes::Lanes;
 use crate::cpu::threads;
 use crate::error::{Error, Result};
+use crate::simd::Level;
 
 /// Added to each squared norm, as `torch.nn.CosineEmbeddingLoss` does.
 const NORM_EPSILON: f64 = 1e-12;
@@ -20,19 +21,19 @@ pub enum HiddenKind {
 /// The tensors of [`hidden_loss`].
 pub struct HiddenInputs<'a> {
     /// The student's rows.
-    pub student: Vec<Row<'a>>,
+    pub student: Vec<FloatRow<'a>>,
     /// The teacher's rows.
-    pub teacher: Vec<Row<'a>>,
+    pub teacher: Vec<FloatRow<'a>>,
     /// Weights of the rows; `None`: 1. Rows of weight 0 are not read.
     pub row_weights: Option<&'a [f32]>,
     /// Gradient of `scale * sum(weight * value)` with respect to the student's rows.
-    pub grad: Option<Vec<RowMut<'a>>>,
+    pub grad: Option<Vec<FloatRowMut<'a>>>,
 }
 
-struct Chunk<'a> {
+struct HiddenChunk<'a> {
     first: usize,
     values: &'a mut [f32],
-    grad: Option<Vec<RowMut<'a>>>,
+    grad: Option<Vec<FloatRowMut<'a>>>,
 }
 
 /// The value of every row, neither weighted nor scaled, and the gradient if it is asked for.
@@ -53,8 +54,8 @@ pub fn hidden_loss(
     if lengths.iter().any(|&length| length != rows) {
         return Err(Error::invalid(format!("{rows} rows of the student's beside {lengths:?} others")));
     }
-    let columns = student.first().map_or(0, Row::len);
-    let widths = student.iter().chain(&teacher).map(Row::len);
+    let columns = student.first().map_or(0, FloatRow::len);
+    let widths = student.iter().chain(&teacher).map(FloatRow::len);
     if let Some(width) = widths.chain(grad.iter().flatten().map(|row| row.as_row().len())).find(|&w| w != columns) {
         return Err(Error::invalid(format!("a row has {width} columns where {columns} are expected")));
     }
@@ -66,10 +67,10 @@ pub fn hidden_loss(
         .enumerate()
         .map(|(index, values)| {
             let grad = grad.as_mut().map(|rows| rows.by_ref().take(values.len()).collect());
-            Chunk { first: index * size, values, grad }
+            HiddenChunk { first: index * size, values, grad }
         })
         .collect();
-    let work = |chunk: &mut Chunk<'_>| run(level, kind, scale, &student, &teacher, row_weights, chunk);
+    let work = |chunk: &mut HiddenChunk<'_>| run(level, kind, scale, &student, &teacher, row_weights, chunk);
     threads::for_each(&mut chunks, threads, work)?;
     Ok(values)
 }
@@ -78,10 +79,10 @@ fn run(
     level: Level,
     kind: HiddenKind,
     scale: f32,
-    student: &[Row<'_>],
-    teacher: &[Row<'_>],
+    student: &[FloatRow<'_>],
+    teacher: &[FloatRow<'_>],
     row_weights: Option<&[f32]>,
-    chunk: &mut Chunk<'_>,
+    chunk: &mut HiddenChunk<'_>,
 ) {
     #[cfg(target_arch = "x86_64")]
     match level {
@@ -107,10 +108,10 @@ fn run(
 unsafe fn run_avx512(
     kind: HiddenKind,
     scale: f32,
-    student: &[Row<'_>],
-    teacher: &[Row<'_>],
+    student: &[FloatRow<'_>],
+    teacher: &[FloatRow<'_>],
     row_weights: Option<&[f32]>,
-    chunk: &mut Chunk<'_>,
+    chunk: &mut HiddenChunk<'_>,
 ) {
     // SAFETY: the function is only called where the processor has AVX-512 F and DQ.
     rows(unsafe { super::lanes::x86::Avx512::new() }, kind, scale, student, teacher, row_weights, chunk);
@@ -121,26 +122,26 @@ unsafe fn run_avx512(
 unsafe fn run_avx2(
     kind: HiddenKind,
     scale: f32,
-    student: &[Row<'_>],
-    teacher: &[Row<'_>],
+    student: &[FloatRow<'_>],
+    teacher: &[FloatRow<'_>],
     row_weights: Option<&[f32]>,
-    chunk: &mut Chunk<'_>,
+    chunk: &mut HiddenChunk<'_>,
 ) {
     // SAFETY: the function is only called where the processor has AVX2 and FMA.
     rows(unsafe { super::lanes::x86::Avx2::new() }, kind, scale, student, teacher, row_weights, chunk);
 }
 
 #[inline(always)]
-fn rows<S: Simd>(
+fn rows<S: Lanes>(
     simd: S,
     kind: HiddenKind,
     scale: f32,
-    student: &[Row<'_>],
-    teacher: &[Row<'_>],
+    student: &[FloatRow<'_>],
+    teacher: &[FloatRow<'_>],
     row_weights: Option<&[f32]>,
-    chunk: &mut Chunk<'_>,
+    chunk: &mut HiddenChunk<'_>,
 ) {
-    let columns = student.first().map_or(0, Row::len);
+    let columns = student.first().map_or(0, FloatRow::len);
     // Padded with zeros to whole vectors: they add nothing to any sum.
     let padded = columns.next_multiple_of(S::LANES);
     let mut s = vec![0.0; padded];
@@ -173,7 +174,7 @@ fn rows<S: Simd>(
 
 /// One minus the cosine, as half the squared distance of the normalised rows: no cancellation, however near they are.
 #[inline(always)]
-fn cosine<S: Simd>(simd: S, s: &[f32], t: &[f32], grad: Option<&mut Vec<f32>>, factor: f64) -> f32 {
+fn cosine<S: Lanes>(simd: S, s: &[f32], t: &[f32], grad: Option<&mut Vec<f32>>, factor: f64) -> f32 {
     let (mut student_square, mut teacher_square) = (simd.splat(0.0), simd.splat(0.0));
     for (s, t) in s.chunks_exact(S::LANES).zip(t.chunks_exact(S::LANES)) {
         let (s, t) = (simd.load(s), simd.load(t));
@@ -207,7 +208,7 @@ fn cosine<S: Simd>(simd: S, s: &[f32], t: &[f32], grad: Option<&mut Vec<f32>>, f
 }
 
 #[inline(always)]
-fn squared_distance<S: Simd>(simd: S, s: &[f32], t: &[f32], grad: Option<&mut Vec<f32>>, factor: f32) -> f32 {
+fn squared_distance<S: Lanes>(simd: S, s: &[f32], t: &[f32], grad: Option<&mut Vec<f32>>, factor: f32) -> f32 {
     let mut sum = simd.splat(0.0);
     for (s, t) in s.chunks_exact(S::LANES).zip(t.chunks_exact(S::LANES)) {
         let difference = simd.sub(simd.load(s), simd.load(t));

@@ -16,14 +16,14 @@ mod rows;
 #[cfg(test)]
 mod tests;
 
-pub use formats::{Row, RowMut};
+pub use formats::{FloatRow, FloatRowMut};
 pub use hidden::{HiddenInputs, HiddenKind, hidden_loss};
-pub use lanes::Level;
 
 use blocks::Unscaled;
 
 use crate::cpu::threads;
 use crate::error::{Error, Result};
+use crate::simd::Level;
 
 /// The label of a row that has none.
 pub const IGNORED: i64 = -100;
@@ -36,9 +36,9 @@ pub struct Job<'a> {
     /// Columns of a row: the size of the vocabulary.
     columns: usize,
     /// The student's rows; none where the gradient is written over them.
-    student: Vec<Row<'a>>,
+    student: Vec<FloatRow<'a>>,
     /// The teacher's rows; none for the cross-entropy alone.
-    teacher: Vec<Row<'a>>,
+    teacher: Vec<FloatRow<'a>>,
     labels: Option<&'a [i64]>,
     row_weights: Option<&'a [f32]>,
     /// How exp(s) follows from exp(s / T).
@@ -54,31 +54,31 @@ pub struct Job<'a> {
 }
 
 /// Rows that one thread works on: the first one's number, and where the results go.
-pub struct Chunk<'a> {
+pub struct RowChunk<'a> {
     first: usize,
     kl: &'a mut [f32],
     ce: &'a mut [f32],
     mse: &'a mut [f32],
-    grad: Option<Vec<RowMut<'a>>>,
+    grad: Option<Vec<FloatRowMut<'a>>>,
 }
 
 /// The tensors of [`distillation_loss`].
 pub struct Inputs<'a> {
     /// Student logits, N rows; empty if `grad` holds them (and is overwritten).
-    pub student: Vec<Row<'a>>,
+    pub student: Vec<FloatRow<'a>>,
     /// Teacher logits, N rows, or empty: no KL and no squared difference.
-    pub teacher: Vec<Row<'a>>,
+    pub teacher: Vec<FloatRow<'a>>,
     /// A column for each row, or [`IGNORED`]; `None`: no cross-entropy.
     pub labels: Option<&'a [i64]>,
     /// Weights of the rows in KL and squared difference; `None`: 1. Rows of weight 0 are not read.
     pub row_weights: Option<&'a [f32]>,
     /// Gradient with respect to the student's logits, N rows.
-    pub grad: Option<Vec<RowMut<'a>>>,
+    pub grad: Option<Vec<FloatRowMut<'a>>>,
 }
 
 /// The numbers of [`distillation_loss`].
 #[derive(Clone, Copy, Debug)]
-pub struct Settings {
+pub struct LossSettings {
     /// T, above 0.
     pub temperature: f32,
     /// What `weight * (p - q)` is multiplied by in the gradient: alpha * T / rows.
@@ -107,7 +107,7 @@ pub struct RowLosses {
 impl Job<'_> {
     /// The student's logits of a row: its own or, in place, still in the gradient's.
     #[inline(always)]
-    fn student_row<'b>(&'b self, index: usize, grad: Option<&'b RowMut<'_>>) -> Row<'b> {
+    fn student_row<'b>(&'b self, index: usize, grad: Option<&'b FloatRowMut<'_>>) -> FloatRow<'b> {
         match grad {
             Some(grad) if self.student.is_empty() => grad.as_row(),
             _ => self.student[index],
@@ -126,7 +126,7 @@ impl Job<'_> {
 /// # Errors
 ///
 /// A label outside the vocabulary, rows of different lengths, other numbers of rows.
-pub fn distillation_loss(inputs: Inputs<'_>, settings: Settings) -> Result<RowLosses> {
+pub fn distillation_loss(inputs: Inputs<'_>, settings: LossSettings) -> Result<RowLosses> {
     let Inputs { student, teacher, labels, row_weights, grad } = inputs;
     let rows = grad.as_ref().map_or(student.len(), Vec::len);
     let columns = match (&grad, student.first()) {
@@ -145,7 +145,7 @@ pub fn distillation_loss(inputs: Inputs<'_>, settings: Settings) -> Result<RowLo
             return Err(Error::invalid(format!("{name} has {length} rows where {rows} are expected")));
         }
     }
-    let widths = student.iter().chain(&teacher).map(Row::len);
+    let widths = student.iter().chain(&teacher).map(FloatRow::len);
     let grad_widths = grad.iter().flatten().map(|row| row.as_row().len());
     if let Some(width) = widths.chain(grad_widths).find(|&width| width != columns) {
         return Err(Error::invalid(format!("a row has {width} columns where {columns} are expected")));
@@ -189,7 +189,7 @@ fn check_labels(labels: Option<&[i64]>, columns: usize) -> Result<()> {
 }
 
 /// Several chunks a thread, so that one that is slowed down is helped out.
-fn chunks<'a>(losses: &'a mut RowLosses, grad: Option<Vec<RowMut<'a>>>, threads: usize) -> Vec<Chunk<'a>> {
+fn chunks<'a>(losses: &'a mut RowLosses, grad: Option<Vec<FloatRowMut<'a>>>, threads: usize) -> Vec<RowChunk<'a>> {
     let size = losses.kl.len().div_ceil(8 * threads).clamp(1, 64);
     let mut grad = grad.map(Vec::into_iter);
     let values = losses.kl.chunks_mut(size).zip(losses.ce.chunks_mut(size)).zip(losses.mse.chunks_mut(size));
@@ -198,13 +198,13 @@ fn chunks<'a>(losses: &'a mut RowLosses, grad: Option<Vec<RowMut<'a>>>, threads:
         .map(|((kl, ce), mse)| {
             let grad = grad.as_mut().map(|rows| rows.by_ref().take(kl.len()).collect());
             first += kl.len();
-            Chunk { first: first - kl.len(), kl, ce, mse, grad }
+            RowChunk { first: first - kl.len(), kl, ce, mse, grad }
         })
         .collect()
 }
 
 /// A chunk with the instructions of `level`.
-fn run(level: Level, job: &Job<'_>, chunk: &mut Chunk<'_>) {
+fn run(level: Level, job: &Job<'_>, chunk: &mut RowChunk<'_>) {
     #[cfg(target_arch = "x86_64")]
     match level {
         // SAFETY: the level is only used where it is available.
@@ -222,14 +222,14 @@ fn run(level: Level, job: &Job<'_>, chunk: &mut Chunk<'_>) {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512dq,avx2,fma")]
-unsafe fn run_avx512(job: &Job<'_>, chunk: &mut Chunk<'_>) {
+unsafe fn run_avx512(job: &Job<'_>, chunk: &mut RowChunk<'_>) {
     // SAFETY: the function is only called where the processor has AVX-512 F and DQ.
     rows::run(unsafe { lanes::x86::Avx512::new() }, job, chunk);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn run_avx2(job: &Job<'_>, chunk: &mut Chunk<'_>) {
+unsafe fn run_avx2(job: &Job<'_>, chunk: &mut RowChunk<'_>) {
     // SAFETY: the function is only called where the processor has AVX2 and FMA.
     rows::run(unsafe { lanes::x86::Avx2::new() }, job, chunk);
 }

@@ -13,11 +13,11 @@ use std::f64::consts::LN_2;
 
 use super::Job;
 use super::blocks::{
-    Ahead, Exponent, GROUP, Unscaled, add_differences, add_exponentials, exp_sum, exponential, padded_tail,
+    Ahead, Exponent, Unscaled, VECTORS_PER_GROUP, add_differences, add_exponentials, exp_sum, exponential, padded_tail,
 };
-use super::formats::{Row, RowMut, write_block};
-use super::lanes::{MAX_LANES, ROUND, Simd};
-use super::rows::{LabelLogs, NextRow, Place, Scratch, block_end, blocks, pair};
+use super::formats::{FloatRow, FloatRowMut, write_block};
+use super::lanes::{Lanes, MAX_LANES, ROUND};
+use super::rows::{LabelLogs, NextRow, RowPlace, RowScratch, block_end, blocks, pair};
 
 /// Up to this `u` the relative error of `e^u`, which is that of u's rounding, may be left in p: 1e-7 of `u`.
 const MOST: f64 = 16.0;
@@ -26,7 +26,7 @@ const MOST: f64 = 16.0;
 const LEAST: f64 = -80.0;
 
 /// A logit in place of none, whose exponential is 0 and whose difference to its like is 0.
-pub const PADDING: f32 = -1e30;
+pub const PADDING_LOGIT: f32 = -1e30;
 
 /// What the columns of a row are compared by.
 #[derive(Clone, Copy)]
@@ -98,7 +98,7 @@ impl Sums {
 /// With `u = n ln 2 + w`, `phi(w)` comes from a series and `e^u - 1`, `phi(u)` from `2^n` and `phi(w)` without
 /// cancellation.
 #[inline(always)]
-pub fn compare<S: Simd>(
+pub fn compare<S: Lanes>(
     simd: S,
     [s, t]: [&[f32]; 2],
     [mass, excess]: [&mut [f32]; 2],
@@ -107,15 +107,15 @@ pub fn compare<S: Simd>(
 ) -> Sums {
     let zero = simd.splat(0.0);
     let mut totals = [zero; 3];
-    let groups = s.chunks(GROUP * S::LANES).zip(t.chunks(GROUP * S::LANES));
-    let targets = mass.chunks_mut(GROUP * S::LANES).zip(excess.chunks_mut(GROUP * S::LANES));
+    let groups = s.chunks(VECTORS_PER_GROUP * S::LANES).zip(t.chunks(VECTORS_PER_GROUP * S::LANES));
+    let targets = mass.chunks_mut(VECTORS_PER_GROUP * S::LANES).zip(excess.chunks_mut(VECTORS_PER_GROUP * S::LANES));
     for (group, ((s, t), (mass, excess))) in groups.zip(targets).enumerate() {
         let (mut mass_sum, mut excess_sum, mut divergence_sum) = (zero, zero, zero);
         let from = s.chunks_exact(S::LANES).zip(t.chunks_exact(S::LANES));
         let to = mass.chunks_exact_mut(S::LANES).zip(excess.chunks_exact_mut(S::LANES));
         for (index, ((s, t), (mass, excess))) in from.zip(to).enumerate() {
             for ahead in ahead {
-                ahead.fetch(simd, (group * GROUP + index) * S::LANES);
+                ahead.fetch(simd, (group * VECTORS_PER_GROUP + index) * S::LANES);
             }
             let (s, t) = (simd.load(s), simd.load(t));
             let difference = simd.sub(s, t);
@@ -156,9 +156,9 @@ const PHI: [f32; 5] = [0.5, 0.166_665_77, 0.041_666_854, 0.008_363_164, 0.001_39
 
 /// Sum of `(e exp(u))^2` over whole vectors.
 #[inline(always)]
-pub fn sum_of_squares<S: Simd>(simd: S, mass: &[f32], excess: &[f32]) -> f64 {
+pub fn sum_of_squares<S: Lanes>(simd: S, mass: &[f32], excess: &[f32]) -> f64 {
     let mut total = simd.splat(0.0);
-    for (mass, excess) in mass.chunks(GROUP * S::LANES).zip(excess.chunks(GROUP * S::LANES)) {
+    for (mass, excess) in mass.chunks(VECTORS_PER_GROUP * S::LANES).zip(excess.chunks(VECTORS_PER_GROUP * S::LANES)) {
         let mut sum = simd.splat(0.0);
         for (mass, excess) in mass.chunks_exact(S::LANES).zip(excess.chunks_exact(S::LANES)) {
             let student = simd.add(simd.load(mass), simd.load(excess));
@@ -172,7 +172,7 @@ pub fn sum_of_squares<S: Simd>(simd: S, mass: &[f32], excess: &[f32]) -> f64 {
 /// Writes `weight * (excess - relative_excess * mass)`, a multiple of p - q, to `grad`, past the caches if `stream` says so,
 /// and with it, if `student` is there, a weight times `e exp(u)` or (true) its square.
 #[inline(always)]
-pub fn write_gradient<S: Simd>(
+pub fn write_gradient<S: Lanes>(
     simd: S,
     terms: [&[f32]; 2],
     grad: &mut [f32],
@@ -197,7 +197,13 @@ pub fn write_gradient<S: Simd>(
 
 /// Writes `of` the terms to `grad`, which may end within the last vector of them.
 #[inline(always)]
-fn put<S: Simd>(simd: S, [mass, excess]: [&[f32]; 2], grad: &mut [f32], stream: bool, of: impl Fn(S::V, S::V) -> S::V) {
+fn put<S: Lanes>(
+    simd: S,
+    [mass, excess]: [&[f32]; 2],
+    grad: &mut [f32],
+    stream: bool,
+    of: impl Fn(S::V, S::V) -> S::V,
+) {
     let from = mass.chunks_exact(S::LANES).zip(excess.chunks_exact(S::LANES));
     for ((mass, excess), grad) in from.zip(grad.chunks_mut(S::LANES)) {
         let value = of(simd.load(mass), simd.load(excess));
@@ -234,12 +240,12 @@ struct AtOne {
 
 /// Sums up a row and leaves what its gradient is made of in the scratch; `None` if it is a row of another kind.
 #[inline(always)]
-pub fn sum_up<S: Simd>(
+pub fn sum_up<S: Lanes>(
     simd: S,
-    place: &Place<'_>,
+    place: &RowPlace<'_>,
     mut next: Option<&mut NextRow<'_>>,
-    grad: Option<&RowMut<'_>>,
-    scratch: &mut Scratch,
+    grad: Option<&FloatRowMut<'_>>,
+    scratch: &mut RowScratch,
 ) -> Option<NearRow> {
     let (job, largest) = (place.job, place.largest);
     let distance = largest.student - largest.teacher;
@@ -280,14 +286,14 @@ const LEAST_EXCESS: f64 = -0.5;
 
 /// The sweep over a row: sums, and for the cross-entropy the sum of the student's exponentials at T = 1.
 #[inline(always)]
-fn sweep<S: Simd>(
+fn sweep<S: Lanes>(
     simd: S,
-    place: &Place<'_>,
+    place: &RowPlace<'_>,
     comparison: &Comparison,
     unscaled: Exponent,
     mut next: Option<&mut NextRow<'_>>,
-    grad: Option<&RowMut<'_>>,
-    scratch: &mut Scratch,
+    grad: Option<&FloatRowMut<'_>>,
+    scratch: &mut RowScratch,
 ) -> (Sums, AtOne) {
     let job = place.job;
     let rows = [job.student_row(place.index, grad), job.teacher[place.index]];
@@ -304,7 +310,7 @@ fn sweep<S: Simd>(
         let mut padded = whole;
         if whole < s.len() {
             padded += S::LANES;
-            let [(s, _), (t, _)] = [s, t].map(|x| padded_tail::<S>(x, PADDING));
+            let [(s, _), (t, _)] = [s, t].map(|x| padded_tail::<S>(x, PADDING_LOGIT));
             let terms = [&mut mass[whole..padded], &mut excess[whole..padded]];
             let tails = [&s[..S::LANES], &t[..S::LANES]];
             sums = sums.plus(compare(simd, tails, terms, comparison, [Ahead::NOTHING; 2]));
@@ -354,7 +360,13 @@ impl NearRow {
 
     /// Makes the gradient of what is in the scratch.
     #[inline(always)]
-    pub fn write_gradient<S: Simd>(&self, simd: S, place: &Place<'_>, grad: &mut RowMut<'_>, scratch: &mut Scratch) {
+    pub fn write_gradient<S: Lanes>(
+        &self,
+        simd: S,
+        place: &RowPlace<'_>,
+        grad: &mut FloatRowMut<'_>,
+        scratch: &mut RowScratch,
+    ) {
         let job = place.job;
         let relative_excess = self.sums.relative_excess();
         let student_sum = self.sums.mass * (1.0 + relative_excess);
@@ -368,7 +380,7 @@ impl NearRow {
             let end = block_end(start, job, Some(grad));
             let padded = (end - start).next_multiple_of(S::LANES);
             let terms = scratch.terms.each_ref().map(|terms| &terms[start..start + padded]);
-            if let RowMut::F32(row) = grad
+            if let FloatRowMut::F32(row) = grad
                 && !has_another
                 && job.mse_grad == 0.0
             {
@@ -379,7 +391,7 @@ impl NearRow {
             let wide = &mut scratch.grad[..end - start];
             write_gradient(simd, terms, wide, false, factors, student);
             if has_another || job.mse_grad != 0.0 {
-                let rows: [Row<'_>; 2] = [job.student_row(place.index, Some(grad)), job.teacher[place.index]];
+                let rows: [FloatRow<'_>; 2] = [job.student_row(place.index, Some(grad)), job.teacher[place.index]];
                 let [s, t] = pair(rows, start..end, &mut scratch.wide);
                 if has_another {
                     add_exponentials(simd, s, wide, self.unscaled, ce_weight);

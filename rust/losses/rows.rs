@@ -4,13 +4,13 @@
 
 use std::ops::{Deref, DerefMut, Range};
 
-use super::blocks::{Ahead, BLOCK, Exponent, Largest, block_max, exponentials, scale, squares};
-use super::formats::{Row, RowMut, write_block};
-use super::lanes::{MAX_LANES, Simd};
-use super::{Chunk, IGNORED, Job, careful, near};
+use super::blocks::{Ahead, COLUMNS_PER_BLOCK, Exponent, Largest, block_max, exponentials, scale, squares};
+use super::formats::{FloatRow, FloatRowMut, write_block};
+use super::lanes::{Lanes, MAX_LANES};
+use super::{IGNORED, Job, RowChunk, careful, near};
 
 /// Space of a thread, reused from row to row.
-pub struct Scratch {
+pub struct RowScratch {
     /// A block of student and one of teacher, widened.
     pub wide: [Vec<f32>; 2],
     /// What the gradient of a row is made of; of a block alone where none is.
@@ -20,9 +20,9 @@ pub struct Scratch {
     pub narrow: Vec<u16>,
 }
 
-impl Scratch {
+impl RowScratch {
     fn new(job: &Job<'_>, with_grad: bool) -> Self {
-        let block = BLOCK.min(job.columns) + 64 + MAX_LANES;
+        let block = COLUMNS_PER_BLOCK.min(job.columns) + 64 + MAX_LANES;
         let terms = if with_grad { job.columns + MAX_LANES } else { block };
         Self {
             wide: [vec![0.0; block], vec![0.0; block]],
@@ -65,7 +65,7 @@ impl DerefMut for Aligned {
 
 /// A row that counts in the KL.
 #[derive(Clone, Copy)]
-pub struct Place<'a> {
+pub struct RowPlace<'a> {
     pub job: &'a Job<'a>,
     pub index: usize,
     /// Its weight in KL and squared difference.
@@ -85,7 +85,7 @@ pub struct LabelLogs {
 
 /// The row after one, whose logits are fetched and compared meanwhile.
 pub struct NextRow<'a> {
-    rows: [Row<'a>; 2],
+    rows: [FloatRow<'a>; 2],
     ahead: [Ahead; 2],
     /// Of the columns before `done`.
     largest: Largest,
@@ -93,7 +93,7 @@ pub struct NextRow<'a> {
 }
 
 impl<'a> NextRow<'a> {
-    fn new(rows: [Row<'a>; 2]) -> Self {
+    fn new(rows: [FloatRow<'a>; 2]) -> Self {
         Self { rows, ahead: rows.map(Ahead::of), largest: Largest::NONE, done: 0 }
     }
 
@@ -104,9 +104,9 @@ impl<'a> NextRow<'a> {
 
     /// Compares the columns up to `end`, block by block.
     #[inline(always)]
-    pub fn compare<S: Simd>(&mut self, simd: S, end: usize, wide: &mut [Vec<f32>; 2]) {
+    pub fn compare<S: Lanes>(&mut self, simd: S, end: usize, wide: &mut [Vec<f32>; 2]) {
         while self.done < end {
-            let block = self.done..end.min(self.done + BLOCK);
+            let block = self.done..end.min(self.done + COLUMNS_PER_BLOCK);
             self.done = block.end;
             self.largest = self.largest.with(simd, pair(self.rows, block, wide));
         }
@@ -115,8 +115,8 @@ impl<'a> NextRow<'a> {
 
 /// The rows of a chunk, in order.
 #[inline(always)]
-pub fn run<S: Simd>(simd: S, job: &Job<'_>, chunk: &mut Chunk<'_>) {
-    let mut scratch = Scratch::new(job, chunk.grad.is_some());
+pub fn run<S: Lanes>(simd: S, job: &Job<'_>, chunk: &mut RowChunk<'_>) {
+    let mut scratch = RowScratch::new(job, chunk.grad.is_some());
     let mut known = None;
     for offset in 0..chunk.kl.len() {
         let index = chunk.first + offset;
@@ -133,7 +133,7 @@ pub fn run<S: Simd>(simd: S, job: &Job<'_>, chunk: &mut Chunk<'_>) {
                 let is_followed = offset + 1 < chunk.kl.len() && job.weight(index + 1) != 0.0;
                 let mut next =
                     is_followed.then(|| NextRow::new([job.student_row(index + 1, later), job.teacher[index + 1]]));
-                let place = Place { job, index, weight, label, largest: largest.unwrap_or(Largest::NONE) };
+                let place = RowPlace { job, index, weight, label, largest: largest.unwrap_or(Largest::NONE) };
                 let values = kl_row(simd, place, largest.is_some(), next.as_mut(), grad, &mut scratch);
                 known = next.map(|next| next.largest);
                 values
@@ -155,24 +155,24 @@ pub fn run<S: Simd>(simd: S, job: &Job<'_>, chunk: &mut Chunk<'_>) {
 
 /// The blocks of a row.
 pub fn blocks(columns: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..columns).step_by(BLOCK).map(move |start| start..(start + BLOCK).min(columns))
+    (0..columns).step_by(COLUMNS_PER_BLOCK).map(move |start| start..(start + COLUMNS_PER_BLOCK).min(columns))
 }
 
 /// Student and teacher in the columns `range`, in single precision.
 #[inline(always)]
-pub fn pair<'a>(rows: [Row<'a>; 2], range: Range<usize>, [s, t]: &'a mut [Vec<f32>; 2]) -> [&'a [f32]; 2] {
+pub fn pair<'a>(rows: [FloatRow<'a>; 2], range: Range<usize>, [s, t]: &'a mut [Vec<f32>; 2]) -> [&'a [f32]; 2] {
     [rows[0].block(range.clone(), s), rows[1].block(range, t)]
 }
 
 /// KL, cross-entropy (0 without a label) and squared difference of one row.
 #[inline(always)]
-fn kl_row<S: Simd>(
+fn kl_row<S: Lanes>(
     simd: S,
-    mut place: Place<'_>,
+    mut place: RowPlace<'_>,
     is_compared: bool,
     mut next: Option<&mut NextRow<'_>>,
-    mut grad: Option<&mut RowMut<'_>>,
-    scratch: &mut Scratch,
+    mut grad: Option<&mut FloatRowMut<'_>>,
+    scratch: &mut RowScratch,
 ) -> (f32, f32, f32) {
     let job = place.job;
     let rows = [job.student_row(place.index, grad.as_deref()), job.teacher[place.index]];
@@ -210,7 +210,7 @@ fn kl_row<S: Simd>(
 
 /// The entry of the label in the gradient, in double precision: r - 1 in the gradient's own precision would lose what a
 /// good student has left.
-fn label_gradient(place: &Place<'_>, [s, t]: [f32; 2], logs: LabelLogs) -> f64 {
+fn label_gradient(place: &RowPlace<'_>, [s, t]: [f32; 2], logs: LabelLogs) -> f64 {
     let (job, weight) = (place.job, f64::from(place.weight));
     let quotient = logs.p - logs.q;
     // From the difference only where it is small: else 0 * inf would be possible.
@@ -224,13 +224,13 @@ fn label_gradient(place: &Place<'_>, [s, t]: [f32; 2], logs: LabelLogs) -> f64 {
 
 /// Cross-entropy of one row that counts in no other term.
 #[inline(always)]
-fn ce_row<S: Simd>(
+fn ce_row<S: Lanes>(
     simd: S,
     job: &Job<'_>,
     index: usize,
     label: usize,
-    mut grad: Option<&mut RowMut<'_>>,
-    scratch: &mut Scratch,
+    mut grad: Option<&mut FloatRowMut<'_>>,
+    scratch: &mut RowScratch,
 ) -> f32 {
     let row = job.student_row(index, grad.as_deref());
     let mut largest = f32::NEG_INFINITY;
@@ -264,12 +264,12 @@ fn ce_row<S: Simd>(
 /// The end of the block at `start`: the first block is longer by what brings the next ones to a cache line of the
 /// gradient.
 #[inline(always)]
-pub fn block_end(start: usize, job: &Job<'_>, grad: Option<&RowMut<'_>>) -> usize {
+pub fn block_end(start: usize, job: &Job<'_>, grad: Option<&FloatRowMut<'_>>) -> usize {
     let head = match grad {
         Some(grad) if start == 0 && job.stream => grad.as_row().columns_to_line(),
         _ => 0,
     };
-    (start + head + BLOCK).min(job.columns)
+    (start + head + COLUMNS_PER_BLOCK).min(job.columns)
 }
 
 /// `value` with what rounding leaves below 0 taken off; NaN stays.

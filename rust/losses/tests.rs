@@ -22,21 +22,17 @@ struct Outcome {
     grad: Vec<f32>,
 }
 
-fn levels() -> impl Iterator<Item = Level> {
-    Level::ALL.into_iter().filter(|level| level.is_available())
-}
-
 fn outcome(case: &Case, level: Level, threads: usize) -> Outcome {
     let mut grad = vec![f32::NAN; case.student.len()];
     let inputs = Inputs {
-        student: case.student.chunks(case.columns).map(Row::F32).collect(),
-        teacher: case.teacher.chunks(case.columns).map(Row::F32).collect(),
+        student: case.student.chunks(case.columns).map(FloatRow::F32).collect(),
+        teacher: case.teacher.chunks(case.columns).map(FloatRow::F32).collect(),
         labels: Some(&case.labels),
         row_weights: Some(&case.weights),
-        grad: Some(grad.chunks_mut(case.columns).map(RowMut::F32).collect()),
+        grad: Some(grad.chunks_mut(case.columns).map(FloatRowMut::F32).collect()),
     };
     let mse_grad = if case.mse { 0.1 } else { 0.0 };
-    let settings = Settings { temperature: case.temperature, kl_grad: 1.0, ce_grad: 1.0, mse_grad, threads, level };
+    let settings = LossSettings { temperature: case.temperature, kl_grad: 1.0, ce_grad: 1.0, mse_grad, threads, level };
     let losses = distillation_loss(inputs, settings).unwrap();
     Outcome { losses, grad }
 }
@@ -80,7 +76,7 @@ proptest! {
     #[test]
     fn instruction_sets_agree(case in case()) {
         let expected = outcome(&case, Level::Scalar, 1);
-        for level in levels() {
+        for level in Level::available() {
             let found = outcome(&case, level, 2);
             prop_assert!(near(&found.losses.kl, &expected.losses.kl, 4e-6, 1e-12), "{level:?}");
             prop_assert!(near(&found.losses.ce, &expected.losses.ce, 2e-6, 1e-6), "{level:?}");
@@ -92,7 +88,7 @@ proptest! {
     #[test]
     fn gradient_rows_sum_to_zero_and_kl_is_not_negative(case in case()) {
         let case = Case { mse: false, ..case };
-        for level in levels() {
+        for level in Level::available() {
             let found = outcome(&case, level, 1);
             prop_assert!(found.losses.kl.iter().all(|&kl| kl >= 0.0), "{level:?}");
             for row in found.grad.chunks(case.columns) {
@@ -105,7 +101,7 @@ proptest! {
     fn equal_logits_have_no_kl_and_no_gradient(case in case()) {
         let labels = vec![IGNORED; case.labels.len()];
         let case = Case { teacher: case.student.clone(), labels, ..case };
-        for level in levels() {
+        for level in Level::available() {
             let found = outcome(&case, level, 1);
             prop_assert!(found.losses.kl.iter().chain(&found.grad).all(|&x| x == 0.0), "{level:?}");
         }
@@ -119,7 +115,7 @@ proptest! {
             teacher: case.teacher.iter().map(|x| x + teacher_shift).collect(),
             ..case.clone()
         };
-        for level in levels() {
+        for level in Level::available() {
             let (one, other) = (outcome(&case, level, 1), outcome(&shifted, level, 1));
             // The shifted logits are rounded to 2e-6 of 1.
             prop_assert!(near(&other.losses.kl, &one.losses.kl, 1e-5, 1e-5), "{level:?}");
@@ -138,7 +134,7 @@ proptest! {
             labels: case.labels.iter().map(mirror).collect(),
             ..case.clone()
         };
-        for level in levels() {
+        for level in Level::available() {
             let (one, other) = (outcome(&case, level, 1), outcome(&reversed, level, 1));
             prop_assert!(near(&other.losses.kl, &one.losses.kl, 4e-6, 1e-12), "{level:?}");
             prop_assert!(near(&other.losses.ce, &one.losses.ce, 2e-6, 1e-6), "{level:?}");
@@ -157,7 +153,7 @@ proptest! {
             weights: [&case.weights[..], &[0.0]].concat(),
             ..case.clone()
         };
-        for level in levels() {
+        for level in Level::available() {
             let (one, other) = (outcome(&case, level, 1), outcome(&longer, level, 3));
             prop_assert_eq!(&other.losses.kl[..rows], &one.losses.kl[..]);
             prop_assert_eq!(&other.grad[..rows * case.columns], &one.grad[..]);
@@ -181,7 +177,7 @@ proptest! {
             ..case.clone()
         };
         let case = Case { mse: false, ..case };
-        for level in levels() {
+        for level in Level::available() {
             let (one, other) = (outcome(&case, level, 1), outcome(&wider, level, 1));
             prop_assert!(near(&other.losses.kl, &one.losses.kl, 4e-6, 1e-12), "{level:?}");
             prop_assert!(near(&other.losses.ce, &one.losses.ce, 2e-6, 1e-6), "{level:?}");
@@ -196,7 +192,7 @@ proptest! {
     fn logits_of_ten_thousand_stay_finite(case in case()) {
         let far = |x: &[f32]| x.iter().map(|x| 4e3 * x).collect::<Vec<_>>();
         let case = Case { student: far(&case.student), teacher: far(&case.teacher), mse: false, ..case };
-        for level in levels() {
+        for level in Level::available() {
             let found = outcome(&case, level, 1);
             prop_assert!(found.losses.kl.iter().all(|&kl| kl.is_finite() && kl >= 0.0), "{level:?}");
             prop_assert!(found.losses.ce.iter().chain(&found.grad).all(|x| x.is_finite()), "{level:?}");

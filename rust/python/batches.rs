@@ -15,16 +15,16 @@ use pyo3_arrow::PyChunkedArray;
 use crate::batches::check::check;
 use crate::batches::mask::{Masker, Masking, Vocabulary};
 use crate::batches::plan::{Epoch, Plan, Shape};
-use crate::batches::rows::{Buffer, Chunk, Ids, Offsets, Rows};
-use crate::batches::{Batches, Layout, Scratch};
+use crate::batches::rows::{Buffer, ColumnChunk, Ids, Offsets, TokenRows};
+use crate::batches::{BatchScratch, Batches, Layout};
 use crate::error::{Error, Result};
-use crate::simd::Simd;
+use crate::simd::Level;
 
 /// A plan over a column of token ids, and what fills its batches.
 #[pyclass(frozen, module = "distilfast._core", name = "BatchPlan")]
 pub struct PyBatchPlan {
     batches: Batches,
-    scratch: Mutex<Scratch>,
+    scratch: Mutex<BatchScratch>,
     hash: u64,
     num_tokens: u64,
 }
@@ -115,7 +115,7 @@ fn build(
         longest,
         rows,
         plan,
-        masker: Masker::new(masking, &vocabulary, Simd::available()[0])?,
+        masker: Masker::new(masking, &vocabulary, Level::chosen()?)?,
         poor: checked.poor,
         pad_id,
         seed: settings.seed,
@@ -242,7 +242,7 @@ impl PyBatchPlan {
             // Someone else's turn: memory of one's own, rather than waiting.
             match scratch.try_lock() {
                 Ok(mut scratch) => batches.fill(&epoch.epoch, index, buffer, &mut scratch),
-                Err(_) => batches.fill(&epoch.epoch, index, buffer, &mut Scratch::default()),
+                Err(_) => batches.fill(&epoch.epoch, index, buffer, &mut BatchScratch::default()),
             }
         });
         Ok(())
@@ -259,7 +259,7 @@ impl PyBatchPlan {
 }
 
 /// The rows of a column of lists, or those of them that `selected` names.
-pub fn rows_of(chunks: &[ArrayRef], selected: Option<&[ArrayRef]>) -> Result<Rows> {
+pub fn rows_of(chunks: &[ArrayRef], selected: Option<&[ArrayRef]>) -> Result<TokenRows> {
     let mut first = 0;
     let mut stored = Vec::with_capacity(chunks.len());
     for chunk in chunks {
@@ -274,7 +274,7 @@ pub fn rows_of(chunks: &[ArrayRef], selected: Option<&[ArrayRef]>) -> Result<Row
         }?);
         first += chunk.len();
     }
-    Rows::new(stored, selected.map(numbers).transpose()?)
+    TokenRows::new(stored, selected.map(numbers).transpose()?)
 }
 
 fn not_lists(found: &DataType) -> Error {
@@ -287,7 +287,7 @@ fn list_chunk<O: OffsetSizeTrait>(
     list: &GenericListArray<O>,
     first: usize,
     offsets_of: impl Fn(ScalarBuffer<O>) -> Offsets,
-) -> Result<Chunk> {
+) -> Result<ColumnChunk> {
     if let Some(row) = list.nulls().and_then(|nulls| nulls.iter().position(|valid| !valid)) {
         return Err(Error::invalid(format!("row {} is null; drop null rows before batching", first + row)));
     }
@@ -311,7 +311,7 @@ fn list_chunk<O: OffsetSizeTrait>(
         DataType::Int64 => Ids::I64(buffer::<Int64Type>(values)),
         _ => return Err(not_lists(list.data_type())),
     };
-    Ok(Chunk { offsets: offsets_of(offsets.inner().clone()), ids })
+    Ok(ColumnChunk { offsets: offsets_of(offsets.inner().clone()), ids })
 }
 
 fn buffer<T: ArrowPrimitiveType>(values: &Arc<dyn Array>) -> Buffer<T::Native>

@@ -7,11 +7,12 @@ use pyo3::prelude::*;
 use crate::cpu::memory::GradientMemory;
 use crate::cpu::threads;
 use crate::error::{Error, Result};
-use crate::losses::{self, HiddenInputs, HiddenKind, Inputs, Level, Row, RowMut, Settings};
+use crate::losses::{self, FloatRow, FloatRowMut, HiddenInputs, HiddenKind, Inputs, LossSettings};
+use crate::simd::Level;
 
 /// A matrix of numbers: `float32`, or `uint16` bits of a 16-bit format.
 #[derive(FromPyObject)]
-pub enum Matrix<'py> {
+pub enum FloatMatrix<'py> {
     Single(Bound<'py, PyArray2<f32>>),
     Bits(Bound<'py, PyArray2<u16>>),
 }
@@ -47,7 +48,7 @@ enum Readwrite<'py> {
     Bits(PyReadwriteArray2<'py, u16>, Format),
 }
 
-impl<'py> Matrix<'py> {
+impl<'py> FloatMatrix<'py> {
     fn is(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Single(one), Self::Single(other)) => one.is(other),
@@ -72,23 +73,23 @@ impl<'py> Matrix<'py> {
 }
 
 impl Readonly<'_> {
-    fn rows(&self) -> Result<Vec<Row<'_>>> {
+    fn rows(&self) -> Result<Vec<FloatRow<'_>>> {
         match self {
-            Self::Single(array) => rows(array.as_array()).map(|row| row.map(Row::F32)).collect(),
-            Self::Bits(array, Format::Bfloat16) => rows(array.as_array()).map(|row| row.map(Row::Bf16)).collect(),
-            Self::Bits(array, _) => rows(array.as_array()).map(|row| row.map(Row::F16)).collect(),
+            Self::Single(array) => rows(array.as_array()).map(|row| row.map(FloatRow::F32)).collect(),
+            Self::Bits(array, Format::Bfloat16) => rows(array.as_array()).map(|row| row.map(FloatRow::Bf16)).collect(),
+            Self::Bits(array, _) => rows(array.as_array()).map(|row| row.map(FloatRow::F16)).collect(),
         }
     }
 }
 
 impl Readwrite<'_> {
-    fn rows(&mut self) -> Result<Vec<RowMut<'_>>> {
+    fn rows(&mut self) -> Result<Vec<FloatRowMut<'_>>> {
         match self {
-            Self::Single(array) => rows_mut(array.as_array_mut()).map(|row| row.map(RowMut::F32)).collect(),
+            Self::Single(array) => rows_mut(array.as_array_mut()).map(|row| row.map(FloatRowMut::F32)).collect(),
             Self::Bits(array, Format::Bfloat16) => {
-                rows_mut(array.as_array_mut()).map(|row| row.map(RowMut::Bf16)).collect()
+                rows_mut(array.as_array_mut()).map(|row| row.map(FloatRowMut::Bf16)).collect()
             }
-            Self::Bits(array, _) => rows_mut(array.as_array_mut()).map(|row| row.map(RowMut::F16)).collect(),
+            Self::Bits(array, _) => rows_mut(array.as_array_mut()).map(|row| row.map(FloatRowMut::F16)).collect(),
         }
     }
 }
@@ -125,11 +126,11 @@ type Losses<'py> = (Bound<'py, PyArray1<f32>>, Bound<'py, PyArray1<f32>>, Bound<
 #[expect(clippy::too_many_arguments, reason = "the arguments of a Python function")]
 pub fn distillation_loss_rows<'py>(
     py: Python<'py>,
-    student: Matrix<'py>,
-    teacher: Option<Matrix<'py>>,
+    student: FloatMatrix<'py>,
+    teacher: Option<FloatMatrix<'py>>,
     labels: Option<PyReadonlyArray1<'py, i64>>,
     row_weights: Option<PyReadonlyArray1<'py, f32>>,
-    grad: Option<Matrix<'py>>,
+    grad: Option<FloatMatrix<'py>>,
     formats: (String, String),
     temperature: f32,
     kl_grad: f32,
@@ -153,7 +154,7 @@ pub fn distillation_loss_rows<'py>(
         row_weights,
         grad: grad.as_mut().map(Readwrite::rows).transpose()?,
     };
-    let settings = Settings { temperature, kl_grad, ce_grad, mse_grad, threads: threads.max(1), level };
+    let settings = LossSettings { temperature, kl_grad, ce_grad, mse_grad, threads: threads.max(1), level };
     let rows = py.detach(|| losses::distillation_loss(inputs, settings))?;
     Ok((rows.kl.into_pyarray(py), rows.ce.into_pyarray(py), rows.mse.into_pyarray(py)))
 }
@@ -164,10 +165,10 @@ pub fn distillation_loss_rows<'py>(
 #[expect(clippy::too_many_arguments, reason = "the arguments of a Python function")]
 pub fn hidden_loss_rows<'py>(
     py: Python<'py>,
-    student: Matrix<'py>,
-    teacher: Matrix<'py>,
+    student: FloatMatrix<'py>,
+    teacher: FloatMatrix<'py>,
     row_weights: Option<PyReadonlyArray1<'py, f32>>,
-    grad: Option<Matrix<'py>>,
+    grad: Option<FloatMatrix<'py>>,
     formats: (String, String),
     cosine: bool,
     scale: f32,
@@ -209,7 +210,7 @@ pub fn gradient_memory(py: Python<'_>, length: usize) -> PyResult<Bound<'_, PyAr
 /// Names of the instruction sets that this processor has, the fastest first.
 #[pyfunction]
 pub fn instruction_sets() -> Vec<&'static str> {
-    Level::ALL.into_iter().filter(|level| level.is_available()).map(Level::name).collect()
+    Level::available().map(Level::name).collect()
 }
 
 /// Whether the kernels of losses and dropout run on torch's OpenMP team, from now on only if `allowed`.
@@ -219,8 +220,5 @@ pub fn use_openmp_team(allowed: bool) -> bool {
 }
 
 fn parse_level(name: Option<&str>) -> Result<Level> {
-    let Some(name) = name else { return Ok(Level::best()) };
-    Level::ALL.into_iter().find(|level| level.name() == name && level.is_available()).ok_or_else(|| {
-        Error::invalid(format!("level {name:?} is none of this processor's: {}", instruction_sets().join(", ")))
-    })
+    name.map_or_else(Level::chosen, |name| Level::named("level", name))
 }

@@ -16,7 +16,8 @@ use pyo3_arrow::PyArray;
 use crate::error::{Error, Result};
 use crate::python::arrow::to_pyarrow;
 use crate::text::lines;
-use crate::text::rows::{self, Mode, Rows, Rules, TokenId, Totals};
+use crate::text::rows::{self, CutRows, Mode, Rules, Totals};
+use crate::text::wordpiece::ids::TokenId;
 
 /// Lines of a block of a file: a pyarrow string array, which of them begin a document, and whether the next one would.
 type PyLines<'py> = (Bound<'py, PyAny>, Bound<'py, PyArray1<bool>>, bool);
@@ -151,7 +152,7 @@ where
     Ok(list_array::<P>(cutter.push(ids.values(), lines.value_offsets(), starts)?))
 }
 
-fn list_array<P>(rows: Rows<P::Native>) -> ArrayRef
+fn list_array<P>(rows: CutRows<P::Native>) -> ArrayRef
 where
     P: ArrowPrimitiveType,
 {

@@ -17,9 +17,9 @@ use pyo3_arrow::input::AnyArray;
 
 use crate::error::{Error, Result};
 use crate::python::arrow::to_pyarrow;
+use crate::simd::Level;
 use crate::text::wordpiece::lookup::prefetch;
-use crate::text::wordpiece::segment::TextSimd;
-use crate::text::{EncodeOptions, Encoded, EncodedRows, Rows, Tokenizer, default_threads};
+use crate::text::{EncodeOptions, Encoded, EncodedRows, TextRows, Tokenizer, default_threads};
 
 /// How many strings before it is read a string is asked for; they lie all over the memory.
 const STRINGS_AHEAD: usize = 16;
@@ -47,7 +47,7 @@ impl PyTokenizer {
 
     #[getter]
     fn instructions(&self) -> Option<&'static str> {
-        self.0.simd().map(TextSimd::name)
+        self.0.level().map(Level::name)
     }
 
     fn token_to_id(&self, token: &str) -> Option<u32> {
@@ -130,7 +130,7 @@ impl PyTokenizer {
         Ok(py.detach(|| self.encode_rows(rows.as_slice(), options, threads))?)
     }
 
-    fn encode_rows<R: Rows + ?Sized>(&self, rows: &R, options: EncodeOptions, threads: usize) -> Result<ArrayRef> {
+    fn encode_rows<R: TextRows + ?Sized>(&self, rows: &R, options: EncodeOptions, threads: usize) -> Result<ArrayRef> {
         match self.0.encode_rows(rows, options, threads)? {
             Encoded::Narrow(encoded) => list_array::<UInt16Type>(encoded),
             Encoded::Wide(encoded) => list_array::<UInt32Type>(encoded),
@@ -292,7 +292,7 @@ fn check_row(row: usize, bytes: &[u8]) -> Result<()> {
     }
 }
 
-impl Rows for ArrowRows<'_> {
+impl TextRows for ArrowRows<'_> {
     fn len(&self) -> usize {
         self.starts.last().copied().unwrap_or_default()
     }

@@ -6,7 +6,7 @@ use crate::cpu::memory::advise;
 use crate::error::Result;
 
 /// Rows of UTF-8 text, readable from several threads.
-pub trait Rows: Sync {
+pub trait TextRows: Sync {
     /// The number of rows.
     fn len(&self) -> usize;
 
@@ -35,7 +35,7 @@ pub trait Rows: Sync {
     }
 }
 
-impl Rows for [&str] {
+impl TextRows for [&str] {
     fn len(&self) -> usize {
         <[&str]>::len(self)
     }

@@ -10,7 +10,7 @@ use tokenizers::{Encoding, PostProcessor, TruncationDirection};
 
 use crate::error::{Error, Result};
 use crate::text::wordpiece::ids::TokenId;
-use crate::text::{EncodeOptions, EncodedRows, Rows};
+use crate::text::{EncodeOptions, EncodedRows, TextRows};
 
 /// A tokenizer of the crate `tokenizers`, as it is and, once asked for, blind to special tokens in the text.
 pub struct Library {
@@ -101,7 +101,7 @@ impl Library {
     }
 
     /// What encodes the rows of a range and appends them to what it is given.
-    pub fn encoder<'a, I: TokenId, R: Rows + ?Sized>(
+    pub fn encoder<'a, I: TokenId, R: TextRows + ?Sized>(
         &'a self,
         rows: &'a R,
         options: EncodeOptions,

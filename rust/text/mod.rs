@@ -1,6 +1,6 @@
 //! Rows of text to rows of token ids: one face over the engines.
 //!
-//! Rows come as anything that is [`Rows`]; [`crate::text::parallel`] divides them among threads.
+//! Rows come as anything that is [`TextRows`]; [`crate::text::parallel`] divides them among threads.
 
 pub mod encoded;
 pub mod library;
@@ -11,14 +11,14 @@ pub mod unicode;
 mod unicode_tables;
 pub mod wordpiece;
 
-pub use encoded::{EncodeOptions, Encoded, EncodedRows, Rows};
+pub use encoded::{EncodeOptions, Encoded, EncodedRows, TextRows};
 
 use std::sync::OnceLock;
 
 use crate::error::{Error, Result};
+use crate::simd::Level;
 use crate::text::library::Library;
 use crate::text::wordpiece::WordPiece;
-use crate::text::wordpiece::segment::TextSimd;
 
 /// A tokenizer file, ready to encode.
 pub struct Tokenizer {
@@ -42,11 +42,15 @@ impl Tokenizer {
     pub fn from_json(json: &str) -> Result<Self> {
         let library = Library::from_json(json)?;
         let vocab_size = library.vocab_size();
-        let simd = TextSimd::chosen()?;
+        // Forms for AVX-512 were measured: no faster than those for AVX2.
+        let level = match Level::chosen()? {
+            Level::Avx512 => Level::Avx2,
+            other => other,
+        };
         let engine = if vocab_size <= 1 << 16 {
-            WordPiece::new(&library, simd).map(Engine::Narrow)
+            WordPiece::new(&library, level).map(Engine::Narrow)
         } else {
-            WordPiece::new(&library, simd).map(Engine::Wide)
+            WordPiece::new(&library, level).map(Engine::Wide)
         };
         let engine = engine.unwrap_or(Engine::Library);
         let template_len = match &engine {
@@ -91,10 +95,10 @@ impl Tokenizer {
     }
 
     /// The instructions that words are found and looked up with; `None` where the `tokenizers` crate does that.
-    pub fn simd(&self) -> Option<TextSimd> {
+    pub fn level(&self) -> Option<Level> {
         match &self.engine {
-            Engine::Narrow(words) => Some(words.simd()),
-            Engine::Wide(words) => Some(words.simd()),
+            Engine::Narrow(words) => Some(words.level()),
+            Engine::Wide(words) => Some(words.level()),
             Engine::Library => None,
         }
     }
@@ -108,7 +112,12 @@ impl Tokenizer {
     }
 
     /// Encodes all rows with at most `threads` threads, in order.
-    pub fn encode_rows<R: Rows + ?Sized>(&self, rows: &R, options: EncodeOptions, threads: usize) -> Result<Encoded> {
+    pub fn encode_rows<R: TextRows + ?Sized>(
+        &self,
+        rows: &R,
+        options: EncodeOptions,
+        threads: usize,
+    ) -> Result<Encoded> {
         let template = if options.add_special_tokens { self.template_len } else { 0 };
         if let Some(length) = options.max_length.filter(|&length| length < template.max(1)) {
             return Err(Error::Invalid(format!(

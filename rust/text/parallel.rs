@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::text::wordpiece::ids::TokenId;
-use crate::text::{EncodedRows, Rows};
+use crate::text::{EncodedRows, TextRows};
 
 /// The most bytes of text that a thread takes at a time: with their ids, they fit into its second-level cache.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -27,7 +27,7 @@ const MIN_BYTES_PER_THREAD: usize = 128 << 10;
 pub fn encode<I, R, E>(rows: &R, threads: usize, encoder: impl Fn() -> E + Sync) -> Result<EncodedRows<I>>
 where
     I: TokenId,
-    R: Rows + ?Sized,
+    R: TextRows + ?Sized,
     E: FnMut(Range<usize>, &mut EncodedRows<I>) -> Result<()>,
 {
     let bytes = rows.total_len();
@@ -90,7 +90,7 @@ where
 }
 
 /// The rows from `start` on that make about `bytes` bytes.
-fn chunk<R: Rows + ?Sized>(rows: &R, start: usize, bytes: usize) -> Range<usize> {
+fn chunk<R: TextRows + ?Sized>(rows: &R, start: usize, bytes: usize) -> Range<usize> {
     let (mut end, mut taken) = (start, 0);
     while end < rows.len() && taken < bytes {
         taken += rows.row_len(end) + 1;
@@ -108,7 +108,7 @@ struct Shared<'a, I> {
     /// How many ids the chunks that have a place have.
     total: usize,
     /// The places of the first chunks: of all before one that is not counted.
-    places: Vec<Place<'a, I>>,
+    places: Vec<ChunkPlace<'a, I>>,
     /// Room for the ids of the others.
     room: &'a mut [MaybeUninit<I>],
     /// The ends of rows that no thread has taken.
@@ -116,7 +116,7 @@ struct Shared<'a, I> {
 }
 
 /// Where the ids of a chunk belong.
-struct Place<'a, I> {
+struct ChunkPlace<'a, I> {
     start: usize,
     count: usize,
     /// Whether there was room for it, and for all before it.
@@ -127,7 +127,7 @@ struct Place<'a, I> {
 
 impl<'a, I> Shared<'a, I> {
     /// Takes the next rows: the number of their chunk, and the room for their ends.
-    fn take<R: Rows + ?Sized>(&mut self, rows: &R, bytes: usize) -> Option<(usize, Range<usize>, &'a mut [usize])> {
+    fn take<R: TextRows + ?Sized>(&mut self, rows: &R, bytes: usize) -> Option<(usize, Range<usize>, &'a mut [usize])> {
         if self.next_row >= rows.len() {
             return None;
         }
@@ -150,7 +150,7 @@ impl<'a, I> Shared<'a, I> {
                 self.room = rest;
                 own
             });
-            self.places.push(Place { start: self.total, count, fits, room });
+            self.places.push(ChunkPlace { start: self.total, count, fits, room });
             self.total += count;
         }
     }
@@ -165,7 +165,7 @@ struct Pending<'a, I> {
 
 impl<I: TokenId> Pending<'_, I> {
     /// Writes the ends of the rows, and their ids, where there is room; gives them back where there is none.
-    fn put(self, places: &mut [Place<'_, I>]) -> Option<EncodedRows<I>> {
+    fn put(self, places: &mut [ChunkPlace<'_, I>]) -> Option<EncodedRows<I>> {
         let place = &mut places[self.number];
         copy(place.start, place.room.take().unwrap_or_default(), self.ends, &self.encoded);
         (!place.fits).then_some(self.encoded)
@@ -186,7 +186,7 @@ fn lock<'l, 'a, I>(shared: &'l Mutex<Shared<'a, I>>) -> MutexGuard<'l, Shared<'a
 }
 
 /// The work of one thread: what is left over of it, or the number of the chunk that failed and why.
-fn work<'a, I: TokenId, R: Rows + ?Sized>(
+fn work<'a, I: TokenId, R: TextRows + ?Sized>(
     rows: &R,
     chunk_bytes: usize,
     shared: &Mutex<Shared<'a, I>>,

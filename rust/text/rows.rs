@@ -5,11 +5,7 @@
 //! `[CLS]` and `[SEP]` it lacks; then short rows are dropped, then those with too large a share of `[UNK]`.
 
 use crate::error::{Error, Result};
-
-/// A token id as it is stored: `u16` where the vocabulary allows it, `u32` otherwise.
-pub trait TokenId: Copy + Eq + Into<u32> + TryFrom<u32> + Send + Sync + 'static {}
-impl TokenId for u16 {}
-impl TokenId for u32 {}
+use crate::text::wordpiece::ids::TokenId;
 
 /// What a row is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +39,7 @@ pub struct Rules {
 
 /// Rows as one list array: row `i` is `ids[offsets[i]..offsets[i + 1]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rows<T> {
+pub struct CutRows<T> {
     /// Token ids of all rows, end to end.
     pub ids: Vec<T>,
     /// Where each row begins, and the end of the last.
@@ -99,9 +95,11 @@ impl<T: TokenId> RowCutter<T> {
             )));
         }
         let id = |name: &str, value: u32| {
-            T::try_from(value).ok().filter(|_| (value as usize) < rules.vocab_size).ok_or_else(|| {
-                Error::invalid(format!("{name} {value} is not below the vocabulary size {}", rules.vocab_size))
-            })
+            if value as usize >= rules.vocab_size {
+                let size = rules.vocab_size;
+                return Err(Error::invalid(format!("{name} {value} is not below the vocabulary size {size}")));
+            }
+            Ok(T::from_u32(value))
         };
         Ok(Self {
             cls_id: id("cls_id", rules.cls_id)?,
@@ -121,7 +119,7 @@ impl<T: TokenId> RowCutter<T> {
     ///
     /// `document_starts[i]` says whether line `i` is the first of its document; `None`: every line is. Nothing is taken
     /// in if there is an id that is not below the vocabulary size.
-    pub fn push(&mut self, ids: &[T], offsets: &[i32], document_starts: Option<&[bool]>) -> Result<Rows<T>> {
+    pub fn push(&mut self, ids: &[T], offsets: &[i32], document_starts: Option<&[bool]>) -> Result<CutRows<T>> {
         let count = offsets.len().saturating_sub(1);
         if let Some(starts) = document_starts
             && starts.len() != count
@@ -135,7 +133,8 @@ impl<T: TokenId> RowCutter<T> {
                 self.rules.vocab_size
             )));
         }
-        let mut rows = Rows { ids: Vec::with_capacity(ids.len() + 2 * count), offsets: Vec::with_capacity(count + 1) };
+        let mut rows =
+            CutRows { ids: Vec::with_capacity(ids.len() + 2 * count), offsets: Vec::with_capacity(count + 1) };
         rows.offsets.push(0);
         self.totals.lines += count as u64;
         for index in 0..count {
@@ -149,14 +148,14 @@ impl<T: TokenId> RowCutter<T> {
     }
 
     /// The row in progress, if there is one.
-    pub fn finish(&mut self) -> Result<Rows<T>> {
-        let mut rows = Rows { ids: Vec::new(), offsets: vec![0] };
+    pub fn finish(&mut self) -> Result<CutRows<T>> {
+        let mut rows = CutRows { ids: Vec::new(), offsets: vec![0] };
         self.close(&mut rows)?;
         Ok(rows)
     }
 
     /// The original's rule: cut `[CLS] line [SEP]` every `max_length - 2` tokens and complete the pieces.
-    fn cut(&mut self, line: &[T], rows: &mut Rows<T>) -> Result<()> {
+    fn cut(&mut self, line: &[T], rows: &mut CutRows<T>) -> Result<()> {
         if line.len() + 2 <= self.rules.max_length {
             return self.emit(line, rows);
         }
@@ -175,7 +174,7 @@ impl<T: TokenId> RowCutter<T> {
     }
 
     /// Appends the line to the row in progress, after closing that where the line does not fit or begins a document.
-    fn join(&mut self, line: &[T], starts_document: bool, rows: &mut Rows<T>) -> Result<()> {
+    fn join(&mut self, line: &[T], starts_document: bool, rows: &mut CutRows<T>) -> Result<()> {
         let room = self.rules.max_length - 2;
         if starts_document || self.open.len() + line.len() > room {
             self.close(rows)?;
@@ -190,7 +189,7 @@ impl<T: TokenId> RowCutter<T> {
         Ok(())
     }
 
-    fn close(&mut self, rows: &mut Rows<T>) -> Result<()> {
+    fn close(&mut self, rows: &mut CutRows<T>) -> Result<()> {
         if self.open.is_empty() {
             return Ok(());
         }
@@ -202,7 +201,7 @@ impl<T: TokenId> RowCutter<T> {
     }
 
     /// Writes `[CLS] line [SEP]` and counts it, or drops it.
-    fn emit(&mut self, line: &[T], rows: &mut Rows<T>) -> Result<()> {
+    fn emit(&mut self, line: &[T], rows: &mut CutRows<T>) -> Result<()> {
         let length = line.len() + 2;
         if length < self.rules.min_length {
             self.totals.dropped_short += 1;
@@ -253,7 +252,7 @@ mod tests {
         }
     }
 
-    fn lists(rows: &Rows<u16>) -> Vec<Vec<u16>> {
+    fn lists(rows: &CutRows<u16>) -> Vec<Vec<u16>> {
         rows.offsets.windows(2).map(|pair| rows.ids[pair[0] as usize..pair[1] as usize].to_vec()).collect()
     }
 

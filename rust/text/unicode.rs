@@ -12,7 +12,7 @@ type Mapping = &'static [(u32, &'static str)];
 
 /// The settings of a `BertNormalizer` whose `clean_text` is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct NormalizerSettings {
     /// Whether Chinese characters are words of their own.
     pub handle_chinese_chars: bool,
     /// Whether accents are taken off.
@@ -23,7 +23,7 @@ pub struct Settings {
 
 /// What becomes of a character.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
+pub enum CharacterClass {
     /// Part of a word, as this character.
     Word(char),
     /// Nothing; its neighbours join.
@@ -40,7 +40,7 @@ pub enum Class {
     Mark,
 }
 
-const BLOCK: usize = 128;
+const CHARACTERS_PER_BLOCK: usize = 128;
 const KIND_SHIFT: u32 = 24;
 const PAYLOAD: u32 = (1 << KIND_SHIFT) - 1;
 
@@ -57,20 +57,20 @@ const MARK: u32 = 6;
 /// The tables under given settings.
 #[derive(Debug)]
 pub struct Normalizer {
-    settings: Settings,
-    blocks: Vec<[u32; BLOCK]>,
+    settings: NormalizerSettings,
+    blocks: Vec<[u32; CHARACTERS_PER_BLOCK]>,
     index: Vec<u16>,
     expansions: Vec<String>,
 }
 
 impl Normalizer {
     /// Builds the look-up table.
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: NormalizerSettings) -> Self {
         let mut normalizer = Self { settings, blocks: Vec::new(), index: Vec::new(), expansions: Vec::new() };
         let mut flat = vec![0_u32; 0x11_0000];
         normalizer.fill(&mut flat);
         let mut known = std::collections::HashMap::new();
-        for block in flat.as_chunks::<BLOCK>().0 {
+        for block in flat.as_chunks::<CHARACTERS_PER_BLOCK>().0 {
             let number = *known.entry(block).or_insert_with(|| {
                 normalizer.blocks.push(*block);
                 normalizer.blocks.len() as u16 - 1
@@ -81,7 +81,7 @@ impl Normalizer {
     }
 
     fn fill(&mut self, flat: &mut [u32]) {
-        let Settings { handle_chinese_chars, strip_accents, lowercase } = self.settings;
+        let NormalizerSettings { handle_chinese_chars, strip_accents, lowercase } = self.settings;
         for &(first, last) in tables::PUNCTUATION {
             flat[first as usize..=last as usize].fill(ALONE << KIND_SHIFT);
         }
@@ -137,19 +137,19 @@ impl Normalizer {
 
     /// What becomes of a character.
     #[inline]
-    pub fn class(&self, char: char) -> Class {
+    pub fn class(&self, char: char) -> CharacterClass {
         let code = char as usize;
-        let entry = self.blocks[self.index[code / BLOCK] as usize][code % BLOCK];
+        let entry = self.blocks[self.index[code / CHARACTERS_PER_BLOCK] as usize][code % CHARACTERS_PER_BLOCK];
         let payload = entry & PAYLOAD;
         let itself = if payload == 0 { char } else { char::from_u32(payload).unwrap_or(char) };
         match entry >> KIND_SHIFT {
-            WORD => Class::Word(itself),
-            DELETED => Class::Deleted,
-            SPACE => Class::Space,
-            ALONE => Class::Alone(itself),
-            SEVERAL => Class::Several(payload),
-            HANGUL => Class::Hangul,
-            _ => Class::Mark,
+            WORD => CharacterClass::Word(itself),
+            DELETED => CharacterClass::Deleted,
+            SPACE => CharacterClass::Space,
+            ALONE => CharacterClass::Alone(itself),
+            SEVERAL => CharacterClass::Several(payload),
+            HANGUL => CharacterClass::Hangul,
+            _ => CharacterClass::Mark,
         }
     }
 
@@ -157,10 +157,10 @@ impl Normalizer {
     #[inline]
     pub fn stays(&self, char: char) -> bool {
         let code = char as usize;
-        self.blocks[self.index[code / BLOCK] as usize][code % BLOCK] == WORD << KIND_SHIFT
+        self.blocks[self.index[code / CHARACTERS_PER_BLOCK] as usize][code % CHARACTERS_PER_BLOCK] == WORD << KIND_SHIFT
     }
 
-    /// The characters, all of them of words or punctuation, that [`Class::Several`] stands for.
+    /// The characters, all of them of words or punctuation, that [`CharacterClass::Several`] stands for.
     pub fn expansion(&self, number: u32) -> &str {
         &self.expansions[number as usize]
     }

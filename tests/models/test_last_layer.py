@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from distilfast import InputError
-from distilfast.heads.positions import attended, select_positions
+from distilfast.heads.positions import select_positions
 from distilfast.models import attention
 from distilfast.models.last_layer import can_stop_early, encode, let_last_layer_stop, spread_rows
 from small_families import LAST_LAYER_FAMILIES as FAMILIES

@@ -58,7 +58,7 @@ def test_any_text_truncated_and_bare(texts: list[str], max_length: int) -> None:
     assert tok.encode_batch(texts, max_length=max_length).to_pylist() == cut
 
 
-@pytest.mark.parametrize("simd", ["avx512", "avx2", "neon", "portable"])
+@pytest.mark.parametrize("simd", ["avx512", "avx2", "neon", "scalar"])
 def test_every_instruction_set(simd: str, monkeypatch: pytest.MonkeyPatch, data_dir: Path) -> None:
     """Those that this machine has give the ids of its best; the others are refused by name."""
     path = data_dir / "vocab" / "bert-base-uncased.vocab.txt"
@@ -66,7 +66,7 @@ def test_every_instruction_set(simd: str, monkeypatch: pytest.MonkeyPatch, data_
     texts = list(sample(lines_of(data_dir), 0.002, [simd]))
     expected = best.encode_batch(texts)
     monkeypatch.setenv("DISTILFAST_SIMD", "none")
-    with pytest.raises(df.InputError, match=r'DISTILFAST_SIMD="none".*choose among .*portable') as refused:
+    with pytest.raises(df.InputError, match=r'DISTILFAST_SIMD="none".*choose among .*scalar') as refused:
         df.Tokenizer.from_file(path)
     monkeypatch.setenv("DISTILFAST_SIMD", simd)
     if simd in str(refused.value):

@@ -133,10 +133,7 @@ def test_stopping_early_changes_nothing(layout: str, positions: str) -> None:
     whole, whole_gradients = outcome(step, batch)
     adapt(student, teacher, stops_early=True)
     assert stops_early(student)
-    assert (
-        step.head.outputs(student, batch, step.head.rows(batch, objective), objective).every
-        is None
-    )
+    assert step.head.outputs(student, batch, step.head.rows(batch, objective), objective).every is None
     early, early_gradients = outcome(step, batch)
     assert early == pytest.approx(whole, rel=1e-12)
     for ours, theirs in zip(early_gradients, whole_gradients, strict=True):

@@ -3,7 +3,7 @@
 use super::bits::Bits;
 use super::bounds::{Bounds, CERTAIN};
 use crate::error::{Error, Result};
-use crate::simd::Simd;
+use crate::simd::Level;
 
 /// What a user asks for.
 #[derive(Clone, Debug)]
@@ -40,9 +40,9 @@ pub struct Vocabulary {
 
 /// What masking needs to know of an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Class(u8);
+pub struct TokenClass(u8);
 
-impl Class {
+impl TokenClass {
     fn new(special: bool, begins: bool) -> Self {
         Self(u8::from(special) | u8::from(begins) << 1)
     }
@@ -71,7 +71,7 @@ impl Class {
 
 /// A word of a batch, for sorting.
 #[derive(Clone, Copy)]
-pub(crate) struct Word {
+pub(crate) struct BatchWord {
     pub(crate) key: u64,
     pub(crate) start: u32,
     pub(crate) pieces: u32,
@@ -88,7 +88,7 @@ pub struct Workspace {
     pub(crate) draws: Vec<u32>,
     pub(crate) keys: Vec<u64>,
     pub(crate) sorted: Vec<u64>,
-    pub(crate) found: Vec<Word>,
+    pub(crate) found: Vec<BatchWord>,
     /// Positions that are not masked, and those drawn of them.
     pub(crate) others: Vec<u32>,
     pub(crate) drawn: Vec<u32>,
@@ -99,11 +99,11 @@ pub struct Workspace {
 /// Masks batches.
 pub struct Masker {
     pub(crate) masking: Masking,
-    pub(crate) classes: Vec<Class>,
+    pub(crate) classes: Vec<TokenClass>,
     /// One over the weight of each id, where ids are weighted.
     pub(crate) inverse_weights: Vec<f64>,
     pub(crate) bounds: Bounds,
-    pub(crate) simd: Simd,
+    pub(crate) level: Level,
     /// One over the rate at which positions are hit where each is drawn for itself.
     pub(crate) mean_gap: f64,
     /// The ids that a random token is drawn from.
@@ -115,7 +115,7 @@ pub struct Masker {
 
 impl Masker {
     /// Refuses a vocabulary without an id that may be drawn.
-    pub fn new(masking: Masking, vocabulary: &Vocabulary, simd: Simd) -> Result<Self> {
+    pub fn new(masking: Masking, vocabulary: &Vocabulary, level: Level) -> Result<Self> {
         let size = vocabulary.special.len();
         let replacements: Vec<u32> =
             (0..size as u32).filter(|&id| masking.random_specials || !vocabulary.special[id as usize]).collect();
@@ -125,7 +125,7 @@ impl Masker {
             )));
         }
         let begins = |id: usize| vocabulary.word_starts.get(id).is_some_and(|&begins| begins);
-        let classes = vocabulary.special.iter().enumerate().map(|(id, &special)| Class::new(special, begins(id)));
+        let classes = vocabulary.special.iter().enumerate().map(|(id, &special)| TokenClass::new(special, begins(id)));
         // Rounded to 32 bits, so that the last bit of a platform's `pow` and `ln` does not decide about a mask.
         let weight = |&count: &u64| f64::from((count.max(1) as f64).powf(-masking.smoothing) as f32);
         let is_weighted = masking.smoothing > 0.0;
@@ -136,7 +136,7 @@ impl Masker {
             classes: classes.collect(),
             bounds: Bounds::new(masking.prob, vocabulary, &weights),
             inverse_weights: weights.into_iter().map(f64::recip).collect(),
-            simd,
+            level,
             mean_gap: f64::from((-(-masking.prob).ln_1p()).recip() as f32),
             replacements,
             mask_id: vocabulary.mask_id,

@@ -16,15 +16,15 @@ pub use masker::{Masker, Masking, Vocabulary, Workspace};
 use uniform::position_of;
 
 use crate::batches::plan::Member;
-use crate::for_each_simd;
-use crate::random::{Key, Purpose, Stream};
-use crate::simd::Simd;
+use crate::for_each_level;
+use crate::random::{PhiloxKey, Purpose, Stream};
+use crate::simd::Level;
 
 impl Masker {
     /// The instruction set that batches are made with.
     #[must_use]
-    pub fn simd(&self) -> Simd {
-        self.simd
+    pub fn level(&self) -> Level {
+        self.level
     }
 
     /// How many positions are asked for in a batch of `tokens` tokens.
@@ -54,11 +54,18 @@ impl Masker {
 
     /// Chooses the positions of batch `batch`, whose flattened tensor `ids` holds `members`, into `workspace.flat`,
     /// and returns how many they are.
-    pub fn choose(&self, members: &[Member], ids: &[i64], key: Key, batch: u32, workspace: &mut Workspace) -> usize {
+    pub fn choose(
+        &self,
+        members: &[Member],
+        ids: &[i64],
+        key: PhiloxKey,
+        batch: u32,
+        workspace: &mut Workspace,
+    ) -> usize {
         let tokens: usize = members.iter().map(|member| member.length as usize).sum();
         let end = members.last().map_or(0, |last| (last.start + last.length) as usize);
         let (ids, capacity) = (&ids[..end], self.capacity(ids.len()));
-        let stream = &mut Stream::new(self.simd, key, batch, Purpose::Select);
+        let stream = &mut Stream::new(self.level, key, batch, Purpose::Select);
         let wanted = self.wanted(tokens);
         match (self.masking.exact, self.masking.whole_word, !self.inverse_weights.is_empty()) {
             (true, false, false) => self.choose_tokens(ids, wanted, stream, workspace),
@@ -81,7 +88,7 @@ impl Masker {
     /// `labels`; unused places get position 0 and label -100.
     pub fn replace(
         &self,
-        key: Key,
+        key: PhiloxKey,
         batch: u32,
         ids: &mut [i64],
         positions: &mut [i64],
@@ -93,11 +100,11 @@ impl Masker {
         let (labels, unused_labels) = labels.split_at_mut(flat.len());
         unused_positions.fill(0);
         unused_labels.fill(-100);
-        let mut stream = Stream::new(self.simd, key, batch, Purpose::Replace);
+        let mut stream = Stream::new(self.level, key, batch, Purpose::Replace);
         stream.fill(words, flat.len());
         random.resize(flat.len() + 1, 0);
         let below = [self.mask_below, self.random_below];
-        let count = replace(self.simd, flat, words, below, i64::from(self.mask_id), ids, positions, labels, random);
+        let count = replace(self.level, flat, words, below, i64::from(self.mask_id), ids, positions, labels, random);
         stream.fill(words, 2 * count);
         for (&position, pair) in random[..count].iter().zip(words.as_chunks::<2>().0) {
             let draw = u64::from(pair[0]) << 32 | u64::from(pair[1]);
@@ -107,7 +114,7 @@ impl Masker {
     }
 }
 
-for_each_simd! {
+for_each_level! {
     fn replace(
         flat: &[u32], words: &[u32], below: [u32; 2], mask_id: i64, ids: &mut [i64], positions: &mut [i64],
         labels: &mut [i64], random: &mut [u32],

@@ -3,7 +3,7 @@
 use crate::batches::mask::masker::{Masker, Workspace};
 use crate::batches::mask::uniform::draw_from;
 use crate::batches::plan::Member;
-use crate::random::{Key, Purpose, Stream};
+use crate::random::{PhiloxKey, Purpose, Stream};
 
 impl Masker {
     /// Of the positions of batch `batch` that hold a token and are not among those chosen into `workspace.flat`, as many
@@ -13,7 +13,7 @@ impl Masker {
     pub fn sample(
         &self,
         members: &[Member],
-        key: Key,
+        key: PhiloxKey,
         batch: u32,
         positions: &mut [i64],
         weights: &mut [f32],
@@ -30,7 +30,7 @@ impl Masker {
         let weight = if left > 0 { all as f32 / left as f32 } else { 0.0 };
         taken.clear(members.last().map_or(0, |last| (last.start + last.length) as usize));
         if left > 0 {
-            draw_from(others, &mut Stream::new(self.simd, key, batch, Purpose::Sample), words, |position| {
+            draw_from(others, &mut Stream::new(self.level, key, batch, Purpose::Sample), words, |position| {
                 taken.add(position as usize);
                 left -= 1;
                 left > 0

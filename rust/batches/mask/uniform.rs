@@ -8,19 +8,19 @@
 //! Positions that are drawn each for itself with a chance `p` are a geometric number of positions apart: the integer part
 //! of an exponential variate over `-ln(1 - p)`.
 
-use crate::batches::mask::masker::{Class, Masker, Workspace};
-use crate::for_each_simd;
+use crate::batches::mask::masker::{Masker, TokenClass, Workspace};
+use crate::for_each_level;
 use crate::random::exponential;
-use crate::random::{GROUP, Stream};
+use crate::random::{DRAWN_WORDS, Stream};
 
 /// How many words may be drawn to find `wanted` positions before what is left is listed.
 pub(crate) fn most_draws(wanted: usize) -> usize {
-    2 * wanted + 8 * GROUP
+    2 * wanted + 8 * DRAWN_WORDS
 }
 
 /// How many words to draw at a time where `left` positions are left to find.
 pub(crate) fn some_draws(left: usize) -> usize {
-    left + left / 8 + GROUP / 2
+    left + left / 8 + DRAWN_WORDS / 2
 }
 
 /// A position below `size` out of a word; `None` for the few words that would make some positions likelier than others
@@ -41,7 +41,7 @@ impl Masker {
         while left > 0 && draws < most_draws(wanted) {
             stream.fill(words, some_draws(left));
             draws += words.len();
-            left = take_tokens(self.simd, words, ids, &self.classes, taken.words(), left);
+            left = take_tokens(self.level, words, ids, &self.classes, taken.words(), left);
         }
         if left > 0 {
             flat.clear();
@@ -64,11 +64,11 @@ impl Masker {
     pub(crate) fn hit_positions(&self, size: usize, stream: &mut Stream, workspace: &mut Workspace) {
         let Workspace { words, flat, keys, .. } = workspace;
         flat.clear();
-        keys.resize(4 * GROUP, 0);
+        keys.resize(4 * DRAWN_WORDS, 0);
         let mut next = 0_u64;
         loop {
             stream.fill(words, 2 * keys.len());
-            find_gaps(self.simd, words, self.mean_gap, keys);
+            find_gaps(self.level, words, self.mean_gap, keys);
             for gap in keys.iter() {
                 next = next.saturating_add(*gap);
                 if next >= size as u64 {
@@ -95,7 +95,7 @@ pub(crate) fn draw_from<T>(
     mut take: impl FnMut(T) -> bool,
 ) {
     loop {
-        stream.fill(words, GROUP);
+        stream.fill(words, DRAWN_WORDS);
         for &word in words.iter() {
             if list.is_empty() {
                 return;
@@ -109,7 +109,7 @@ pub(crate) fn draw_from<T>(
     }
 }
 
-for_each_simd! {
+for_each_level! {
     fn find_gaps(words: &[u32], mean_gap: f64, gaps: &mut [u64]) = find_gaps_body
 }
 
@@ -124,15 +124,21 @@ fn find_gaps_body(words: &[u32], mean_gap: f64, gaps: &mut [u64]) {
     }
 }
 
-for_each_simd! {
-    fn take_tokens(words: &[u32], ids: &[i64], classes: &[Class], taken: &mut [u64], left: usize) -> usize = take_tokens_body
+for_each_level! {
+    fn take_tokens(words: &[u32], ids: &[i64], classes: &[TokenClass], taken: &mut [u64], left: usize) -> usize = take_tokens_body
 }
 
 /// Takes the positions that `words` hit, until `left` are taken; returns how many are left to take.
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "compiled anew for the instructions of each caller")]
 #[expect(clippy::needless_bitwise_bool, reason = "a branch on random words is mispredicted")]
-fn take_tokens_body(mut words: &[u32], ids: &[i64], classes: &[Class], taken: &mut [u64], mut left: usize) -> usize {
+fn take_tokens_body(
+    mut words: &[u32],
+    ids: &[i64],
+    classes: &[TokenClass],
+    taken: &mut [u64],
+    mut left: usize,
+) -> usize {
     let size = ids.len() as u32;
     let unfair = size.wrapping_neg() % size;
     // As many words at a time as could all be taken, so that the loop has no test but its own end.

@@ -5,7 +5,7 @@
 //! so the logarithm is taken of few.
 
 use crate::batches::mask::masker::{Masker, Workspace};
-use crate::for_each_simd;
+use crate::for_each_level;
 use crate::random::Stream;
 use crate::random::exponential;
 
@@ -17,7 +17,7 @@ impl Masker {
         for bounds in self.bounds.from(wanted) {
             flat.resize(ids.len() + 1, 0);
             draws.resize(ids.len() + 1, 0);
-            let found = draw_below(self.simd, words, ids, bounds, flat, draws);
+            let found = draw_below(self.level, words, ids, bounds, flat, draws);
             flat.truncate(found);
             draws.truncate(found);
             if found >= wanted {
@@ -34,7 +34,7 @@ impl Masker {
             return;
         }
         keys.resize(flat.len(), 0);
-        find_keys(self.simd, flat, draws, ids, &self.inverse_weights, keys);
+        find_keys(self.level, flat, draws, ids, &self.inverse_weights, keys);
         sorted.clone_from(keys);
         let (_, &mut limit, _) = sorted.select_nth_unstable(wanted - 1);
         let mut ties = wanted - keys.iter().filter(|&&key| key < limit).count();
@@ -54,7 +54,7 @@ pub(crate) fn centre(draw: u32) -> u64 {
     (2 * u64::from(draw) + 1) << 20
 }
 
-for_each_simd! {
+for_each_level! {
     fn find_keys(flat: &[u32], draws: &[u32], ids: &[i64], inverse_weights: &[f64], keys: &mut [u64]) = find_keys_body
 }
 
@@ -70,7 +70,7 @@ fn find_keys_body(flat: &[u32], draws: &[u32], ids: &[i64], inverse_weights: &[f
     }
 }
 
-for_each_simd! {
+for_each_level! {
     fn draw_below(words: &[u32], ids: &[i64], bounds: &[u32], flat: &mut [u32], draws: &mut [u32]) -> usize = draw_below_body
 }
 

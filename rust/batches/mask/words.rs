@@ -5,7 +5,7 @@
 //! as their pieces fit what is left of it, as BERT does; the number is missed only where no word fits any more.
 
 use crate::batches::mask::bits::Bits;
-use crate::batches::mask::masker::{Class, Masker, Word, Workspace};
+use crate::batches::mask::masker::{BatchWord, Masker, TokenClass, Workspace};
 use crate::batches::mask::uniform::{draw_from, most_draws, position_of, some_draws};
 use crate::batches::mask::weighted::centre;
 use crate::batches::plan::Member;
@@ -13,14 +13,14 @@ use crate::random::Stream;
 use crate::random::exponential;
 
 /// Tells where the words of a batch begin and end.
-struct Words<'a> {
+struct BatchWords<'a> {
     ids: &'a [i64],
-    classes: &'a [Class],
+    classes: &'a [TokenClass],
     rows: &'a Bits,
 }
 
-impl Words<'_> {
-    fn class(&self, position: usize) -> Class {
+impl BatchWords<'_> {
+    fn class(&self, position: usize) -> TokenClass {
         self.classes[self.ids[position] as usize]
     }
 
@@ -58,7 +58,7 @@ impl Masker {
         let Workspace { taken, rows, words, flat, .. } = workspace;
         taken.clear(ids.len());
         mark_rows(members, ids.len(), rows);
-        let text = Words { ids, classes: &self.classes, rows };
+        let text = BatchWords { ids, classes: &self.classes, rows };
         let (mut left, mut draws) = (wanted, 0);
         let mut take = |position: usize, taken: &mut Bits| {
             let pieces = text.pieces(position);
@@ -106,7 +106,7 @@ impl Masker {
         let Workspace { taken, rows, flat, .. } = workspace;
         taken.clear(ids.len());
         mark_rows(members, ids.len(), rows);
-        let text = Words { ids, classes: &self.classes, rows };
+        let text = BatchWords { ids, classes: &self.classes, rows };
         for position in flat.iter().map(|&position| position as usize).filter(|&position| text.begins(position)) {
             (position..position + text.pieces(position)).for_each(|piece| taken.add(piece));
         }
@@ -124,7 +124,7 @@ impl Masker {
     ) {
         let Workspace { rows, words, flat, found, .. } = workspace;
         mark_rows(members, ids.len(), rows);
-        let text = Words { ids, classes: &self.classes, rows };
+        let text = BatchWords { ids, classes: &self.classes, rows };
         stream.fill(words, ids.len());
         found.clear();
         let mut position = 0;
@@ -136,7 +136,7 @@ impl Masker {
             let pieces = text.pieces(position);
             let weights = ids[position..position + pieces].iter().map(|&id| self.inverse_weights[id as usize]);
             let key = exponential(centre(words[position] >> 1)) * weights.fold(f64::INFINITY, f64::min);
-            found.push(Word { key: key.to_bits(), start: position as u32, pieces: pieces as u32 });
+            found.push(BatchWord { key: key.to_bits(), start: position as u32, pieces: pieces as u32 });
             position += pieces;
         }
         flat.clear();

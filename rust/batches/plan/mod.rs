@@ -12,10 +12,10 @@ mod widths;
 use crate::batches::plan::packed::PackedPlan;
 use crate::batches::plan::padded::PaddedPlan;
 use crate::batches::plan::widths::choose_widths;
-use crate::batches::rows::Rows;
+use crate::batches::rows::TokenRows;
 use crate::error::{Error, Result};
-use crate::random::{Key, Permutation, epoch_key};
-use crate::simd::Simd;
+use crate::random::{Permutation, PhiloxKey, epoch_key};
+use crate::simd::Level;
 
 /// How rows lie in a batch.
 pub enum Plan {
@@ -50,15 +50,15 @@ pub struct Epoch {
     /// Its number, from 0.
     pub number: u64,
     /// Under which everything in it is drawn.
-    pub key: Key,
-    simd: Simd,
+    pub key: PhiloxKey,
+    level: Level,
     batches: Permutation,
     classes: Vec<Permutation>,
 }
 
 /// How often each length occurs: `histogram[length]`, up to the longest row. Refuses rows that are empty or longer than
 /// `max_length`.
-pub(crate) fn length_histogram(rows: &Rows, max_length: usize) -> Result<Vec<u64>> {
+pub(crate) fn length_histogram(rows: &TokenRows, max_length: usize) -> Result<Vec<u64>> {
     if rows.is_empty() {
         return Err(Error::invalid("there is no row: the column of token ids is empty"));
     }
@@ -87,7 +87,7 @@ const MOST_WIDTHS: usize = 80;
 impl Plan {
     /// The plan of all rows, and the length of the longest. `batch_tokens`: elements of a batch at most. Refuses rows
     /// that are empty or longer than `max_length`, and fewer elements than the longest row takes.
-    pub fn new(rows: &Rows, packed: bool, batch_tokens: usize, max_length: usize) -> Result<(Self, usize)> {
+    pub fn new(rows: &TokenRows, packed: bool, batch_tokens: usize, max_length: usize) -> Result<(Self, usize)> {
         let histogram = length_histogram(rows, max_length)?;
         let longest = histogram.len() - 1;
         if longest > batch_tokens {
@@ -129,16 +129,16 @@ impl Plan {
         }
     }
 
-    /// The permutations of an epoch, evaluated with `simd`.
+    /// The permutations of an epoch, evaluated with `level`.
     #[must_use]
-    pub fn epoch(&self, seed: u64, number: u64, simd: Simd) -> Epoch {
+    pub fn epoch(&self, seed: u64, number: u64, level: Level) -> Epoch {
         let key = epoch_key(seed, number);
         let sizes = match self {
             Self::Padded(plan) => plan.class_sizes(),
             Self::Packed(plan) => plan.class_sizes(),
         };
         let classes = sizes.iter().zip(1..).map(|(&size, stream)| Permutation::new(size, key, stream)).collect();
-        Epoch { number, key, simd, batches: Permutation::new(self.len() as u32, key, 0), classes }
+        Epoch { number, key, level, batches: Permutation::new(self.len() as u32, key, 0), classes }
     }
 
     /// The shape of batch `index`.
@@ -151,17 +151,17 @@ impl Plan {
     }
 
     /// The shape of batch `index` and, into `members`, its rows in the order in which they lie in it.
-    pub fn members(&self, epoch: &Epoch, index: usize, rows: &Rows, members: &mut Vec<Member>) -> Shape {
+    pub fn members(&self, epoch: &Epoch, index: usize, rows: &TokenRows, members: &mut Vec<Member>) -> Shape {
         members.clear();
         let batch = epoch.batches.apply(index as u32) as usize;
         match self {
-            Self::Padded(plan) => plan.members(epoch.simd, &epoch.classes, batch, rows, members),
+            Self::Padded(plan) => plan.members(epoch.level, &epoch.classes, batch, rows, members),
             Self::Packed(plan) => plan.members(&epoch.classes, batch, members),
         }
     }
 
     /// The number of tokens in batch `index`.
-    pub fn tokens(&self, epoch: &Epoch, index: usize, rows: &Rows, members: &mut Vec<Member>) -> usize {
+    pub fn tokens(&self, epoch: &Epoch, index: usize, rows: &TokenRows, members: &mut Vec<Member>) -> usize {
         if let Self::Packed(plan) = self {
             return plan.tokens(epoch.batches.apply(index as u32) as usize);
         }

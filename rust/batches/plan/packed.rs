@@ -5,7 +5,7 @@
 //! `cu_seqlens` are the same in every epoch.
 
 use crate::batches::plan::{Member, Shape};
-use crate::batches::rows::Rows;
+use crate::batches::rows::TokenRows;
 use crate::random::Permutation;
 
 /// Places of the length order that are walked through side by side, so that every bin gets a like mixture of lengths
@@ -13,7 +13,7 @@ use crate::random::Permutation;
 const STREAMS: usize = 64;
 
 /// The longest rows are this fraction (one in ...) of all turns ahead of the shortest.
-const AHEAD: usize = 4;
+const LEAD_FRACTION: usize = 4;
 
 /// The rows of each length that are in no bin yet.
 struct Waiting {
@@ -76,7 +76,7 @@ pub struct PackedPlan {
 
 impl PackedPlan {
     /// Packs rows with the lengths that `histogram` counts into bins of `size` tokens, no fewer than the longest has.
-    pub fn new(rows: &Rows, histogram: &[u64], size: usize) -> Self {
+    pub fn new(rows: &TokenRows, histogram: &[u64], size: usize) -> Self {
         let mut starts = vec![0_u32];
         for count in histogram {
             starts.push(starts[starts.len() - 1] + *count as u32);
@@ -100,7 +100,7 @@ impl PackedPlan {
         let mut waiting = Waiting::new(&self.starts);
         let mut free = self.size;
         let stride = count.div_ceil(STREAMS);
-        let delay = stride.div_ceil(AHEAD);
+        let delay = stride.div_ceil(LEAD_FRACTION);
         let mut lengths: Vec<usize> = (0..STREAMS).map(|stream| self.length_at(stream * stride, 0)).collect();
         for turn in 0..stride + delay {
             for stream in 0..STREAMS {
@@ -208,7 +208,7 @@ impl PackedPlan {
 mod tests {
     use super::*;
     use crate::batches::plan::length_histogram;
-    use crate::batches::rows::{Chunk, Ids, Offsets};
+    use crate::batches::rows::{ColumnChunk, Ids, Offsets};
     use proptest::prelude::*;
 
     fn packed(lengths: &[usize], size: usize) -> PackedPlan {
@@ -218,7 +218,7 @@ mod tests {
             Some(*sum)
         }));
         let ids = Ids::U16(Box::new(Vec::new()));
-        let rows = Rows::new(vec![Chunk { offsets: Offsets::Wide(Box::new(offsets)), ids }], None).unwrap();
+        let rows = TokenRows::new(vec![ColumnChunk { offsets: Offsets::Wide(Box::new(offsets)), ids }], None).unwrap();
         PackedPlan::new(&rows, &length_histogram(&rows, 100).unwrap(), size)
     }
 

@@ -1,9 +1,9 @@
 //! The padded layout: rows of like length together, every bucket with a fixed width and a fixed number of rows.
 
 use crate::batches::plan::{Member, Shape};
-use crate::batches::rows::Rows;
+use crate::batches::rows::TokenRows;
 use crate::random::Permutation;
-use crate::simd::Simd;
+use crate::simd::Level;
 
 /// Rows that are padded to one width.
 struct Bucket {
@@ -33,7 +33,7 @@ pub struct PaddedPlan {
 impl PaddedPlan {
     /// Buckets of `widths` (ascending), each with as many rows as fit `batch_tokens`, over rows with the lengths that
     /// `histogram` counts.
-    pub fn new(rows: &Rows, histogram: &[u64], widths: &[usize], batch_tokens: usize) -> Self {
+    pub fn new(rows: &TokenRows, histogram: &[u64], widths: &[usize], batch_tokens: usize) -> Self {
         let mut buckets: Vec<Bucket> = Vec::with_capacity(widths.len());
         let (mut first, mut carried, mut batch, mut narrower) = (0, 0, 0, 0);
         for &width in widths {
@@ -98,17 +98,17 @@ impl PaddedPlan {
     /// The rows of a batch and its shape.
     pub fn members(
         &self,
-        simd: Simd,
+        level: Level,
         shuffles: &[Permutation],
         batch: usize,
-        rows: &Rows,
+        rows: &TokenRows,
         members: &mut Vec<Member>,
     ) -> Shape {
         let (number, shape) = self.bucket_of(batch);
         let bucket = &self.buckets[number];
         let from = (batch - bucket.batch) * bucket.shape.rows;
         let mut numbers = Vec::with_capacity(shape.rows);
-        self.collect(simd, shuffles, number, (from, from + shape.rows), &mut numbers);
+        self.collect(level, shuffles, number, (from, from + shape.rows), &mut numbers);
         members.extend(numbers.iter().enumerate().map(|(slot, &row)| {
             let length = rows.length(row as usize) as u32;
             Member { row, start: (slot * shape.width) as u32, length }
@@ -120,7 +120,7 @@ impl PaddedPlan {
     /// its own.
     fn collect(
         &self,
-        simd: Simd,
+        level: Level,
         shuffles: &[Permutation],
         number: usize,
         (from, to): (usize, usize),
@@ -131,12 +131,12 @@ impl PaddedPlan {
             // The rows that came up are the last of the narrower bucket.
             let narrower = &self.buckets[number - 1];
             let skipped = narrower.full * narrower.shape.rows;
-            self.collect(simd, shuffles, number - 1, (from + skipped, to.min(bucket.carried) + skipped), out);
+            self.collect(level, shuffles, number - 1, (from + skipped, to.min(bucket.carried) + skipped), out);
         }
         let first = out.len();
         let places = from.max(bucket.carried)..to.max(bucket.carried);
         out.extend(places.map(|place| (place - bucket.carried) as u32));
-        shuffles[number].apply_all(simd, &mut out[first..]);
+        shuffles[number].apply_all(level, &mut out[first..]);
         for place in &mut out[first..] {
             *place = self.order[bucket.first + *place as usize];
         }
@@ -144,7 +144,7 @@ impl PaddedPlan {
 }
 
 /// A counting sort of the rows by their bucket.
-fn sort_by_bucket(rows: &Rows, buckets: &[Bucket]) -> Vec<u32> {
+fn sort_by_bucket(rows: &TokenRows, buckets: &[Bucket]) -> Vec<u32> {
     let widest = buckets.last().map_or(0, |bucket| bucket.shape.width);
     let mut bucket_of = vec![0_u16; widest + 1];
     for (length, number) in bucket_of.iter_mut().enumerate() {

@@ -2,7 +2,7 @@
 //! batches.
 
 /// The share of padding that is worth no further width.
-const PADDING: f64 = 0.0125;
+const ENOUGH_PADDING: f64 = 0.0125;
 
 /// How many prices of a width are tried.
 const PRICES: usize = 12;
@@ -11,12 +11,12 @@ const PRICES: usize = 12;
 /// that of the longest row. `histogram[length]` counts the rows.
 ///
 /// More widths pad less and make more shapes. So each width has a price, in elements: the fewest widths with padding
-/// under [`PADDING`] are searched for by bisecting the price, or else the least padding with `most` widths.
+/// under [`ENOUGH_PADDING`] are searched for by bisecting the price, or else the least padding with `most` widths.
 #[must_use]
 pub fn choose_widths(histogram: &[u64], most: usize, batch_tokens: usize) -> Vec<usize> {
     let grid = Grid::new(histogram, batch_tokens);
     let tokens: u64 = histogram.iter().zip(0..).map(|(count, length)| count * length).sum();
-    let enough = (tokens as f64 / (1.0 - PADDING)) as u64;
+    let enough = (tokens as f64 / (1.0 - ENOUGH_PADDING)) as u64;
     let (mut low, mut high) = (0.0, (tokens as f64).ln());
     // One width, should every price tried give more than `most`.
     let mut best = grid.choose(u64::MAX >> 16);

@@ -8,7 +8,7 @@ pub mod x86;
 
 /// 32-bit lanes of one instruction set. A value exists only where the processor has the instructions, so its methods are
 /// safe to call; they are inlined into a function compiled for the set (see [`Level`]).
-pub trait Simd: Copy {
+pub trait Lanes: Copy {
     /// A vector of [`Self::LANES`] lanes.
     type V: Copy;
     /// Lanes of a vector, at most [`MAX_LANES`].
@@ -78,62 +78,14 @@ pub const EXP2: [f32; 5] = [0.693_151_3, 0.240_164_46, 0.055_799_868, 0.009_017_
 /// Added to a number, it leaves no bits for a fraction, and the integer in the lowest ones.
 pub const ROUND: f32 = 12_582_912.0;
 
-/// Below this exponent [`Simd::exp2`] is 0: no subnormal numbers, which are slow.
+/// Below this exponent [`Lanes::exp2`] is 0: no subnormal numbers, which are slow.
 pub const LEAST_EXPONENT: f32 = -126.0;
 
 /// The first `count` lanes of `v`, 0 in the others.
 #[inline(always)]
-pub fn keep_first<S: Simd>(simd: S, v: S::V, count: usize) -> S::V {
+pub fn keep_first<S: Lanes>(simd: S, v: S::V, count: usize) -> S::V {
     let mut lanes = [0.0; MAX_LANES];
     simd.store(v, &mut lanes);
     lanes[count..].fill(0.0);
     simd.load(&lanes)
-}
-
-/// An instruction set that the kernels are compiled for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
-    /// 16 lanes: AVX-512 F and DQ.
-    Avx512,
-    /// 8 lanes: AVX2 and FMA.
-    Avx2,
-    /// 4 lanes: every 64-bit Arm.
-    Neon,
-    /// Plain Rust, anywhere.
-    Scalar,
-}
-
-impl Level {
-    /// All of them, the fastest first.
-    pub const ALL: [Self; 4] = [Self::Avx512, Self::Avx2, Self::Neon, Self::Scalar];
-
-    /// Whether this processor has the instructions.
-    pub fn is_available(self) -> bool {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq"),
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
-            #[cfg(target_arch = "aarch64")]
-            Self::Neon => true,
-            Self::Scalar => true,
-            #[allow(unreachable_patterns)]
-            _ => false,
-        }
-    }
-
-    /// The fastest of this processor.
-    pub fn best() -> Self {
-        Self::ALL.into_iter().find(|level| level.is_available()).unwrap_or(Self::Scalar)
-    }
-
-    /// Its name to users.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Avx512 => "avx512",
-            Self::Avx2 => "avx2",
-            Self::Neon => "neon",
-            Self::Scalar => "scalar",
-        }
-    }
 }

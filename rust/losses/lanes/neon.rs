@@ -3,7 +3,7 @@
 #[allow(clippy::wildcard_imports)]
 use std::arch::aarch64::*;
 
-use super::{EXP2, LEAST_EXPONENT, Simd};
+use super::{EXP2, LEAST_EXPONENT, Lanes};
 
 /// Four lanes.
 #[derive(Clone, Copy)]
@@ -12,7 +12,7 @@ pub struct Neon;
 // SAFETY, of every block in this implementation: NEON is part of the target, and memory is reached only inside slices
 // whose lengths are asserted.
 #[allow(clippy::undocumented_unsafe_blocks, unused_unsafe)]
-impl Simd for Neon {
+impl Lanes for Neon {
     type V = float32x4_t;
     const LANES: usize = 4;
 

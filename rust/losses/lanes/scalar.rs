@@ -1,6 +1,6 @@
 //! Plain Rust: eight lanes at a time, for processors without a vector unit that the kernels know.
 
-use super::{EXP2, LEAST_EXPONENT, ROUND, Simd};
+use super::{EXP2, LEAST_EXPONENT, Lanes, ROUND};
 
 /// Eight lanes of an array, which the compiler may vectorise.
 #[derive(Clone, Copy)]
@@ -31,7 +31,7 @@ fn power_of(rounded: f32) -> f32 {
     f32::from_bits((rounded.to_bits() << 23).wrapping_add(1f32.to_bits()))
 }
 
-impl Simd for Scalar {
+impl Lanes for Scalar {
     type V = [f32; 8];
     const LANES: usize = 8;
 

@@ -3,7 +3,7 @@
 #[allow(clippy::wildcard_imports)]
 use std::arch::x86_64::*;
 
-use super::{EXP2, LEAST_EXPONENT, ROUND, Simd};
+use super::{EXP2, LEAST_EXPONENT, Lanes, ROUND};
 
 /// AVX-512 F and DQ.
 #[derive(Clone, Copy)]
@@ -32,7 +32,7 @@ impl Avx2 {
 // SAFETY, of every block in this implementation: `Avx512` exists only where its instructions do, and memory is reached
 // only inside slices whose lengths are asserted.
 #[allow(clippy::undocumented_unsafe_blocks)]
-impl Simd for Avx512 {
+impl Lanes for Avx512 {
     type V = __m512;
     const LANES: usize = 16;
 
@@ -154,7 +154,7 @@ impl Simd for Avx512 {
 
 // SAFETY, of every block in this implementation: as above.
 #[allow(clippy::undocumented_unsafe_blocks)]
-impl Simd for Avx2 {
+impl Lanes for Avx2 {
     type V = __m256;
     const LANES: usize = 8;
 

@@ -10,7 +10,7 @@ use std::hint::select_unpredictable;
 use std::mem::MaybeUninit;
 
 use crate::cpu::memory::{PAGE_BYTES, advise};
-use crate::text::wordpiece::ids::Packed;
+use crate::text::wordpiece::ids::PackedIds;
 
 /// The most bytes of a word that a key holds.
 pub const KEY_BYTES: usize = 16;
@@ -18,10 +18,10 @@ pub const KEY_BYTES: usize = 16;
 /// The text of a word of at most 16 bytes, filled up with zeros: NUL is deleted from every text, so it tells nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
-pub struct Key(pub u128);
+pub struct WordKey(pub u128);
 
 /// Where there is no word: no text is like this, since every 0xFF in it is a word of its own.
-pub const NO_KEY: Key = Key(u128::MAX);
+pub const NO_KEY: WordKey = WordKey(u128::MAX);
 
 /// The bytes of a key that belong to a word of so many bytes; none for a word that is too long for a key.
 pub const KEY_MASKS: [u128; KEY_BYTES + 2] = {
@@ -42,7 +42,7 @@ pub const OFFSET_SHIFT: u32 = 32 - SETS_BITS - SET_BITS;
 /// See [`OFFSET_SHIFT`].
 pub const OFFSET_MASK: u32 = ((1 << SETS_BITS) - 1) << SET_BITS;
 
-impl Key {
+impl WordKey {
     /// The key of a word of at most 16 bytes, as it stands.
     pub fn of(word: &[u8]) -> Self {
         let mut bytes = [0; KEY_BYTES];
@@ -81,8 +81,8 @@ impl Key {
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
 pub struct Set {
-    keys: [Key; 2],
-    values: [Packed; 2],
+    keys: [WordKey; 2],
+    values: [PackedIds; 2],
 }
 
 /// The size of a [`Set`], as a power of two.
@@ -111,7 +111,7 @@ impl Default for WordCache {
 impl WordCache {
     /// An empty table.
     pub fn new() -> Self {
-        let empty = Set { keys: [NO_KEY; 2], values: [Packed::default(); 2] };
+        let empty = Set { keys: [NO_KEY; 2], values: [PackedIds::default(); 2] };
         Self::filled(|sets| sets.iter_mut().for_each(|set| _ = set.write(empty)))
     }
 
@@ -147,7 +147,7 @@ impl WordCache {
     ///
     /// What is found there changes places with the second word of its own set: which it is looked for in first, the next
     /// time. That stays in the neighbourhood, which is the same for all that belong to it.
-    pub fn find(&mut self, key: Key) -> Option<Packed> {
+    pub fn find(&mut self, key: WordKey) -> Option<PackedIds> {
         if !key.is_word() {
             return None;
         }
@@ -166,7 +166,7 @@ impl WordCache {
     }
 
     /// Notes the ids of a word, and tells whether it has; words without a key are not noted.
-    pub fn insert(&mut self, key: Key, packed: Packed) -> bool {
+    pub fn insert(&mut self, key: WordKey, packed: PackedIds) -> bool {
         if !key.is_word() {
             return false;
         }
@@ -179,7 +179,7 @@ impl WordCache {
     }
 
     /// Where a word is, or, if it is nowhere, the first free place that it may take; `None` if there is none.
-    fn way(&self, key: Key, own: usize) -> Option<(usize, usize)> {
+    fn way(&self, key: WordKey, own: usize) -> Option<(usize, usize)> {
         (0..NEIGHBOURS).map(|step| own ^ step).find_map(|place| {
             let way = self.sets()[place].keys.iter().position(|&other| other == key || other == NO_KEY)?;
             Some((place, way))
@@ -187,7 +187,7 @@ impl WordCache {
     }
 
     /// Whether the set of this key has room for another word.
-    pub fn has_room(&self, key: Key) -> bool {
+    pub fn has_room(&self, key: WordKey) -> bool {
         self.sets()[key.place()].keys[1] == NO_KEY
     }
 }
@@ -195,7 +195,7 @@ impl WordCache {
 impl Set {
     /// The ids of a word that belongs to this set, if they are known.
     #[inline]
-    pub fn get(&self, key: Key) -> Option<&Packed> {
+    pub fn get(&self, key: WordKey) -> Option<&PackedIds> {
         // Which of the two it is cannot be predicted, that it is one of them can: so the half of the second key chooses
         // without a branch, and one branch tells whether the whole of the chosen key is right. A word that shares its
         // first half and its set with another may be missed, which costs time, not truth.
@@ -233,9 +233,9 @@ mod tests {
             let mut cache = WordCache::new();
             let mut known: HashMap<String, u32> = HashMap::new();
             for (word, count) in words {
-                let key = Key::of(word.as_bytes());
+                let key = WordKey::of(word.as_bytes());
                 let ids: Vec<u32> = (0..count).collect();
-                if let Some(packed) = Packed::new::<u16>(&ids, 0) {
+                if let Some(packed) = PackedIds::new::<u16>(&ids, 0) {
                     cache.insert(key, packed);
                     known.insert(word.clone(), count);
                 }
@@ -246,7 +246,7 @@ mod tests {
             }
             let mut copy = cache.clone();
             for (word, count) in known {
-                let found = copy.find(Key::of(word.as_bytes())).map(|packed| packed.count_and_flag().0 as u32);
+                let found = copy.find(WordKey::of(word.as_bytes())).map(|packed| packed.count_and_flag().0 as u32);
                 prop_assert_eq!(found, Some(count));
             }
         }
@@ -255,11 +255,11 @@ mod tests {
     /// However words of one neighbourhood change places, each is found as long as there is room for all.
     #[test]
     fn neighbours_change_places() {
-        let group = Key::of(b"0").place() / NEIGHBOURS;
-        let words = (0..u32::MAX).map(|number| (number, Key::of(number.to_string().as_bytes())));
-        let words: Vec<(u32, Key)> =
+        let group = WordKey::of(b"0").place() / NEIGHBOURS;
+        let words = (0..u32::MAX).map(|number| (number, WordKey::of(number.to_string().as_bytes())));
+        let words: Vec<(u32, WordKey)> =
             words.filter(|(_, key)| key.place() / NEIGHBOURS == group).take(2 * NEIGHBOURS).collect();
-        let packed = |number: u32| Packed::new::<u16>(&[number & 0x7FFF], 0).expect("one id");
+        let packed = |number: u32| PackedIds::new::<u16>(&[number & 0x7FFF], 0).expect("one id");
         let mut cache = WordCache::new();
         for &(number, key) in &words {
             cache.insert(key, packed(number));

@@ -2,7 +2,7 @@
 
 /// A token id as it is stored: `u16` where the vocabulary allows, else `u32`.
 pub trait TokenId: Copy + Default + Into<u32> + Send + Sync + 'static {
-    /// How many ids [`Packed`] takes.
+    /// How many ids [`PackedIds`] takes.
     const PACKED: usize;
 
     /// How many bits each of them has there.
@@ -11,30 +11,30 @@ pub trait TokenId: Copy + Default + Into<u32> + Send + Sync + 'static {
     /// The id, which the caller knows to fit.
     fn from_u32(id: u32) -> Self;
 
-    /// Writes [`LANES`] ids: those that were packed, then others without meaning.
+    /// Writes [`IDS_WRITTEN`] ids: those that were packed, then others without meaning.
     ///
     /// # Safety
     ///
     /// `to` points to room for that many.
-    unsafe fn write(packed: &Packed, to: *mut Self);
+    unsafe fn write(packed: &PackedIds, to: *mut Self);
 }
 
 /// How many ids [`TokenId::write`] writes.
-pub const LANES: usize = 8;
+pub const IDS_WRITTEN: usize = 8;
 
 /// A few ids, their count and a flag. Without the flag and ids it is all zeros.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
-pub struct Packed(u128);
+pub struct PackedIds(u128);
 
 /// Where the count and the flag are; ids lie below.
 const COUNT_SHIFT: u32 = 120;
 const FLAG_SHIFT: u32 = 124;
 
-impl Packed {
+impl PackedIds {
     /// The ids with a flag of 0 or 1, if they fit.
     pub fn new<I: TokenId>(ids: &[u32], flag: u32) -> Option<Self> {
-        const { assert!(I::PACKED as u32 * I::PACKED_BITS <= COUNT_SHIFT && I::PACKED <= LANES) };
+        const { assert!(I::PACKED as u32 * I::PACKED_BITS <= COUNT_SHIFT && I::PACKED <= IDS_WRITTEN) };
         // What is read as bytes must lie as it does in a register.
         const { assert!(cfg!(target_endian = "little")) };
         if ids.len() > I::PACKED || ids.iter().any(|id| id >> I::PACKED_BITS != 0) {
@@ -54,7 +54,7 @@ impl Packed {
 
     /// Appends the ids.
     pub fn append<I: TokenId>(&self, ids: &mut Vec<I>) {
-        let mut lanes = [I::default(); LANES];
+        let mut lanes = [I::default(); IDS_WRITTEN];
         // SAFETY: that is the room that is asked for.
         unsafe { I::write(self, lanes.as_mut_ptr()) };
         ids.extend_from_slice(&lanes[..self.count_and_flag().0]);
@@ -71,7 +71,7 @@ impl TokenId for u16 {
     }
 
     #[inline]
-    unsafe fn write(packed: &Packed, to: *mut Self) {
+    unsafe fn write(packed: &PackedIds, to: *mut Self) {
         // SAFETY: eight ids are 16 bytes.
         unsafe { to.cast::<u128>().write_unaligned(packed.0) };
     }
@@ -87,7 +87,7 @@ impl TokenId for u32 {
     }
 
     #[inline]
-    unsafe fn write(packed: &Packed, to: *mut Self) {
+    unsafe fn write(packed: &PackedIds, to: *mut Self) {
         let bytes: *const u8 = (&raw const packed.0).cast();
         for lane in 0..Self::PACKED {
             // Two ids are five bytes, of which the second begins in the middle of the third.
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     fn round_trip<I: TokenId + PartialEq + std::fmt::Debug>(ids: &[u32], flag: u32) {
-        let packed = Packed::new::<I>(ids, flag);
+        let packed = PackedIds::new::<I>(ids, flag);
         let fits = ids.len() <= I::PACKED && ids.iter().all(|&id| id < 1 << I::PACKED_BITS);
         assert_eq!(packed.is_some(), fits);
         let Some(packed) = packed else { return };

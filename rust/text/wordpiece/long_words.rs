@@ -5,7 +5,7 @@
 //! cache; here it is one line, at most two.
 
 use crate::text::wordpiece::cache::{SET_BITS, SETS_BITS};
-use crate::text::wordpiece::ids::{Packed, TokenId};
+use crate::text::wordpiece::ids::{PackedIds, TokenId};
 
 /// The most bytes of a word that is kept.
 const LONG_BYTES: usize = 32;
@@ -20,7 +20,7 @@ type LongKey = [u64; LONG_BYTES / 8];
 #[derive(Clone, Copy)]
 struct Entry {
     key: LongKey,
-    values: [Packed; 2],
+    values: [PackedIds; 2],
 }
 
 /// The table of a thread; it is made when the first word comes.
@@ -46,13 +46,13 @@ impl LongWords {
     pub fn insert<I: TokenId>(&mut self, word: &[u8], ids: &[u32]) {
         let (first, second) = ids.split_at(ids.len().min(I::PACKED));
         let (Some(key), Some(first), Some(second)) =
-            (key_of(word), Packed::new::<I>(first, 0), Packed::new::<I>(second, 0))
+            (key_of(word), PackedIds::new::<I>(first, 0), PackedIds::new::<I>(second, 0))
         else {
             return;
         };
         const { assert!(size_of::<Entry>() == 1 << SET_BITS) };
         if self.entries.is_empty() {
-            self.entries.resize(1 << ENTRIES_BITS, Entry { key: [0; 4], values: [Packed::default(); 2] });
+            self.entries.resize(1 << ENTRIES_BITS, Entry { key: [0; 4], values: [PackedIds::default(); 2] });
         }
         let own = place(&key);
         let free = |place: &usize| self.entries[*place].key == key || self.entries[*place].key == [0; 4];

@@ -3,7 +3,7 @@
 //! Rows are gathered, one after the other, into a block of text that stays in the first-level cache, each closed by a
 //! byte that UTF-8 never uses. [`segment`] finds the words of the block; their text is the key to
 //! [`WordCache`], which holds the ids of nearly all. The mark that closes a row is a word like any other, whose
-//! ids are `[SEP] [CLS]`, so short rows cost no more than long ones. What the cache does not know, [`Words`] works out.
+//! ids are `[SEP] [CLS]`, so short rows cost no more than long ones. What the cache does not know, [`WordEncoder`] works out.
 //!
 //! Rows that come from elsewhere may not be UTF-8, and need no look at each byte to tell: a word of the cache was UTF-8
 //! when it came in, every other one is checked before it is encoded, and bytes that look like marks give more of them than
@@ -21,22 +21,22 @@ pub mod segment;
 mod settings;
 pub mod trie;
 mod words;
+mod worker;
 
 use std::ops::Range;
-use std::sync::Mutex;
 
 use crate::error::{Error, Result};
+use crate::simd::Level;
 use crate::text::library::Library;
 use crate::text::wordpiece::added::AddedTokens;
-use crate::text::wordpiece::cache::WordCache;
-use crate::text::wordpiece::cache::{KEY_BYTES, Key};
-use crate::text::wordpiece::ids::{Packed, TokenId};
-use crate::text::wordpiece::long_words::LongWords;
-use crate::text::wordpiece::lookup::{AHEAD, Batch, prefetch};
-use crate::text::wordpiece::segment::{ADDED, BLOCK, TextSimd, is_separator, segment};
-use crate::text::wordpiece::settings::Settings;
-use crate::text::wordpiece::words::{Word, Words};
-use crate::text::{EncodeOptions, EncodedRows, Rows};
+use crate::text::wordpiece::cache::{KEY_BYTES, WordCache, WordKey};
+use crate::text::wordpiece::ids::{PackedIds, TokenId};
+use crate::text::wordpiece::lookup::{WORDS_PER_BATCH, prefetch};
+use crate::text::wordpiece::segment::{ADDED, SEGMENT_BYTES, is_separator, segment};
+use crate::text::wordpiece::settings::WordPieceSettings;
+use crate::text::wordpiece::words::{WordEncoder, WordScratch};
+use crate::text::wordpiece::worker::{IdleWorkers, TEXT_BYTES, Worker};
+use crate::text::{EncodeOptions, EncodedRows, TextRows};
 
 /// The end of a row that gets no special tokens.
 const BARE_END: u8 = 0xFE;
@@ -46,83 +46,42 @@ const ROW_END: u8 = 0xFF;
 /// The flag, beside the count of ids, of a mark that ends a row.
 const ENDS_ROW: u32 = 1;
 
-/// How much text is gathered at a time.
-const TEXT_BYTES: usize = 16 << 10;
-
 /// About as many lines of text as a batch of words takes.
 const LINES_PER_BATCH: usize = 6;
 
 /// A tokenizer of BERT's kind; `I` holds its ids.
 pub struct WordPiece<I: TokenId> {
-    simd: TextSimd,
-    words: Words,
+    level: Level,
+    words: WordEncoder,
     lowercase: bool,
     prefix: Vec<I>,
     suffix: Vec<I>,
     added: AddedTokens,
     /// The cache that a new thread begins with: the words of the vocabulary.
     warm: WordCache,
-    /// What threads that are done leave for those that come: at most one for each core.
-    idle: Mutex<Vec<Worker>>,
-    most_idle: usize,
+    idle: IdleWorkers,
     /// The most bytes of a row between two separators: what positions of 32 bits reach.
     most_bytes: usize,
 }
 
-/// What a thread works with.
-struct Worker {
-    cache: WordCache,
-    long_words: LongWords,
-    text: Vec<u8>,
-    starts: Vec<u32>,
-    ends: Vec<u32>,
-    /// The words that are looked at, and those that come next, by turns.
-    batches: [Batch; 2],
-    added_ids: Vec<u32>,
-    /// How many of them have been put among the ids.
-    added: usize,
-    word: Word,
-    ids: Vec<u32>,
-    /// Whether a word was not UTF-8.
-    torn: bool,
-}
-
-/// A worker that goes back to the idle ones when its thread is done.
-struct Lent<'a, I: TokenId> {
-    engine: &'a WordPiece<I>,
-    worker: Option<Worker>,
-}
-
-impl<I: TokenId> Drop for Lent<'_, I> {
-    fn drop(&mut self) {
-        // See `WordPiece::lend`: nobody waits for this lock.
-        if let Ok(mut idle) = self.engine.idle.try_lock()
-            && idle.len() < self.engine.most_idle
-        {
-            idle.extend(self.worker.take());
-        }
-    }
-}
-
 impl<I: TokenId> WordPiece<I> {
     /// The engine for a tokenizer, or `None` where it has a setting that the engine does not know.
-    pub fn new(library: &Library, simd: TextSimd) -> Option<Self> {
-        let settings = Settings::read(library.tokenizer())?;
+    pub fn new(library: &Library, level: Level) -> Option<Self> {
+        let settings = WordPieceSettings::read(library.tokenizer())?;
         let added = AddedTokens::new(library.tokenizer())?;
         let template: Vec<u32> = settings.suffix.iter().chain(&settings.prefix).copied().collect();
         let mut warm = WordCache::new();
         // First in their sets, where words stay: no other look-up heeds the flag.
-        warm.insert(Key::of(&[ROW_END]), Packed::new::<I>(&template, ENDS_ROW)?);
-        warm.insert(Key::of(&[BARE_END]), Packed::new::<I>(&[], ENDS_ROW)?);
+        warm.insert(WordKey::of(&[ROW_END]), PackedIds::new::<I>(&template, ENDS_ROW)?);
+        warm.insert(WordKey::of(&[BARE_END]), PackedIds::new::<I>(&[], ENDS_ROW)?);
         let mut engine = Self {
-            simd,
+            level,
             lowercase: settings.lowercase,
             prefix: settings.prefix.iter().map(|&id| I::from_u32(id)).collect(),
             suffix: settings.suffix.iter().map(|&id| I::from_u32(id)).collect(),
             added,
             warm,
-            idle: Mutex::default(),
-            most_idle: std::thread::available_parallelism().map_or(1, usize::from),
+            idle: IdleWorkers::default(),
             most_bytes: u32::MAX as usize - 4 * TEXT_BYTES,
             words: settings.words,
         };
@@ -131,8 +90,8 @@ impl<I: TokenId> WordPiece<I> {
     }
 
     /// The instructions that words are found and looked up with.
-    pub fn simd(&self) -> TextSimd {
-        self.simd
+    pub fn level(&self) -> Level {
+        self.level
     }
 
     /// How many ids the template puts round a row.
@@ -142,7 +101,7 @@ impl<I: TokenId> WordPiece<I> {
 
     /// Puts the words of the vocabulary into the cache, in the order of their ids, which is about that of their frequency.
     fn warm_up(&mut self, tokens: &[(String, u32)]) {
-        let (mut word, mut ids) = (Word::default(), Vec::new());
+        let (mut word, mut ids) = (WordScratch::default(), Vec::new());
         let mut by_id: Vec<&(String, u32)> = tokens.iter().collect();
         by_id.sort_unstable_by_key(|(_, id)| id);
         for (token, _) in by_id {
@@ -155,50 +114,31 @@ impl<I: TokenId> WordPiece<I> {
             if bytes.is_empty() || bytes.len() > KEY_BYTES || !one_unit || !reachable {
                 continue;
             }
-            let key = Key::of(bytes);
+            let key = WordKey::of(bytes);
             if key.is_word() && self.warm.has_room(key) {
                 ids.clear();
                 self.words.encode(token, &mut word, &mut ids);
-                if let Some(packed) = Packed::new::<I>(&ids, 0) {
+                if let Some(packed) = PackedIds::new::<I>(&ids, 0) {
                     self.warm.insert(key, packed);
                 }
             }
         }
     }
 
-    fn lend(&self) -> Lent<'_, I> {
-        // In a child forked while another thread held the lock it would never be free again: do not wait for it.
-        let idle = self.idle.try_lock().ok().and_then(|mut idle| idle.pop());
-        let worker = idle.unwrap_or_else(|| Worker {
-            cache: self.warm.clone(),
-            long_words: LongWords::default(),
-            text: Vec::with_capacity(2 * TEXT_BYTES),
-            starts: Vec::new(),
-            ends: Vec::new(),
-            batches: [Batch::new(), Batch::new()],
-            added_ids: Vec::new(),
-            added: 0,
-            word: Word::default(),
-            ids: Vec::new(),
-            torn: false,
-        });
-        Lent { engine: self, worker: Some(worker) }
-    }
-
     /// What encodes the rows of a range and appends them to what it is given.
-    pub fn encoder<'a, R: Rows + ?Sized>(
+    pub fn encoder<'a, R: TextRows + ?Sized>(
         &'a self,
         rows: &'a R,
         options: EncodeOptions,
     ) -> impl FnMut(Range<usize>, &mut EncodedRows<I>) -> Result<()> + 'a {
-        let mut lent = self.lend();
+        let mut lent = self.idle.lend(|| Worker::new(self.warm.clone()));
         move |range, out| match &mut lent.worker {
             Some(worker) => self.encode_range(worker, rows, range, options, out),
             None => Ok(()),
         }
     }
 
-    fn encode_range<R: Rows + ?Sized>(
+    fn encode_range<R: TextRows + ?Sized>(
         &self,
         worker: &mut Worker,
         rows: &R,
@@ -237,7 +177,7 @@ impl<I: TokenId> WordPiece<I> {
             }
             worker.added_ids.clear();
             self.added.mark(&mut worker.text, &mut worker.added_ids, options.split_special_tokens);
-            let padded = (worker.text.len() / BLOCK + 1) * BLOCK;
+            let padded = (worker.text.len() / SEGMENT_BYTES + 1) * SEGMENT_BYTES;
             worker.text.resize(padded, b' ');
             let ahead = if row < range.end { rows.row(row).as_ptr().wrapping_add(position) } else { std::ptr::null() };
             self.encode_text(worker, ahead, out);
@@ -266,14 +206,14 @@ impl<I: TokenId> WordPiece<I> {
     fn encode_text(&self, worker: &mut Worker, ahead: *const u8, out: &mut EncodedRows<I>) {
         let Worker { text, starts, ends, .. } = worker;
         // No other step of the normaliser tells a capital of ASCII from its small letter, so it can be made small first.
-        segment(self.simd, text, self.lowercase, starts, ends);
+        segment(self.level, text, self.lowercase, starts, ends);
         let words = starts.len();
         // Room for a key to be read past the end of the text; empty words that fill the last batch up.
         text.extend_from_slice(&[b' '; KEY_BYTES]);
-        starts.resize(words.next_multiple_of(AHEAD), 0);
-        ends.resize(words.next_multiple_of(AHEAD), 0);
+        starts.resize(words.next_multiple_of(WORDS_PER_BATCH), 0);
+        ends.resize(words.next_multiple_of(WORDS_PER_BATCH), 0);
         (worker.added, worker.torn) = (0, false);
-        let count = words.div_ceil(AHEAD);
+        let count = words.div_ceil(WORDS_PER_BATCH);
         self.prepare(worker, 0);
         for number in 0..count {
             // The lines of the next batch come while this one is looked at.
@@ -281,12 +221,12 @@ impl<I: TokenId> WordPiece<I> {
                 self.prepare(worker, number + 1);
             }
             for line in 0..LINES_PER_BATCH {
-                prefetch(ahead.wrapping_add((number * LINES_PER_BATCH + line) * BLOCK));
+                prefetch(ahead.wrapping_add((number * LINES_PER_BATCH + line) * SEGMENT_BYTES));
             }
-            let first = number * AHEAD;
-            let (mut word, count) = (0, AHEAD.min(words - first));
+            let first = number * WORDS_PER_BATCH;
+            let (mut word, count) = (0, WORDS_PER_BATCH.min(words - first));
             loop {
-                word = worker.batches[number % 2].resolve(self.simd, &worker.cache, word, count, out);
+                word = worker.batches[number % 2].resolve(self.level, &worker.cache, word, count, out);
                 if word == count {
                     break;
                 }
@@ -303,14 +243,14 @@ impl<I: TokenId> WordPiece<I> {
         let bounds = (starts.as_chunks().0.get(number), ends.as_chunks().0.get(number));
         let (Some(starts), Some(ends)) = bounds else { return };
         // SAFETY: `segment` gives positions in the text, which 16 more bytes come after.
-        unsafe { batches[number % 2].prepare(self.simd, text, starts, ends, cache) };
+        unsafe { batches[number % 2].prepare(self.level, text, starts, ends, cache) };
     }
 
     /// Encodes a word that is not in its set of the cache.
     #[cold]
     fn encode_word(&self, worker: &mut Worker, number: usize, out: &mut EncodedRows<I>) {
         let Worker { cache, long_words, text, starts, ends, batches, added_ids, added, word, ids, torn } = worker;
-        let key = batches[number / AHEAD % 2].keys[number % AHEAD];
+        let key = batches[number / WORDS_PER_BATCH % 2].keys[number % WORDS_PER_BATCH];
         if let Some(packed) = cache.find(key) {
             packed.append(&mut out.ids);
             return;
@@ -331,7 +271,7 @@ impl<I: TokenId> WordPiece<I> {
             return;
         };
         self.words.encode(unit, word, ids);
-        if !Packed::new::<I>(ids, 0).is_some_and(|packed| cache.insert(key, packed)) {
+        if !PackedIds::new::<I>(ids, 0).is_some_and(|packed| cache.insert(key, packed)) {
             long_words.insert::<I>(bytes, ids);
         }
         out.ids.extend(ids.iter().map(|&id| I::from_u32(id)));
@@ -382,7 +322,7 @@ mod tests {
             "model":{"type":"WordPiece","unk_token":"[UNK]","continuing_subword_prefix":"##",
                 "max_input_chars_per_word":100,"vocab":{"[UNK]":0,"a":1,".":2}}}"###;
         let library = Library::from_json(json).unwrap();
-        WordPiece::new(&library, TextSimd::Portable).expect("what the engine covers")
+        WordPiece::new(&library, Level::Scalar).expect("what the engine covers")
     }
 
     /// With the limit lowered, since the real one takes gigabytes.
@@ -398,13 +338,5 @@ mod tests {
         assert_eq!(out.ends, [50_000, 100_000]);
         let message = encode(2..3, &mut out).unwrap_err().to_string();
         assert!(message.starts_with("row 2 has more than 60000 bytes without a space"), "{message}");
-    }
-
-    #[test]
-    fn few_workers_stay_idle() {
-        let engine = engine();
-        let many: Vec<_> = (0..engine.most_idle + 3).map(|_| engine.lend()).collect();
-        drop(many);
-        assert_eq!(engine.idle.lock().unwrap().len(), engine.most_idle);
     }
 }

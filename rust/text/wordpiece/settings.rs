@@ -3,13 +3,13 @@
 use tokenizers::models::ModelWrapper;
 use tokenizers::{Encoding, Model, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, Token, Tokenizer};
 
-use crate::text::unicode::{self, Normalizer};
-use crate::text::wordpiece::words::Words;
+use crate::text::unicode::{Normalizer, NormalizerSettings};
+use crate::text::wordpiece::words::WordEncoder;
 
 /// The settings of a tokenizer of BERT's kind.
-pub struct Settings {
+pub struct WordPieceSettings {
     /// Vocabulary and normaliser.
-    pub words: Words,
+    pub words: WordEncoder,
     /// The vocabulary with its ids.
     pub tokens: Vec<(String, u32)>,
     /// Whether text is lower-cased.
@@ -20,7 +20,7 @@ pub struct Settings {
     pub suffix: Vec<u32>,
 }
 
-impl Settings {
+impl WordPieceSettings {
     /// Reads the settings; `None` where one is of another kind or has a value that the engine does not cover.
     pub fn read(tokenizer: &Tokenizer) -> Option<Self> {
         let Some(NormalizerWrapper::BertNormalizer(normalizer)) = tokenizer.get_normalizer() else { return None };
@@ -29,14 +29,14 @@ impl Settings {
         if !normalizer.clean_text {
             return None;
         }
-        let settings = unicode::Settings {
+        let settings = NormalizerSettings {
             handle_chinese_chars: normalizer.handle_chinese_chars,
             strip_accents: normalizer.strip_accents.unwrap_or(normalizer.lowercase),
             lowercase: normalizer.lowercase,
         };
         let tokens: Vec<(String, u32)> = model.get_vocab().into_iter().collect();
         let unk_id = model.token_to_id(&model.unk_token)?;
-        let words = Words::new(
+        let words = WordEncoder::new(
             Normalizer::new(settings),
             &tokens,
             &model.continuing_subword_prefix,

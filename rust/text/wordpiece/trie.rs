@@ -8,11 +8,11 @@ const ENDS: u32 = 1 << 8;
 const LEAF: u32 = 1 << 9;
 const NUMBER: u32 = 10;
 
-const BLOCK: usize = 256;
+const NODES_PER_BLOCK: usize = 256;
 /// How many places are tried for a node with several children before a fresh block is taken.
 const TRIES: usize = 64;
 /// Counts of children by their number of binary digits.
-const CLASSES: usize = 1 + BLOCK.ilog2() as usize + 1;
+const CLASSES: usize = 1 + NODES_PER_BLOCK.ilog2() as usize + 1;
 
 /// A map from byte strings without NUL to numbers, walked byte by byte, in four bytes a node, so that it stays in a
 /// cache beside much else.
@@ -30,9 +30,9 @@ impl Trie {
     pub fn new(mut entries: Vec<(&[u8], u32)>) -> Option<Self> {
         entries.retain(|(key, _)| !key.is_empty() && !key.contains(&0));
         entries.sort_unstable();
-        let mut places = Places { used: vec![true], bases: vec![false; BLOCK], first_tried: [1; CLASSES] };
-        places.used.resize(BLOCK, false);
-        let mut units = vec![0; BLOCK];
+        let mut places = Places { used: vec![true], bases: vec![false; NODES_PER_BLOCK], first_tried: [1; CLASSES] };
+        places.used.resize(NODES_PER_BLOCK, false);
+        let mut units = vec![0; NODES_PER_BLOCK];
         let mut children: Vec<(u8, usize, usize)> = Vec::new();
         let mut pending = vec![(Self::ROOT, 0, entries.len(), 0)];
         while let Some((node, mut first, last, depth)) = pending.pop() {
@@ -151,8 +151,8 @@ impl Places {
         };
         let base = fitting.unwrap_or_else(|| {
             let base = self.used.len();
-            self.used.resize(base + BLOCK, false);
-            self.bases.resize(base + BLOCK, false);
+            self.used.resize(base + NODES_PER_BLOCK, false);
+            self.bases.resize(base + NODES_PER_BLOCK, false);
             base
         });
         self.bases[base] = true;

@@ -1,11 +1,11 @@
 //! The ids of one stretch of text without separators: normalised, split into words, and each word into pieces.
 
-use crate::text::unicode::{Class, Normalizer, hangul};
+use crate::text::unicode::{CharacterClass, Normalizer, hangul};
 use crate::text::wordpiece::trie::Trie;
 
 /// Vocabulary and normaliser: all that decides the ids of a word.
 #[derive(Debug)]
-pub struct Words {
+pub struct WordEncoder {
     normalizer: Normalizer,
     trie: Trie,
     /// Where the pieces that continue a word begin: the node of `##`, if there are any.
@@ -16,12 +16,12 @@ pub struct Words {
 
 /// A word that is being put together.
 #[derive(Debug, Default)]
-pub struct Word {
+pub struct WordScratch {
     bytes: Vec<u8>,
     chars: usize,
 }
 
-impl Word {
+impl WordScratch {
     fn push(&mut self, char: char) {
         let mut buffer = [0; 4];
         self.bytes.extend_from_slice(char.encode_utf8(&mut buffer).as_bytes());
@@ -29,7 +29,7 @@ impl Word {
     }
 }
 
-impl Words {
+impl WordEncoder {
     /// `tokens`: the vocabulary with its ids; `prefix`: what marks a piece that continues a word; `max_chars`: the
     /// length above which a word is unknown.
     ///
@@ -47,7 +47,7 @@ impl Words {
     }
 
     /// Appends the ids of `text`, a stretch without ASCII separators and punctuation (or one mark of punctuation).
-    pub fn encode(&self, text: &str, word: &mut Word, ids: &mut Vec<u32>) {
+    pub fn encode(&self, text: &str, word: &mut WordScratch, ids: &mut Vec<u32>) {
         // Most words stay as they are, and many have a long beginning that does.
         let mut kept = 0;
         let Some((changed, _)) =
@@ -61,11 +61,11 @@ impl Words {
         word.chars = kept - 1;
         for char in text[changed..].chars() {
             match self.normalizer.class(char) {
-                Class::Word(char) => word.push(char),
-                Class::Deleted => {}
-                Class::Space => self.finish(word, ids),
-                Class::Alone(char) => self.alone(char, word, ids),
-                Class::Several(number) => {
+                CharacterClass::Word(char) => word.push(char),
+                CharacterClass::Deleted => {}
+                CharacterClass::Space => self.finish(word, ids),
+                CharacterClass::Alone(char) => self.alone(char, word, ids),
+                CharacterClass::Several(number) => {
                     for char in self.normalizer.expansion(number).chars() {
                         if self.normalizer.is_punctuation(char) {
                             self.alone(char, word, ids);
@@ -74,12 +74,12 @@ impl Words {
                         }
                     }
                 }
-                Class::Hangul => {
+                CharacterClass::Hangul => {
                     if let Some((letters, count)) = hangul(char) {
                         letters[..count].iter().for_each(|&letter| word.push(letter));
                     }
                 }
-                Class::Mark => {
+                CharacterClass::Mark => {
                     ids.truncate(before);
                     word.bytes.clear();
                     word.chars = 0;
@@ -96,13 +96,13 @@ impl Words {
         self.normalizer.words_by_definition(text, |word| self.pieces(word.as_bytes(), word.chars().count(), ids));
     }
 
-    fn alone(&self, char: char, word: &mut Word, ids: &mut Vec<u32>) {
+    fn alone(&self, char: char, word: &mut WordScratch, ids: &mut Vec<u32>) {
         self.finish(word, ids);
         word.push(char);
         self.finish(word, ids);
     }
 
-    fn finish(&self, word: &mut Word, ids: &mut Vec<u32>) {
+    fn finish(&self, word: &mut WordScratch, ids: &mut Vec<u32>) {
         if word.chars > 0 {
             self.pieces(&word.bytes, word.chars, ids);
             word.bytes.clear();

@@ -8,34 +8,34 @@
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+use crate::simd::Level;
 use crate::text::EncodedRows;
 use crate::text::wordpiece::cache::WordCache;
-use crate::text::wordpiece::cache::{KEY_BYTES, KEY_MASKS, Key};
-use crate::text::wordpiece::ids::{LANES, TokenId};
-use crate::text::wordpiece::segment::TextSimd;
+use crate::text::wordpiece::cache::{KEY_BYTES, KEY_MASKS, WordKey};
+use crate::text::wordpiece::ids::{IDS_WRITTEN, TokenId};
 
 /// How many words are looked up together.
-pub const AHEAD: usize = 64;
+pub const WORDS_PER_BATCH: usize = 64;
 
 /// Words that are looked up together.
 #[repr(C, align(64))]
-pub struct Batch {
+pub struct WordBatch {
     /// The key of each; 0 where it has more than 16 bytes.
-    pub keys: [Key; AHEAD],
+    pub keys: [WordKey; WORDS_PER_BATCH],
     /// The bytes from the beginning of the table to the set of each.
-    pub offsets: [u32; AHEAD],
+    pub offsets: [u32; WORDS_PER_BATCH],
 }
 
-impl Default for Batch {
+impl Default for WordBatch {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Batch {
+impl WordBatch {
     /// A batch that holds nothing yet.
     pub fn new() -> Self {
-        Self { keys: [Key(0); AHEAD], offsets: [0; AHEAD] }
+        Self { keys: [WordKey(0); WORDS_PER_BATCH], offsets: [0; WORDS_PER_BATCH] }
     }
 
     /// Makes the keys of the words that begin at `starts` and end at `ends`, and asks for their lines.
@@ -46,20 +46,17 @@ impl Batch {
     #[inline]
     pub unsafe fn prepare(
         &mut self,
-        simd: TextSimd,
+        level: Level,
         text: &[u8],
-        starts: &[u32; AHEAD],
-        ends: &[u32; AHEAD],
+        starts: &[u32; WORDS_PER_BATCH],
+        ends: &[u32; WORDS_PER_BATCH],
         cache: &WordCache,
     ) {
         debug_assert!(starts.iter().all(|&start| start as usize + KEY_BYTES <= text.len()));
-        match simd {
-            // SAFETY: `TextSimd::available` names a set only where the processor has it.
+        match level {
+            // SAFETY: `Level::available` names a level only where the processor has it.
             #[cfg(target_arch = "x86_64")]
-            TextSimd::Avx2 => unsafe { x86::prepare_avx2(self, text, starts, ends, cache) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            TextSimd::Avx512 => unsafe { x86::prepare_avx512(self, text, starts, ends, cache) },
+            Level::Avx2 | Level::Avx512 => unsafe { x86::prepare_avx2(self, text, starts, ends, cache) },
             _ => prepare(self, text, starts, ends, cache),
         }
     }
@@ -68,24 +65,30 @@ impl Batch {
     #[inline]
     pub fn resolve<I: TokenId>(
         &self,
-        simd: TextSimd,
+        level: Level,
         cache: &WordCache,
         from: usize,
         count: usize,
         out: &mut EncodedRows<I>,
     ) -> usize {
-        match simd {
-            // SAFETY: `TextSimd::available` names a set only where the processor has it.
+        match level {
+            // SAFETY: `Level::available` names a level only where the processor has it.
             #[cfg(target_arch = "x86_64")]
-            TextSimd::Avx2 | TextSimd::Avx512 => unsafe { x86::resolve_avx2(self, cache, from, count, out) },
+            Level::Avx2 | Level::Avx512 => unsafe { x86::resolve_avx2(self, cache, from, count, out) },
             _ => resolve(self, cache, from, count, out),
         }
     }
 }
 
-/// [`Batch::prepare`], to be compiled for an instruction set.
+/// [`WordBatch::prepare`], to be compiled for an instruction set.
 #[inline(always)]
-pub fn prepare(batch: &mut Batch, text: &[u8], starts: &[u32; AHEAD], ends: &[u32; AHEAD], cache: &WordCache) {
+pub fn prepare(
+    batch: &mut WordBatch,
+    text: &[u8],
+    starts: &[u32; WORDS_PER_BATCH],
+    ends: &[u32; WORDS_PER_BATCH],
+    cache: &WordCache,
+) {
     for (((&start, &end), key), offset) in starts.iter().zip(ends).zip(&mut batch.keys).zip(&mut batch.offsets) {
         *key = load_key(text, start, end);
         *offset = key.offset();
@@ -95,14 +98,14 @@ pub fn prepare(batch: &mut Batch, text: &[u8], starts: &[u32; AHEAD], ends: &[u3
 
 /// The key of the word from `start` to `end`.
 #[inline(always)]
-pub fn load_key(text: &[u8], start: u32, end: u32) -> Key {
+pub fn load_key(text: &[u8], start: u32, end: u32) -> WordKey {
     let length = ((end - start) as usize).min(KEY_BYTES + 1);
-    // SAFETY: a word begins at least 16 bytes before the end of the text, see `Batch::prepare`, and there is a mask for
+    // SAFETY: a word begins at least 16 bytes before the end of the text, see `WordBatch::prepare`, and there is a mask for
     // every length up to 17.
     let (bytes, mask) = unsafe {
         (text.as_ptr().add(start as usize).cast::<u128>().read_unaligned(), *KEY_MASKS.get_unchecked(length))
     };
-    Key(u128::from_le(bytes) & mask)
+    WordKey(u128::from_le(bytes) & mask)
 }
 
 /// Asks for the line at an address, to be there when it is looked into.
@@ -118,23 +121,23 @@ pub fn prefetch<T>(address: *const T) {
     let _ = address;
 }
 
-/// [`Batch::resolve`], to be compiled for an instruction set.
+/// [`WordBatch::resolve`], to be compiled for an instruction set.
 #[inline(always)]
 pub fn resolve<I: TokenId>(
-    batch: &Batch,
+    batch: &WordBatch,
     cache: &WordCache,
     from: usize,
     count: usize,
     out: &mut EncodedRows<I>,
 ) -> usize {
-    out.ids.reserve(AHEAD * LANES);
-    out.ends.reserve(AHEAD + 1);
+    out.ids.reserve(WORDS_PER_BATCH * IDS_WRITTEN);
+    out.ends.reserve(WORDS_PER_BATCH + 1);
     let (mut ids, mut ends) = (out.ids.len(), out.ends.len());
     let (ids_start, ends_start) = (out.ids.as_mut_ptr(), out.ends.as_mut_ptr());
     let sets = cache.sets().as_ptr();
     let mut word = from;
     for (&key, &offset) in batch.keys[from..count].iter().zip(&batch.offsets[from..count]) {
-        // SAFETY: the offset of a key is that of a set of the table. There is room for `AHEAD` words of `LANES` ids
+        // SAFETY: the offset of a key is that of a set of the table. There is room for `WORDS_PER_BATCH` words of `IDS_WRITTEN` ids
         // each and for the end of a row after each, of which all that is counted has been written.
         unsafe {
             let Some(packed) = (*sets.byte_add(offset as usize)).get(key) else { break };
@@ -165,10 +168,10 @@ mod tests {
         #[test]
         fn every_path_gives_the_same(
             text in prop::collection::vec(any::<u8>(), 1..300),
-            bounds in prop::collection::vec((0_usize..300, 0_usize..40), AHEAD),
+            bounds in prop::collection::vec((0_usize..300, 0_usize..40), WORDS_PER_BATCH),
         ) {
             let cache = WordCache::new();
-            let (mut starts, mut ends) = ([0; AHEAD], [0; AHEAD]);
+            let (mut starts, mut ends) = ([0; WORDS_PER_BATCH], [0; WORDS_PER_BATCH]);
             for (number, (start, length)) in bounds.into_iter().enumerate() {
                 let start = start.min(text.len());
                 starts[number] = start as u32;
@@ -176,15 +179,15 @@ mod tests {
             }
             let mut padded = text.clone();
             padded.extend([b'X'; KEY_BYTES]);
-            for simd in TextSimd::available() {
-                let mut batch = Batch::new();
+            for level in Level::available() {
+                let mut batch = WordBatch::new();
                 // SAFETY: there are 16 bytes after the text, and every start is in the text or at its end.
-                unsafe { batch.prepare(simd, &padded, &starts, &ends, &cache) };
-                for number in 0..AHEAD {
+                unsafe { batch.prepare(level, &padded, &starts, &ends, &cache) };
+                for number in 0..WORDS_PER_BATCH {
                     let word = &text[starts[number] as usize..ends[number] as usize];
-                    let key = if word.len() > KEY_BYTES { Key(0) } else { Key::of(word) };
-                    prop_assert_eq!(batch.keys[number], key, "{:?}", simd);
-                    prop_assert_eq!(batch.offsets[number], key.offset(), "{:?}", simd);
+                    let key = if word.len() > KEY_BYTES { WordKey(0) } else { WordKey::of(word) };
+                    prop_assert_eq!(batch.keys[number], key, "{:?}", level);
+                    prop_assert_eq!(batch.offsets[number], key.offset(), "{:?}", level);
                 }
             }
         }

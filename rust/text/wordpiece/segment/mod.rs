@@ -10,10 +10,10 @@ mod neon;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use crate::error::{Error, Result};
+use crate::simd::Level;
 
 /// Text is segmented in blocks of this many bytes.
-pub const BLOCK: usize = 64;
+pub const SEGMENT_BYTES: usize = 64;
 
 /// The least byte that marks something between rows; it and those above are words of their own.
 pub const FIRST_MARK: u8 = 0xF8;
@@ -54,106 +54,26 @@ impl Carry {
     }
 }
 
-/// The instructions that words are found and looked up with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TextSimd {
-    /// Plain Rust, eight bytes to a register.
-    Portable,
-    /// NEON, which every 64-bit ARM processor has.
-    #[cfg(target_arch = "aarch64")]
-    Neon,
-    /// AVX2 and the instructions on bits that came with it.
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    /// AVX-512 with the instructions on bytes (BW, VL, VBMI, VBMI2).
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-}
-
-impl TextSimd {
-    /// Everything that this machine can run, the best first.
-    pub fn available() -> Vec<Self> {
-        let mut available = Vec::new();
-        #[cfg(target_arch = "x86_64")]
-        {
-            let avx2 = is_x86_feature_detected!("avx2")
-                && is_x86_feature_detected!("bmi1")
-                && is_x86_feature_detected!("bmi2")
-                && is_x86_feature_detected!("lzcnt")
-                && is_x86_feature_detected!("popcnt");
-            if avx2
-                && is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512vl")
-                && is_x86_feature_detected!("avx512vbmi")
-                && is_x86_feature_detected!("avx512vbmi2")
-            {
-                available.push(Self::Avx512);
-            }
-            if avx2 {
-                available.push(Self::Avx2);
-            }
-        }
-        #[cfg(target_arch = "aarch64")]
-        available.push(Self::Neon);
-        available.push(Self::Portable);
-        available
-    }
-
-    /// The best that this machine can run, or what `DISTILFAST_SIMD` names, to measure and test that.
-    pub fn chosen() -> Result<Self> {
-        Self::named(std::env::var("DISTILFAST_SIMD").ok().as_deref())
-    }
-
-    fn named(name: Option<&str>) -> Result<Self> {
-        let available = Self::available();
-        let Some(name) = name else { return Ok(available[0]) };
-        available.iter().copied().find(|simd| simd.name() == name).ok_or_else(|| {
-            let names: Vec<&str> = available.iter().map(|simd| simd.name()).collect();
-            Error::Invalid(format!(
-                "DISTILFAST_SIMD={name:?} is nothing that this machine can run; choose among {}",
-                names.join(", ")
-            ))
-        })
-    }
-
-    /// What `DISTILFAST_SIMD` calls it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Portable => "portable",
-            #[cfg(target_arch = "aarch64")]
-            Self::Neon => "neon",
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => "avx2",
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => "avx512",
-        }
-    }
-}
-
 /// Sets `starts` and `ends` to the beginning and end of every word of `text`, in order; with `lowercase`, makes the
 /// capitals of ASCII small.
 ///
-/// The length of `text` is a multiple of [`BLOCK`] and its last byte is a separator.
-pub fn segment(simd: TextSimd, text: &mut [u8], lowercase: bool, starts: &mut Vec<u32>, ends: &mut Vec<u32>) {
-    assert!(text.len().is_multiple_of(BLOCK) && text.last().is_none_or(|&byte| is_separator(byte)));
+/// The length of `text` is a multiple of [`SEGMENT_BYTES`] and its last byte is a separator.
+pub fn segment(level: Level, text: &mut [u8], lowercase: bool, starts: &mut Vec<u32>, ends: &mut Vec<u32>) {
+    assert!(text.len().is_multiple_of(SEGMENT_BYTES) && text.last().is_none_or(|&byte| is_separator(byte)));
     starts.clear();
     ends.clear();
-    match simd {
-        // SAFETY: `TextSimd::available` names a set only where the processor has it.
+    match level {
+        // SAFETY: `Level::available` names a level only where the processor has it.
         #[cfg(target_arch = "x86_64")]
-        TextSimd::Avx512 => unsafe { x86::avx512(text, lowercase, starts, ends) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "x86_64")]
-        TextSimd::Avx2 => unsafe { x86::avx2(text, lowercase, starts, ends) },
+        Level::Avx2 | Level::Avx512 => unsafe { x86::avx2(text, lowercase, starts, ends) },
         #[cfg(target_arch = "aarch64")]
-        TextSimd::Neon => {
+        Level::Neon => {
             lower(text, lowercase);
             neon::segment(text, starts, ends);
         }
-        TextSimd::Portable => {
+        _ => {
             lower(text, lowercase);
-            portable(text, starts, ends);
+            scalar(text, starts, ends);
         }
     }
 }
@@ -165,12 +85,12 @@ fn lower(text: &mut [u8], lowercase: bool) {
 }
 
 /// [`segment`] in plain Rust, eight bytes to a register.
-fn portable(text: &[u8], starts: &mut Vec<u32>, ends: &mut Vec<u32>) {
+fn scalar(text: &[u8], starts: &mut Vec<u32>, ends: &mut Vec<u32>) {
     let mut carry = Carry::default();
-    for (number, block) in text.as_chunks::<BLOCK>().0.iter().enumerate() {
-        let (begin, end) = carry.bounds(portable_masks(block));
-        push_bits(starts, begin, (number * BLOCK) as u32);
-        push_bits(ends, end, (number * BLOCK) as u32);
+    for (number, block) in text.as_chunks::<SEGMENT_BYTES>().0.iter().enumerate() {
+        let (begin, end) = carry.bounds(scalar_masks(block));
+        push_bits(starts, begin, (number * SEGMENT_BYTES) as u32);
+        push_bits(ends, end, (number * SEGMENT_BYTES) as u32);
     }
 }
 
@@ -179,13 +99,13 @@ fn portable(text: &[u8], starts: &mut Vec<u32>, ends: &mut Vec<u32>) {
 #[expect(clippy::inline_always, reason = "to be compiled for the instructions of its caller")]
 pub fn push_bits(positions: &mut Vec<u32>, mut bits: u64, base: u32) {
     let count = bits.count_ones() as usize;
-    positions.reserve(BLOCK);
+    positions.reserve(SEGMENT_BYTES);
     let out = positions.spare_capacity_mut().as_mut_ptr();
     // Eight at a time without a look at the count, and 16 in any case, so that there is little to predict.
     let mut written = 0;
     while written < count.max(16) {
         for place in 0..8 {
-            // SAFETY: there is room for `BLOCK` values, and eights of them are written until all of at most `BLOCK` are.
+            // SAFETY: there is room for `SEGMENT_BYTES` values, and eights of them are written until all of at most `SEGMENT_BYTES` are.
             unsafe { (*out.add(written + place)).write(base.wrapping_add(bits.trailing_zeros())) };
             bits &= bits.wrapping_sub(1);
         }
@@ -196,7 +116,7 @@ pub fn push_bits(positions: &mut Vec<u32>, mut bits: u64, base: u32) {
 }
 
 /// The masks of a block, eight bytes at a time.
-pub fn portable_masks(block: &[u8; BLOCK]) -> Masks {
+pub fn scalar_masks(block: &[u8; SEGMENT_BYTES]) -> Masks {
     const HIGH: u64 = 0x8080_8080_8080_8080;
     const ONES: u64 = 0x0101_0101_0101_0101;
     let mut masks = Masks { word: 0, alone: 0 };
@@ -248,19 +168,19 @@ mod tests {
     }
 
     fn padded(mut text: Vec<u8>) -> Vec<u8> {
-        text.resize((text.len() / BLOCK + 1) * BLOCK, b' ');
+        text.resize((text.len() / SEGMENT_BYTES + 1) * SEGMENT_BYTES, b' ');
         text
     }
 
     fn check(text: &[u8]) {
         let expected = plain(text);
-        for simd in TextSimd::available() {
+        for level in Level::available() {
             for lowercase in [false, true] {
                 let (mut text, mut starts, mut ends) = (text.to_vec(), Vec::new(), Vec::new());
                 let kept = if lowercase { text.to_ascii_lowercase() } else { text.clone() };
-                segment(simd, &mut text, lowercase, &mut starts, &mut ends);
-                assert_eq!((&starts, &ends), (&expected.0, &expected.1), "{simd:?}");
-                assert_eq!(text, kept, "{simd:?}");
+                segment(level, &mut text, lowercase, &mut starts, &mut ends);
+                assert_eq!((&starts, &ends), (&expected.0, &expected.1), "{level:?}");
+                assert_eq!(text, kept, "{level:?}");
             }
         }
     }
@@ -275,16 +195,6 @@ mod tests {
         fn every_path_gives_the_same_on_text(text in "[ a-z.,\\n\u{e9}]{0,700}") {
             check(&padded(text.into_bytes()));
         }
-    }
-
-    #[test]
-    fn instructions_are_chosen_by_name() {
-        assert_eq!(TextSimd::named(None).unwrap(), TextSimd::available()[0]);
-        assert_eq!(TextSimd::named(Some("portable")).unwrap(), TextSimd::Portable);
-        for simd in TextSimd::available() {
-            assert_eq!(TextSimd::named(Some(simd.name())).unwrap(), simd);
-        }
-        assert!(TextSimd::named(Some("mmx")).unwrap_err().to_string().contains("portable"));
     }
 
     #[test]

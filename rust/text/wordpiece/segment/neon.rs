@@ -5,7 +5,7 @@ use std::arch::aarch64::{
     vorrq_u8, vqtbl1q_u8, vshrq_n_u8, vtstq_u8,
 };
 
-use crate::text::wordpiece::segment::{BLOCK, Carry, FIRST_MARK, Masks, push_bits};
+use crate::text::wordpiece::segment::{Carry, FIRST_MARK, Masks, SEGMENT_BYTES, push_bits};
 
 // As for AVX2: a byte is in a class if its two halves share a bit; bits 0 to 4 are punctuation, 5 and 6 separators.
 const LOW_HALF: [u8; 16] = [0x44, 1, 1, 1, 1, 1, 1, 1, 1, 0x21, 0x23, 0x1B, 0x1B, 0x3B, 0x1B, 0x0B];
@@ -15,7 +15,7 @@ const BIT_OF_LANE: [u8; 16] = [1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 
 /// See [`crate::text::wordpiece::segment::segment`].
 pub fn segment(text: &[u8], starts: &mut Vec<u32>, ends: &mut Vec<u32>) {
     let mut carry = Carry::default();
-    for (number, block) in text.as_chunks::<BLOCK>().0.iter().enumerate() {
+    for (number, block) in text.as_chunks::<SEGMENT_BYTES>().0.iter().enumerate() {
         let mut masks = Masks { word: 0, alone: 0 };
         for (part, bytes) in block.as_chunks::<16>().0.iter().enumerate() {
             // SAFETY: NEON is part of the architecture.
@@ -24,8 +24,8 @@ pub fn segment(text: &[u8], starts: &mut Vec<u32>, ends: &mut Vec<u32>) {
             masks.alone |= u64::from(alone) << (16 * part);
         }
         let (begin, end) = carry.bounds(masks);
-        push_bits(starts, begin, (number * BLOCK) as u32);
-        push_bits(ends, end, (number * BLOCK) as u32);
+        push_bits(starts, begin, (number * SEGMENT_BYTES) as u32);
+        push_bits(ends, end, (number * SEGMENT_BYTES) as u32);
     }
 }
 
