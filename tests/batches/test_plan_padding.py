@@ -7,8 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from distilfast import MaskedBatches, Tokenizer
-from distilfast.bench.batches import Vocabulary
-from distilfast.bench.batches_plan import rows_of
+from distilfast.bench.batches import Vocabulary, rows_of
 
 MOST_WIDTHS = 80
 

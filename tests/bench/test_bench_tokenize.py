@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from distilfast import Tokenizer
 from distilfast.bench import tokenize
-from distilfast.bench.cores import available_cores, held_to
+from distilfast.bench.tokenize import available_cores, held_to
 
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", ".", "##s", "é", "日"]
 

@@ -2,20 +2,20 @@
 
 Compared on the same rows, in turns, one core each (torch on one thread); time is CPU time of the process:
 `MaskedBatches` in its modes, `DataCollatorForLanguageModeling` fed by a length-grouped `DataLoader` (torch and numpy
-form, at two batch sizes each), one vectorised numpy pass and, with `--modernbert`, ModernBERT's sequence packer with
-its masking. Padding, planning time against `LengthGroupedSampler` and the memory that planning takes come after.
+form, at two batch sizes each) and one vectorised numpy pass. Padding, planning time against `LengthGroupedSampler` and
+the memory that planning takes come after. `docs/study/modernbert.py` has ModernBERT's sequence packer in the race.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -25,13 +25,12 @@ import transformers
 from .. import _command as command
 from .._core import __version__
 from .._files import write_json
-from ..batches.masked import MaskedBatches
+from ..batches.masked import MaskedBatches, TokenizerLike
 from ..batches.settings import Masking
-from .batches_modernbert import load_packer, packed_batches
-from .batches_plan import length_grouped, measure_plan, wikipedia_lengths
 
 CLS, SEP, MASK, VOCABULARY = 101, 102, 103, 30522
 SPECIAL = (0, 100, CLS, SEP, MASK)
+TILE = 1_000_000  # rows of which the lengths are drawn; more rows have the same again
 
 
 @dataclasses.dataclass
@@ -46,9 +45,6 @@ class Arguments:
     rounds: int = dataclasses.field(default=5, metadata={"help": "turns of each; the median is shown"})
     seconds: float = dataclasses.field(default=0.5, metadata={"help": "CPU seconds of one turn"})
     plan_rows: int = dataclasses.field(default=1_000_000, metadata={"help": "rows that are planned"})
-    modernbert: str | None = dataclasses.field(
-        default=None, metadata={"help": "a checkout of github.com/AnswerDotAI/ModernBERT (and numba), to compare with"}
-    )
     json: str | None = dataclasses.field(default=None, metadata={"help": "a file to write the figures to, as JSON"})
 
 
@@ -61,6 +57,16 @@ class Vocabulary:
     special_ids = SPECIAL
     fingerprint = "bench"
     word_starts = np.arange(VOCABULARY) % 5 != 0
+
+
+def wikipedia_lengths(number: int, longest: int = 512) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Log-normal lengths cut at `longest`, as chunking leaves them."""
+    generator = np.random.default_rng(0)
+    return np.clip(generator.lognormal(4.6, 0.9, number).astype(np.int64), 12, longest)
+
+
+def length_grouped(batch_size: int, lengths: list[int]) -> Any:
+    return transformers.trainer_pt_utils.LengthGroupedSampler(batch_size, lengths=lengths)
 
 
 def wikipedia_like(number: int, longest: int = 512) -> pa.LargeListArray:
@@ -182,11 +188,6 @@ def measure(name: str, column: Any, arguments: Arguments) -> dict[str, Any]:
     contestants = [contestant for contestant, _ in own]
     if isinstance(column, pa.LargeListArray):
         contestants.append(vectorised_numpy(column, arguments.batch_tokens))
-        if arguments.modernbert is not None:
-            packer = load_packer(arguments.modernbert)
-            for bins in (4, 16):
-                batches = functools.partial(packed_batches, packer, column, bins, arguments.batch_tokens, MASK)
-                contestants.append(Contestant(f"ModernBERT packer, {bins} bins", batches))
     for size in (32, 256):
         for tensors in ("pt", "np"):
             label = f"DataCollatorForLanguageModeling ({tensors}), length-grouped, {size} rows"
@@ -196,14 +197,10 @@ def measure(name: str, column: Any, arguments: Arguments) -> dict[str, Any]:
     figures = {item.name: statistics.median(item.rates) for item in contestants}
     padding = {contestant.name: made.padding for contestant, made in own}
     print(f"\n{name}: {len(rows):,} rows, {own[0][1].num_tokens:,} tokens")
-    packers = [statistics.median(item.rates) for item in contestants if item.name.startswith("ModernBERT")]
     print(f"{'M tokens/s, 1 core':58} {'':>8} {'x best collator':>16} {'padding':>9}")
     for label, rate in figures.items():
         share = f"{padding[label]:9.2%}" if label in padding else ""
         print(f"{label:58} {rate:8.2f} {rate / best:16.1f} {share}")
-    if packers:
-        ratio = figures["distilfast packed, uniform"] / max(packers)
-        print(f"distilfast packed, uniform is {ratio:.1f}x ModernBERT's packer at its better number of bins")
     return {"rows": len(rows), "tokens": own[0][1].num_tokens, "mtokens_per_second": figures, "padding": padding}
 
 
@@ -212,6 +209,65 @@ def hugging_face_tokenizer() -> Any:
     names = {0: "[PAD]", 100: "[UNK]", CLS: "[CLS]", SEP: "[SEP]", MASK: "[MASK]"}
     vocabulary = {names.get(number, f"w{number}"): number for number in range(VOCABULARY)}
     return transformers.BertTokenizer(vocab=vocabulary)
+
+
+def rows_of(number: int, id_: int) -> pa.LargeListArray:
+    """`number` rows of the id `id_`, the lengths of the first million again and again."""
+    lengths = wikipedia_lengths(min(number, TILE))
+    offsets = np.zeros(number + 1, dtype=np.int64)
+    for start in range(0, number, TILE):
+        part = offsets[start + 1 : start + 1 + TILE]
+        np.cumsum(lengths[: len(part)], out=part)
+        part += offsets[start]
+    ids = np.full(offsets[-1], id_, dtype=np.uint16)
+    return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(ids))
+
+
+def measure_plan(number: int, tok: TokenizerLike, id_: int) -> dict[str, float]:
+    """Seconds of CPU time on one thread, bytes per row beside the rows, batches and padding of both layouts, for rows
+    of the id `id_`; printed too."""
+    figures: dict[str, float] = {"rows": number}
+    if number <= TILE:
+        listed = wikipedia_lengths(number).tolist()
+        start = time.process_time()
+        list(length_grouped(256, listed))
+        figures["LengthGroupedSampler, seconds"] = time.process_time() - start
+    rows = rows_of(number, id_)
+    layouts: tuple[Literal["padded", "packed"], ...] = ("padded", "packed")
+    for layout in layouts:
+        seconds = []
+        # What few rows take is lost in memory that was used before.
+        before = restart_peak() if number >= 10 * TILE else None
+        for _ in range(3 if number <= 10 * TILE else 1):
+            start = time.process_time()
+            batches = MaskedBatches(rows, tok, layout=layout, threads=1)
+            seconds.append(time.process_time() - start)
+        figures[f"{layout}, seconds"] = statistics.median(seconds)
+        if before is not None:
+            figures[f"{layout}, bytes per row"] = (status_bytes("VmHWM") - before) / number
+        figures[f"{layout}, batches"] = len(batches)
+        figures[f"{layout}, padding"] = batches.padding
+    for label, value in figures.items():
+        print(f"plan: {label:36} {value:16,.4f}")
+    if "LengthGroupedSampler, seconds" in figures:
+        ratio = figures["LengthGroupedSampler, seconds"] / figures["padded, seconds"]
+        print(f"plan: padded is {ratio:.0f}x faster than LengthGroupedSampler")
+    return figures
+
+
+def restart_peak() -> int | None:
+    """The memory that is in use now, from which on its peak is counted; None where Linux does not count it."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return None
+    return status_bytes("VmRSS")
+
+
+def status_bytes(name: str) -> int:
+    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None, f"/proc/self/status has no {name}"
+    return int(found[1]) * 1024
 
 
 def main(argv: Sequence[str] | None = None) -> None:

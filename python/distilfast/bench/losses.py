@@ -9,7 +9,6 @@ fails (for want of memory, say) is reported with its error, and the JSON file is
 from __future__ import annotations
 
 import importlib.metadata
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from .. import losses
 from .._command import parse
 from .._core import InputError
 from .._files import write_json, write_text
+from ..evaluate.speed import device_name
 
 Step = Callable[[], object]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -261,7 +261,7 @@ def bench(arguments: LossesBenchArguments) -> dict[str, Any]:
     vocabularies = [v for v in arguments.vocabularies if v > 0] or ([30522, 50265, 128256] if on_gpu else [30522])
     report: dict[str, Any] = {
         "arguments": asdict(arguments),
-        "device": torch.cuda.get_device_name(device) if on_gpu else platform.processor() or platform.machine(),
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "dtype": name,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import platform
 import re
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from typing import Any
 from .._command import parse
 from .._core import InputError
 from .._files import write_json
+from ..evaluate.speed import device_name
 from .contenders import Contender, Rows, contenders
-from .cores import available_cores, held_to
 
 
 @dataclass
@@ -46,6 +46,32 @@ class TokenizeBenchArguments:
         default="wall", metadata={"help": "'wall', or 'cpu' for one thread on a machine with other work"}
     )
     json: str = field(default="", metadata={"help": "a file to write the figures to, as JSON"})
+
+
+def available_cores() -> list[int]:
+    """The cores of this thread; numbers from 0 on where the system does not say."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def hold_to(cores: Iterable[int]) -> None:
+    """Holds every thread of this process, those of pools that run already too, to `cores`, where the system can."""
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    for task in os.listdir("/proc/self/task"):
+        os.sched_setaffinity(int(task), cores)
+
+
+@contextmanager
+def held_to(count: int) -> Iterator[None]:
+    """Holds this process to the first `count` of its cores."""
+    before = available_cores()
+    hold_to(before[:count])
+    try:
+        yield
+    finally:
+        hold_to(before)
 
 
 def megabytes(rows: Rows) -> float:
@@ -183,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "documents": [line for line in text.split("\n") if line.strip()],
         "sentences": [sentence for sentence in re.split(r"(?<=\. )|\n", text) if sentence.strip()],
     }
-    report: dict[str, Any] = {"arguments": asdict(arguments), "machine": platform.processor() or platform.machine()}
+    report: dict[str, Any] = {"arguments": asdict(arguments), "machine": device_name()}
     ours, others = contenders(vocab)
     for name, rows in sets.items():
         report[name] = compare(ours, others, rows, arguments, name)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import itertools
 import os
-import platform
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -30,13 +29,14 @@ from .._command import parse
 from .._core import InputError
 from .._files import write_json
 from ..batches.masked import MaskedBatches
+from ..evaluate.speed import device_name
 from ..heads.objective import Objective
 from ..models.adaptation import adapt, freeze
 from ..models.student import create_student
 from ..tokenizer import Tokenizer
 from ..train.step import DistillationStep
+from .measure import count_flops, loader_seconds, loss_seconds, measure, peak_flops
 from .plain_loop import PlainLoop, collated_batches, distillation_losses
-from .train_measure import count_flops, loader_seconds, loss_seconds, measure, peak_flops
 
 SIZES: dict[str, dict[str, Any]] = {
     "base": {},
@@ -254,7 +254,7 @@ def bench(arguments: TrainBench) -> dict[str, Any]:
     kernel = loss_seconds(device, batch_tokens, int(config.vocab_size), torch.bfloat16)
     loader = loader_seconds(our_batches(layout))
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "size": arguments.size,
@@ -270,15 +270,6 @@ def bench(arguments: TrainBench) -> dict[str, Any]:
         "loss_share": kernel / (batch_tokens / speed),
         "loader_share": loader / (batch_tokens / speed),
     }
-
-
-def _processor() -> str:
-    """The CPU's name where the system tells, otherwise its architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _transformers_tokenizer(vocabulary: Path) -> PreTrainedTokenizerFast:

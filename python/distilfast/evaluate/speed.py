@@ -95,13 +95,14 @@ def machine_load() -> float | None:
 
 def hardware(device: str | torch.device = "cpu") -> str:
     """A line that names the device and how much of it is used."""
-    device = torch.device(device)
-    if device.type == "cuda":
+    name = device_name(device)
+    return name if torch.device(device).type == "cuda" else f"{name}, {torch.get_num_threads()} threads"
+
+
+def device_name(device: str | torch.device = "cpu") -> str:
+    """The name of the GPU or of the CPU; the CPU's architecture where the system tells no name."""
+    if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_cpu_name()}, {torch.get_num_threads()} threads"
-
-
-def _cpu_name() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

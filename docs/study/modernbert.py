@@ -1,18 +1,25 @@
-"""ModernBERT's sequence packer, out of a checkout of github.com/AnswerDotAI/ModernBERT, as a contestant."""
+"""`python docs/study/modernbert.py CHECKOUT`: our packed batches against ModernBERT's sequence packer, in turns.
+
+CHECKOUT is one of github.com/AnswerDotAI/ModernBERT; numba has to be installed. The rows are those of `bench batches`,
+with lengths as Wikipedia has them.
+"""
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
+import statistics
 import sys
 import types
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-
-from .._core import InputError
+import torch
+from distilfast.bench.batches import MASK, Arguments, Contestant, Vocabulary, ours, race, wikipedia_like
 
 SOURCE = Path("src") / "sequence_packer.py"
 
@@ -25,9 +32,9 @@ def load_packer(checkout: str) -> Any:
     """
     path = Path(checkout) / SOURCE
     if not path.is_file():
-        raise InputError(f"--modernbert {checkout}: there is no {SOURCE}; give a checkout of AnswerDotAI/ModernBERT")
+        raise SystemExit(f"{checkout}: there is no {SOURCE}; give a checkout of AnswerDotAI/ModernBERT")
     if importlib.util.find_spec("numba") is None:
-        raise InputError(f"--modernbert {checkout}: its packer needs numba; pip install numba")
+        raise SystemExit(f"{checkout}: its packer needs numba; pip install numba")
     core, kinds = types.ModuleType("composer.core"), types.ModuleType("composer.core.types")
     core.Time, kinds.Batch = object, object  # type: ignore[attr-defined]
     stand_ins = {"composer": types.ModuleType("composer"), "composer.core": core, "composer.core.types": kinds}
@@ -65,3 +72,28 @@ def packed_batches(packer: Any, column: pa.LargeListArray, bins: int, size: int,
     while True:
         for batch in batches:
             yield int(batch["attention_mask"].sum())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Our packed batches against ModernBERT's sequence packer, in turns.")
+    parser.add_argument("checkout", help="a checkout of github.com/AnswerDotAI/ModernBERT")
+    parser.add_argument("--rows", type=int, default=50_000, help="rows of synthetic lengths")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each; the median is shown")
+    flags = parser.parse_args()
+    torch.set_num_threads(1)
+    arguments = Arguments(rows=flags.rows, rounds=flags.rounds)
+    packer, column = load_packer(flags.checkout), wikipedia_like(flags.rows)
+    contestants = [ours("distilfast packed, uniform", column, Vocabulary(), arguments, layout="packed")[0]]
+    for bins in (4, 16):
+        batches = partial(packed_batches, packer, column, bins, arguments.batch_tokens, MASK)
+        contestants.append(Contestant(f"ModernBERT packer, {bins} bins", batches))
+    race(contestants, arguments)
+    rates = {each.name: statistics.median(each.rates) for each in contestants}
+    for name, rate in rates.items():
+        print(f"{name:32} {rate:8.2f} M tokens/s, 1 core")
+    first, *packers = rates.values()
+    print(f"ours is {first / max(packers):.1f}x the packer at its better number of bins")
+
+
+if __name__ == "__main__":
+    main()
