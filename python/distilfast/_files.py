@@ -122,6 +122,7 @@ def may_be_folder(path: str | os.PathLike[str]) -> bool:
     Raises `InputError` where there is a file, a device, a pipe or a socket, and where the path leads nowhere.
     """
     path = Path(path)
+    refuse_undecodable(path)
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -135,6 +136,14 @@ def may_be_folder(path: str | os.PathLike[str]) -> bool:
         kind = _KINDS.get(stat.S_IFMT(mode), "no folder")
         raise InputError(f"{path} is {kind} and holds something already; name a directory that is not there yet")
     return True
+
+
+def refuse_undecodable(path: str | os.PathLike[str]) -> None:
+    """Raises `InputError` for a name that is not UTF-8, which the libraries that write files cannot spell."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{os.fspath(path)!a} is not a name in UTF-8; name another output") from None
 
 
 def _first_inside(source: Path, folder: Path) -> Path | None:
@@ -270,6 +279,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     Raises `InputError` where `path` is a folder, a device or a pipe, and where disk or permissions do not allow it.
     """
     path = Path(path)
+    refuse_undecodable(path)
     if path.exists() and not path.is_file():
         raise InputError(f"{path} is no file that could be replaced; name another")
     beside = path.with_name(f"{_hidden_prefix(path)}{os.getpid()}.partial")

@@ -23,6 +23,7 @@ from .evaluate.finetune import encode_split, evaluate_task, fine_tune, load_for_
 from .evaluate.forward import room_for
 from .evaluate.task_data import Split, TaskData, load_task
 from .evaluate.tasks import Task, score
+from .models.saved_tokenizer import save_tokenizer
 from .models.student import create_student
 from .prepare.text import read_texts
 from .tokenizer import load_transformers_tokenizer
@@ -150,8 +151,9 @@ def distil_task(arguments: TaskDistillation) -> dict[str, Any]:
         student = arguments.student
         if student is None:
             student = str(folder)
-            create_student(teacher).save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
+            cut = create_student(teacher)
+            cut.save_pretrained(folder)
+            save_tokenizer(tokenizer, cut, folder)
         tuned = fine_tune(student, data, arguments.seed, settings, device, teacher=arguments.teacher, save_to=folder)
         summary = {
             "task": data.task.name,

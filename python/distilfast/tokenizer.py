@@ -127,15 +127,24 @@ class Tokenizer:
                 if (folder / name).is_file():
                     return cls.from_file(folder / name)
             raise
-        if not getattr(tokenizer, "is_fast", False):
-            raise InputError(
-                f"{name_or_path} has only a slow tokenizer ({type(tokenizer).__name__}); a fast one is needed"
-            )
+        return cls.from_transformers(tokenizer, str(name_or_path))
+
+    @classmethod
+    def from_transformers(cls, tokenizer: Any, source: str | None = None) -> Tokenizer:
+        """The same tokenizer as `tokenizer`, a fast one of `transformers` that is loaded; `source`: for errors.
+
+        Raises `InputError` for a slow one and for what is no tokenizer.
+        """
+        source = type(tokenizer).__name__ if source is None else source
+        if not hasattr(tokenizer, "save_pretrained") or not hasattr(tokenizer, "is_fast"):
+            raise InputError(f"a {type(tokenizer).__name__} is no tokenizer; give a distilfast.Tokenizer or its path")
+        if not tokenizer.is_fast:
+            raise InputError(f"{source} has only a slow tokenizer ({type(tokenizer).__name__}); a fast one is needed")
         with tempfile.TemporaryDirectory() as scratch:
             tokenizer.save_pretrained(scratch)
             text = (Path(scratch) / "tokenizer.json").read_text(encoding="utf-8")
             config = json.loads((Path(scratch) / "tokenizer_config.json").read_text(encoding="utf-8"))
-        return cls(text, _portable(config), str(name_or_path))
+        return cls(text, _portable(config), source)
 
     @property
     def engine(self) -> str:
@@ -267,6 +276,18 @@ def load_tokenizer(name: str | os.PathLike[str], lowercase: bool | None = None) 
     if Path(name).is_file():
         return Tokenizer.from_file(name, lowercase=lowercase)
     return Tokenizer.from_pretrained(name, lowercase=lowercase)
+
+
+def as_tokenizer(tokenizer: Any) -> Tokenizer:
+    """A `Tokenizer` as it is, made of a fast one of `transformers`, or loaded from a path or a name on the Hub.
+
+    Raises `InputError` for what is none of these.
+    """
+    if isinstance(tokenizer, Tokenizer):
+        return tokenizer
+    if isinstance(tokenizer, str | os.PathLike):
+        return load_tokenizer(tokenizer)
+    return Tokenizer.from_transformers(tokenizer)
 
 
 def load_transformers_tokenizer(name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:

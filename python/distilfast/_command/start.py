@@ -40,7 +40,7 @@ class Command:
 
     options: its dataclasses, as "module:Class" under `distilfast`. function: "module:function" of it, which takes argv.
     shown: the flags that `--help` lists, with `--help all` for the others. required: flags that must be given, although
-    their dataclass has a default.
+    their dataclass has a default. ranks: whether several processes that torchrun started share its work.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Command:
     options: tuple[str, ...]
     shown: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
+    ranks: bool = False
 
     def start(self, argv: Sequence[str] | None = None, program: str | None = None) -> None:
         """Runs the command with its flags, those of this process where `argv` is None.
@@ -60,6 +61,7 @@ class Command:
 
         def command() -> None:
             self.check(arguments, program or f"python -m distilfast.{self.name}")
+            self._refuse_ranks()
             module, function = self.function.split(":")
             # Torch takes seconds to import, and turns a KeyboardInterrupt there into errors of its own.
             before = signal.signal(signal.SIGINT, _stop_importing)
@@ -70,6 +72,14 @@ class Command:
             main(arguments)
 
         run(command)
+
+    def _refuse_ranks(self) -> None:
+        launched = os.environ.get("WORLD_SIZE", "1")
+        if not self.ranks and launched not in ("", "0", "1"):
+            raise InputError(
+                f"{self.name} is one process, and torchrun started {launched} (WORLD_SIZE), each of which would do all "
+                "of it in the same place; start it without torchrun"
+            )
 
     def check(self, argv: Sequence[str], program: str) -> None:
         """Answers `--help`, and refuses wrong flags and values, from the source of the dataclasses alone."""
@@ -134,8 +144,12 @@ def run(command: Callable[[], None]) -> None:
     except Exception as error:
         code = getattr(error, "exit_code", None)
         if not isinstance(code, int):
-            if isinstance(error, OSError):  # a disk, a permission, a name: the machine's fault and not ours
-                raise _said(describe_fault(error) or first_line(error), 2) from None
+            # A disk, a permission, a name: the machine's fault and not ours, whatever a library makes of it.
+            told = describe_fault(error) if isinstance(error, OSError) or "(os error " in str(error) else None
+            if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+                told = f"{error.object!a} is not UTF-8"
+            if told is not None or isinstance(error, OSError):
+                raise _said(told or first_line(error), 2) from None
             raise
         raise _said(str(error), code) from None
 

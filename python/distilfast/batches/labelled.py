@@ -15,6 +15,7 @@ from transformers import DataCollatorForTokenClassification, DataCollatorWithPad
 
 from .._core import InputError, __version__
 from .encode import IGNORED, EncodedRows, joined
+from .shared_epoch import SharedEpoch
 
 DRAWS = 1
 """How the order is drawn, a part of the fingerprint: raised where the same seed gives another."""
@@ -105,6 +106,7 @@ class LabelledBatches:
         self._collate = collator(tokenizer, pad_to_multiple_of=pad_to_multiple_of, return_tensors="np")
         self._lengths = self.rows.input_ids.lengths
         self._counted, self._labelled = _rows_and_labels(self.rows)
+        self._shared_epoch = SharedEpoch()
         self.set_epoch(0)
 
     def __len__(self) -> int:
@@ -113,13 +115,16 @@ class LabelledBatches:
     @property
     def epoch(self) -> int:
         """The epoch that `batches[i]` belongs to; see `set_epoch`."""
-        return self._epoch
+        return self._shared_epoch.number
 
     def set_epoch(self, epoch: int) -> None:
-        """Makes `batches[i]` those of epoch `epoch`, from 0: other rows together, another order."""
+        """Makes `batches[i]` those of epoch `epoch`, from 0: other rows together, another order.
+
+        The workers of a `DataLoader`, those that persist too, see it at their next pass.
+        """
         if epoch < 0:
             raise InputError(f"epoch={epoch}; epochs are counted from 0")
-        self._epoch = int(epoch)
+        self._epoch = self._shared_epoch.number = int(epoch)
         if self.shuffle:
             self._order = batch_order(self._lengths, self.batch_size, self.seed, self._epoch)
         else:
@@ -185,6 +190,8 @@ class LabelledBatches:
         if not -len(self) <= number < len(self):
             raise IndexError(f"batch {number} of {len(self)}")
         number %= len(self)
+        if self._epoch != self.epoch:  # set by the process that this one works for
+            self.set_epoch(self.epoch)
         chosen = self._order[number * self.batch_size : (number + 1) * self.batch_size]
         batch = self._tensors(chosen)
         batch["num_tokens"] = torch.tensor(int(self._lengths[chosen].sum()))

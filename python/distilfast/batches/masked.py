@@ -20,7 +20,10 @@ import pyarrow as pa
 import torch
 
 from .._core import BatchPlan, InputError, __version__
+from ..prepare.directory import PreparedTokens
+from ..tokenizer import Tokenizer, as_tokenizer
 from .settings import BatchSettings, Masking, check_integer
+from .shared_epoch import SharedEpoch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,8 +71,10 @@ class MaskedBatches:
     """A map from batch number to a dictionary of tensors, for a `DataLoader` whose batch sampler gives single numbers.
 
     tokens: a `datasets.Dataset` or pyarrow table with the column `input_ids`, or such a column: lists of uint16,
-        uint32, int32 or int64 ids, read where they lie. Every row is complete, with its special tokens.
-    tok: the tokenizer the ids are from; see `TokenizerLike`.
+        uint32, int32 or int64 ids, read where they lie. Every row is complete, with its special tokens. Or what
+        `load_tokens` gave, whose `token_counts` are then taken.
+    tok: the tokenizer the ids are from: a `Tokenizer`, a fast one of `transformers`, a path of either, or anything like
+        `TokenizerLike`.
     batch_tokens, max_length, masking, layout, seed, batches_per_step, kl_sample_share: see `BatchSettings`.
     token_counts: int64 [vocab_size], how often each id occurs, for `Masking.smoothing`; counted if None.
     threads: for reading all ids once at the start; as many as there are cores if None. It changes no result.
@@ -104,7 +109,7 @@ class MaskedBatches:
     def __init__(
         self,
         tokens: Any,
-        tok: TokenizerLike,
+        tok: Any,
         batch_tokens: int = 16384,
         max_length: int = 512,
         masking: Masking | None = None,
@@ -118,7 +123,15 @@ class MaskedBatches:
     ) -> None:
         masking = Masking() if masking is None else masking
         settings = BatchSettings(batch_tokens, max_length, masking, layout, seed, batches_per_step, kl_sample_share)
+        if not all(hasattr(tok, name) for name in ("special_ids", "mask_id", "pad_id", "vocab_size")):
+            tok = as_tokenizer(tok)
+        if isinstance(tokens, PreparedTokens):
+            if isinstance(tok, Tokenizer):
+                tokens.check_tokenizer(tok, "tok")
+            token_counts = tokens.token_counts if token_counts is None else token_counts
+            tokens = tokens.dataset
         self._plan_batches(tokens, tok, settings, token_counts, threads)
+        self._shared_epoch = SharedEpoch()
         self.set_epoch(0)
 
     def _plan_batches(
@@ -152,12 +165,16 @@ class MaskedBatches:
     @property
     def epoch(self) -> int:
         """The epoch that `batches[i]` belongs to; see `set_epoch`."""
-        return self._epoch.number
+        return self._shared_epoch.number
 
     def set_epoch(self, epoch: int) -> None:
-        """Makes `batches[i]` those of epoch `epoch`, from 0: other rows together, another order, other masks."""
-        check_integer("epoch", epoch, 0, 2**63)
+        """Makes `batches[i]` those of epoch `epoch`, from 0: other rows together, another order, other masks.
+
+        The workers of a `DataLoader`, those that persist too, see it at their next pass.
+        """
+        check_integer("epoch", epoch, 0, 2**63 - 1)
         self._epoch = self._plan.epoch(int(epoch))
+        self._shared_epoch.number = int(epoch)
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
@@ -199,8 +216,10 @@ class MaskedBatches:
             if not -self._count <= number < 0:
                 raise IndexError(f"batch {number} of {self._count}")
             number += self._count
-        # Read once: another thread may set another epoch meanwhile.
+        # Read once: another thread, or the process that this one works for, may set another epoch meanwhile.
         epoch = self._epoch
+        if epoch.number != (wanted := self._shared_epoch.number):
+            epoch = self._epoch = self._plan.epoch(wanted)
         shape = self._plan.shape(epoch, number)
         buffer = torch.empty(self._layouts[shape]["end"], dtype=torch.int64)
         array = buffer.numpy()
@@ -239,11 +258,12 @@ class MaskedBatches:
         return np.asarray(self._plan.rows(self._epoch, number), np.int64)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"made_from": self._made_from, "epoch": self.epoch}
+        return {"made_from": self._made_from, "epoch": self._shared_epoch}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._plan_batches(*state["made_from"])
-        self.set_epoch(state["epoch"])
+        self._shared_epoch = state["epoch"]
+        self._epoch = self._plan.epoch(self.epoch)
 
 
 def available_cores() -> int:

@@ -23,6 +23,7 @@ from .._core import InputError
 from ..metrics import questions
 from ..models.bf16 import ForgetCopies, WeightCopies
 from ..models.load import load_model
+from ..models.saved_tokenizer import save_tokenizer
 from ..tokenizer import load_transformers_tokenizer
 from .forward import room_for
 from .length_groups import logits_by_length
@@ -328,7 +329,7 @@ def fine_tune(
     metrics = evaluate_task(model, tokenizer, data, longest, device, settings.bf16)
     if save_to is not None:
         model.save_pretrained(save_to)
-        tokenizer.save_pretrained(save_to)
+        save_tokenizer(tokenizer, model, save_to)
     losses = [(int(entry["step"]), float(entry["loss"])) for entry in trainer.state.log_history if "loss" in entry]
     return FineTuned(metrics, score(task, metrics), losses, int(trainer.state.global_step), seconds)
 

@@ -16,8 +16,8 @@ from .._core import InputError
 from .._files import refuse_occupied, whole_directory, write_json, write_text
 from ..evaluate.report import markdown_tables
 from ..models.card import CARD_SUMMARIES, model_card, without_paths
-from ..models.families import model_input_names
 from ..models.load import load_model, quiet
+from ..models.saved_tokenizer import save_tokenizer
 from ..prepare.text import read_texts
 from ..tokenizer import load_transformers_tokenizer
 from .check import Check, compare, encode, outputs_of, refuse_past_tolerance, texts_for
@@ -75,7 +75,7 @@ def export_student(
         reference = outputs_of(model, batches)
         with whole_directory(output_dir, overwrite, [origin]) as beside:
             model.save_pretrained(beside, safe_serialization=True)
-            _save_tokenizer(tokenizer, model, beside)
+            save_tokenizer(tokenizer, model, beside)
             checks = [_check_safetensors(beside, texts, batches, reference, tolerance)]
             sentence = origin is not None and keep_sentence_files(origin, beside)
             if onnx or int8:
@@ -96,21 +96,6 @@ def export_student(
     finally:
         model.to(home).train(training)
     return checks
-
-
-def _save_tokenizer(tokenizer: Any, model: Any, folder: Path) -> None:
-    """The tokenizer as a stranger needs it: it gives what the model takes, and says nothing of this machine."""
-    before = tokenizer.model_input_names
-    tokenizer.model_input_names = [name for name in before if name in model_input_names(model)]
-    try:
-        tokenizer.save_pretrained(folder)
-    finally:
-        tokenizer.model_input_names = before
-    file = folder / "tokenizer_config.json"
-    config = json.loads(file.read_text(encoding="utf-8"))
-    kept = {key: value for key, value in config.items() if key not in ("is_local", "local_files_only", "name_or_path")}
-    kept["model_input_names"] = [name for name in before if name in model_input_names(model)]
-    write_json(file, kept)
 
 
 def _check_safetensors(

@@ -105,7 +105,7 @@ def model_card(
         pipeline_tag=pipeline or ("sentence-similarity" if sentence else "feature-extraction"),
         license=fields.get("license"),
         language=fields.get("language"),
-        datasets=[dataset] if dataset and " " not in dataset and not os.path.lexists(dataset) else None,
+        datasets=[dataset] if dataset and _HUB_ID.fullmatch(dataset) and not os.path.lexists(dataset) else None,
         base_model=base,
     )
     sections = [
@@ -183,7 +183,8 @@ def _example(kind: str, pipeline: str | None, tokenizer: Any, text: str | None, 
         return "\n".join(line for line in lines if line != "import torch")
     if pipeline == "fill-mask":
         first = text.split()
-        text = " ".join([*first[:-1], tokenizer.mask_token]) if len(first) > 1 else f"{text} {tokenizer.mask_token}"
+        mask = getattr(tokenizer, "mask_token", None) or "[MASK]"
+        text = " ".join([*first[:-1], mask]) if len(first) > 1 else f"{text} {mask}"
     return (
         f'from transformers import pipeline\n\nmodel = pipeline("{pipeline}", model={place[:3]}){place[3:]}\n'
         f"model({text!r})"

@@ -31,6 +31,7 @@ COMMAND = Command(
         "overwrite",
     ),
     required=("output_dir",),
+    ranks=True,
 )
 
 if __name__ == "__main__":

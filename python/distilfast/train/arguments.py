@@ -41,6 +41,7 @@ UNSUPPORTED = {
     "label_smoothing_factor": "the teacher's distribution takes its place",
     "neftune_noise_alpha": "it would make teacher and student see different inputs",
     "prediction_loss_only": "evaluation measures what the head has metrics for",
+    "save_only_model": "a run could not go on from such checkpoints; --save_total_limit 1 keeps one",
     "use_liger_kernel": "the losses have kernels of their own; see --loss_impl",
 }
 

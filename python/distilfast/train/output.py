@@ -115,19 +115,21 @@ def summarise(
 
 
 def save_student(trainer: DistillationTrainer, summary: dict[str, Any]) -> None:
-    """The student and its tokenizer in the output directory, each file whole, and the summary as the last."""
+    """The student and its tokenizer in the output directory, each file whole, and the summary as the last; then, with
+    --push_to_hub, on the Hub."""
     if trainer.is_fsdp_enabled:
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     folder = Path(str(trainer.args.output_dir))
     beside = folder / ".student.partial"
-    trainer.save_model(str(beside))
-    if trainer.args.process_index != 0:
-        return
-    files.open_to_umask(beside)
-    for path in sorted(beside.iterdir()):
-        path.replace(folder / path.name)
-    beside.rmdir()
-    files.write_json(folder / SUMMARY, summary)
+    trainer.save_model(str(beside), _internal_call=True)  # else it would push what is there so far
+    if trainer.args.process_index == 0:
+        files.open_to_umask(beside)
+        for path in sorted(beside.iterdir()):
+            path.replace(folder / path.name)
+        beside.rmdir()
+        files.write_json(folder / SUMMARY, summary)
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub()
 
 
 def evaluated_last(trainer: DistillationTrainer) -> bool:

@@ -22,6 +22,7 @@ from ..heads.choice import choose_head
 from ..heads.head import Head
 from ..models.head import head_called, head_of
 from ..models.load import load_student, load_teacher, refuse_bare_directory
+from ..models.saved_tokenizer import save_tokenizer
 from ..models.student import build_from_config, create_student, read_config
 from ..prepare.directory import PreparedTokens
 from ..tokenizer import Tokenizer
@@ -120,8 +121,9 @@ def cut_student(
     teachers = load_teachers(models, args, Given())
     tokenizer = text.choose_tokenizer(models, data)
     found = text.open_tokens(models, data, args, tokenizer, None, write=False)
-    load_or_cut_student(models, args, teachers, found, Given()).save_pretrained(output_dir)
-    found.tokenizer.save_pretrained(output_dir)
+    student = load_or_cut_student(models, args, teachers, found, Given())
+    student.save_pretrained(output_dir)
+    save_tokenizer(found.tokenizer, student, output_dir)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -16,14 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import (
-    EarlyStoppingCallback,
-    PreTrainedModel,
-    ProgressCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerState,
-)
+from transformers import EarlyStoppingCallback, PreTrainedModel, ProgressCallback, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from transformers.utils import logging as hf_logging
@@ -35,10 +28,13 @@ from ..heads.choice import choose_head
 from ..heads.head import Head
 from ..models.adaptation import adapt
 from ..models.bf16 import ForgetCopies
+from ..models.saved_tokenizer import save_tokenizer
 from . import checkpoint
 from .arguments import DistillationArguments
 from .callbacks import Interruption, LossProgress, NonFiniteLossError, SetEpoch
 from .evaluation import HeldOutBatches, evaluate, greater_is_better, has_labels
+from .handed import check_batches, check_evaluation, check_models, check_optimiser
+from .hub import PublicTrainer
 from .layer_losses import BoundsOnHost
 from .meter import Meter, add_states
 from .step import DistillationStep, as_teachers
@@ -57,7 +53,7 @@ class CheckpointError(RuntimeError):
     exit_code = 1  # of the command
 
 
-class DistillationTrainer(Trainer):
+class DistillationTrainer(PublicTrainer):
     """Trains `student` to follow `teacher` on `train_dataset`, a `MaskedBatches`.
 
     `student` keeps float32 weights; `teacher` (several: see `DistillationStep`; None: the loss against labels alone)
@@ -86,14 +82,10 @@ class DistillationTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         args = DistillationArguments("distilled") if args is None else args
-        if train_dataset is None:
-            raise TypeError("DistillationTrainer needs train_dataset, a MaskedBatches")
-        if train_dataset.batches_per_step != args.batches_per_step:
-            raise InputError(
-                f"the batches were planned for {train_dataset.batches_per_step} micro-batches a step, but "
-                f"{args.gradient_accumulation_steps} accumulation steps on {args.world_size} ranks make "
-                f"{args.batches_per_step}; build MaskedBatches with batches_per_step={args.batches_per_step}"
-            )
+        check_batches(args, train_dataset)
+        check_evaluation(args, kwargs.get("eval_dataset"))
+        check_models(student, [teacher] if isinstance(teacher, str) else as_teachers(teacher))
+        assert train_dataset is not None
         if args.n_gpu > 1:
             logger.warning("one process trains on one GPU; start one for each with torchrun --nproc-per-node")
             args._n_gpu = 1
@@ -126,6 +118,7 @@ class DistillationTrainer(Trainer):
             step.copies.kept = True
             callbacks = [ForgetCopies(step.copies), *(callbacks or [])]
         self.interruption = Interruption()
+        check_optimiser(args, step)
         super().__init__(
             model=step,
             args=args,
@@ -356,7 +349,7 @@ class DistillationTrainer(Trainer):
         if extra:
             safetensors.torch.save_file(extra, folder / EXTRA_WEIGHTS)
         if self.processing_class is not None:
-            cast(Any, self.processing_class).save_pretrained(str(folder))
+            save_tokenizer(self.processing_class, self.student, folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.is_fsdp_enabled:
