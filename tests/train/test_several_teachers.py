@@ -198,10 +198,18 @@ def test_the_same_teacher_twice_is_that_teacher() -> None:
         assert (ours - theirs).norm() <= 1e-9 * theirs.norm().clamp(min=1e-3)
 
 
-@pytest.mark.parametrize("weights", [[1.0], [1.0, 0.0], [1.0, -1.0]])
-def test_weights_that_do_not_fit_the_teachers_are_refused(weights: list[float]) -> None:
+@pytest.mark.parametrize(
+    ("weights", "says"),
+    [
+        ([1.0], "for 2 teachers: give one for each"),
+        ([1.0, 0.0], "must be above 0"),
+        ([1.0, -1.0], "must be above 0"),
+        ([1.0, float("nan")], "teacher_weights"),
+    ],
+)
+def test_weights_that_do_not_fit_the_teachers_are_refused(weights: list[float], says: str) -> None:
     teacher = teacher_of()
-    with pytest.raises(InputError, match="for 2 teachers; give one number above 0 for each"):
+    with pytest.raises(InputError, match=says):
         DistillationStep(create_student(teacher), [teacher, teacher], teacher_weights=weights)
 
 

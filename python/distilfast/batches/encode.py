@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._core import InputError
+from ..prepare.targets import IGNORED
 from ..tokenizer import Tokenizer
 
-IGNORED = -100
 CHUNK = 2_000
 """How many rows are tokenised at a time: their ids stand in Python lists meanwhile."""
 

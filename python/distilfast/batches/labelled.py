@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from transformers import DataCollatorForTokenClassification, DataCollatorWithPadding
 
 from .._core import InputError, __version__
-from .encode import IGNORED, EncodedRows, joined
+from ..prepare.targets import IGNORED
+from .encode import EncodedRows, joined
 from .shared_epoch import SharedEpoch
 
 DRAWS = 1

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .._core import InputError
+from ..prepare.targets import IGNORED
 
 
 class Batches(Protocol):
@@ -44,7 +45,7 @@ class RankBatches(Dataset[dict[str, Any]]):
         if self.ranks > 1:
             batch = {**batch, "is_real": torch.tensor(number <= last)}
             if number > last and "mlm_labels" in batch:
-                batch["mlm_labels"] = torch.full_like(batch["mlm_labels"], -100)
+                batch["mlm_labels"] = torch.full_like(batch["mlm_labels"], IGNORED)
         return batch
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from .._core import InputError
-from .encode import IGNORED, EncodedRows, Ragged, check_length, chunks
+from ..prepare.targets import IGNORED
+from .encode import EncodedRows, Ragged, check_length, chunks
 
 
 def encode_questions(

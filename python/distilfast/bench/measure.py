@@ -87,7 +87,7 @@ def loss_seconds(device: torch.device, rows: int, vocab_size: int, dtype: torch.
     student, teacher = (torch.randn(rows, vocab_size, device=device).to(dtype) for _ in range(2))
     student.requires_grad_()
     labels = torch.randint(vocab_size, (rows,), device=device)
-    labels[torch.rand(rows, device=device) > 0.15] = -100
+    labels[torch.rand(rows, device=device) > 0.15] = losses.definitions.IGNORED
     times = []
     for _ in range(3):
         synchronize(device)

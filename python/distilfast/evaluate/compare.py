@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 from scipy import stats
 
+from ..losses.definitions import IGNORED
 from ..metrics import classification, questions, scores, tokens
-from ..metrics.classification import IGNORED
 from ..metrics.kept import share_kept, warnings
 
 

@@ -11,9 +11,10 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .._core import InputError
+from ..losses.definitions import IGNORED
 from ..metrics.classification import multi_label_metrics, single_label_metrics
 from ..metrics.scores import regression_metrics
-from .head import IGNORED, Predictions, Rows
+from .head import Predictions, Rows
 from .logits import LogitHead, in_float32, label_names, refuse_other_classes, weighted_mean
 from .objective import Objective
 

@@ -20,11 +20,9 @@ from transformers import PreTrainedModel
 
 from .._core import InputError
 from ..batches.encode import EncodedRows
+from ..losses.definitions import IGNORED
 from ..models.attention import model_inputs
 from .objective import Objective
-
-IGNORED = -100
-"""The label of a row that has none, in labels that are class numbers or ids."""
 
 
 class Rows(NamedTuple):

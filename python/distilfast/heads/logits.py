@@ -15,7 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from .._core import InputError
-from .head import IGNORED, Head, Rows
+from ..losses.definitions import IGNORED
+from .head import Head, Rows
 from .objective import Objective
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .._core import InputError
+from ..losses.definitions import IGNORED
 
 
 class Selection(NamedTuple):
@@ -46,7 +47,7 @@ def select_positions(batch: Mapping[str, Any], kl_positions: str) -> Selection:
     return Selection(
         torch.cat([masked, sampled]),
         torch.cat([used, weights]),
-        torch.cat([labels, torch.full_like(sampled, -100)]),
+        torch.cat([labels, torch.full_like(sampled, IGNORED)]),
         batch["num_attended_in_step"],
     )
 
@@ -72,5 +73,5 @@ def counted_positions(batch: Mapping[str, Any]) -> Tensor:
 def labels_of_all_positions(positions: Tensor, labels: Tensor, count: int) -> Tensor:
     """The labels [K] at `positions` [K] laid out over all positions: [count], -100 everywhere else."""
     # Unused slots share position 0; they are written to a place of their own, which is cut off.
-    target = torch.where(labels == -100, count, positions)
-    return labels.new_full((count + 1,), -100).scatter(0, target, labels)[:count]
+    target = torch.where(labels == IGNORED, count, positions)
+    return labels.new_full((count + 1,), IGNORED).scatter(0, target, labels)[:count]

@@ -10,9 +10,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .._core import InputError
+from ..losses.definitions import IGNORED
 from ..metrics.classification import single_label_metrics
 from ..metrics.tokens import has_entities, token_metrics
-from .head import IGNORED, Predictions, Rows
+from .head import Predictions, Rows
 from .logits import LogitHead, refuse_other_classes
 from .objective import Objective
 

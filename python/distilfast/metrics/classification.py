@@ -13,9 +13,7 @@ from scipy.special import expit, log_softmax
 from sklearn import metrics as sklearn_metrics
 
 from .._core import InputError
-
-# A row without a label, in an array of class numbers; as torch's cross-entropy has it.
-IGNORED = -100
+from ..losses.definitions import IGNORED
 
 
 def single_label_metrics(

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from .._core import InputError
 from ..batches.masked import MaskedBatches
 from ..batches.settings import Masking
+from ..losses.definitions import IGNORED
 from ..models.families import has_mlm_head, mlm_decoder, mlm_transform
 from ..models.last_layer import encode
 from ..prepare.directory import load_tokens
@@ -25,7 +26,6 @@ from ..tokenizer import Tokenizer
 # Logits held at once per model, in numbers: 16 MiB of float32, which stays in a large cache and is reused by malloc.
 LOGITS_AT_ONCE = 1 << 22
 TEACHER = "teacher"
-IGNORED = -100
 
 
 class Batches(Protocol):

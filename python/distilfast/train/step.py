@@ -21,6 +21,7 @@ from ..heads.head import Head, Outputs, Rows
 from ..heads.masked_lm import MaskedLM
 from ..heads.objective import Objective
 from ..heads.positions import counted_positions
+from ..losses.arguments import mixture_of
 from ..models.bf16 import WeightCopies
 from .layer_losses import HiddenLayerLoss, RelationLoss
 
@@ -55,7 +56,7 @@ class DistillationStep(nn.Module):
         self.objective = Objective() if objective is None else objective
         self.copies = None if compute_dtype is None else WeightCopies(compute_dtype)
         self._outside = as_teachers(teacher)  # a tuple, so that torch does not see submodules
-        self.teacher_weights = _normalised(teacher_weights, len(self.teachers))
+        self.teacher_weights = mixture_of(teacher_weights, len(self.teachers))
         self.head.check(student, self.teachers, self.objective)
         self.hidden_losses, self.relation_losses = nn.ModuleList(), nn.ModuleList()
         for each in self.teachers:
@@ -177,17 +178,6 @@ def as_teachers(teacher: PreTrainedModel | Sequence[PreTrainedModel] | None) -> 
     if teacher is None:
         return ()
     return (teacher,) if isinstance(teacher, PreTrainedModel) else tuple(teacher)
-
-
-def _normalised(weights: Sequence[float] | None, teachers: int) -> list[float]:
-    """Weights of the teachers that sum to 1."""
-    if weights is None:
-        return [1.0 / teachers for _ in range(teachers)]
-    if len(weights) != teachers or not all(weight > 0 for weight in weights):
-        raise InputError(
-            f"the teacher weights are {list(weights)} for {teachers} teachers; give one number above 0 for each"
-        )
-    return [weight / sum(weights) for weight in weights]
 
 
 def _without_graph() -> AbstractContextManager[None]:
