@@ -2,56 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
-import numpy as np
 import pytest
 import torch
-from distilfast import _core, losses
+from cpu_kernel import DTYPES, LEVELS, kernel, oracle
+from distilfast import losses
 from distilfast.losses import definitions
 from distilfast.losses import rows as loss_rows
-from distilfast.losses.rows import LossTerms
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-LEVELS = _core.instruction_sets()
 VOCABULARIES = [1, 2, 7, 8, 9, 15, 16, 17, 127, 128, 129, 257, 1001, 1024, 1025, 2100]
 TEMPERATURES = [0.5, 1.0, 1.7, 2.0, 3.0, 10.0, 20.0]
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-
-
-def oracle(
-    student: Tensor, teacher: Tensor, labels: Tensor, weights: Tensor, temperature: float, scales: tuple[float, ...]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Weighted row values by the definitions in float64, and the gradient by autograd."""
-    s, t, w = student.detach().double().requires_grad_(), teacher.double(), weights.double()
-    counted = w != 0
-    kl = definitions.soft_kl_rows(s, [t], temperature, [1.0], counted) * w
-    ce = definitions.masked_ce_rows(s, labels)
-    mse = definitions.logits_mse_rows(s, [t], [1.0], counted) * w
-    total = scales[0] * temperature**2 * kl.sum() + scales[1] * ce.sum()
-    if scales[2] != 0:  # 0 * inf is NaN
-        total = total + scales[2] * mse.sum()
-    total.backward()
-    assert s.grad is not None
-    return kl.detach(), ce.detach(), mse.detach(), s.grad
-
-
-def kernel(
-    student: Tensor,
-    teacher: Tensor,
-    labels: Tensor,
-    weights: Tensor,
-    temperature: float,
-    scales: tuple[float, ...],
-    level: str | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    terms = LossTerms(labels, weights, torch.ones(()), torch.ones(()), temperature, scales)
-    *rows, grad = loss_rows.cpu_logits_rows(student, teacher, terms, level=level)
-    assert grad is not None
-    return *rows, grad
 
 
 @given(
@@ -219,23 +181,6 @@ def test_any_strides_give_the_same(level: str) -> None:
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("rows", [5, 90])
-def test_memory_that_holds_nan_is_written_whole_with_the_same_bits(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Below and above the size from which on memory is kept and written past the caches."""
-    empty = loss_rows._empty_gradient
-    monkeypatch.setattr(loss_rows, "_empty_gradient", lambda student: empty(student).fill_(torch.nan))
-    generator = torch.Generator().manual_seed(8)
-    teacher = 2.5 * torch.randn(rows, 30522, generator=generator)
-    student = teacher + torch.randn(rows, 30522, generator=generator)
-    labels, weights = torch.randint(0, 30522, (rows,), generator=generator), torch.ones(rows)
-    labels[::2], weights[::3] = -100, 0
-    first, second = (kernel(student, teacher, labels, weights, 2.0, (1.0, 1.0, 0.1)) for _ in range(2))
-    assert all(values.isfinite().all() for values in first)
-    assert (first[3][0] == 0).all()
-    for one, other in zip(first, second, strict=True):
-        assert torch.equal(one, other)
-
-
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 20.0])
 def test_student_that_is_sure_of_what_the_teacher_is_not(level: str, temperature: float) -> None:
@@ -284,112 +229,6 @@ def test_hidden_losses(kind: str, level: str, rows: int, width: int, dtype: torc
     # The gradient of the cosine grows as the vector shrinks, and its rounding error with it.
     length = s.detach().norm(dim=1, keepdim=True).nan_to_num().clamp(1e-6, 1)[finite]
     torch.testing.assert_close(grad.double()[finite] * length, expected_grad[finite] * length, rtol=rounding, atol=1e-6)
-
-
-def test_any_number_of_threads_gives_the_same_bits() -> None:
-    student, teacher = torch.randn(37, 501), torch.randn(37, 501)
-    labels, weights = torch.randint(0, 501, (37,)), torch.ones(37)
-    results = []
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            results.append(kernel(student, teacher, labels, weights, 2.0, (1.0, 1.0, 0.1)))
-    finally:
-        torch.set_num_threads(before)
-    for other in results[1:]:
-        for one, two in zip(results[0], other, strict=True):
-            assert torch.equal(one, two)
-
-
-def test_own_threads_give_the_same_bits_as_torchs() -> None:
-    student, teacher = torch.randn(67, 2100), torch.randn(67, 2100)
-    labels, weights = torch.randint(0, 2100, (67,)), torch.rand(67)
-    results = []
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        for allowed in (True, False):
-            used = _core.use_openmp_team(allowed)
-            assert used == (allowed and has_openmp_team())
-            tensors = [*kernel(student, teacher, labels, weights, 2.0, (1.0, 1.0, 0.1))]
-            for kind in ("cosine", "mse"):
-                tensors += [
-                    tensor
-                    for tensor in loss_rows.cpu_hidden_rows(student, teacher, weights, torch.ones(()), kind=kind)
-                    if tensor is not None
-                ]
-            mask = np.zeros(100_000, dtype=np.uint32)
-            _core.fill_dropout_mask(mask, 7, 6554, 1, 2)
-            results.append([*tensors, torch.from_numpy(mask.view(np.int32))])
-    finally:
-        _core.use_openmp_team(True)
-        torch.set_num_threads(before)
-    assert len(results[0]) == 9
-    for one, two in zip(*results, strict=True):
-        assert torch.equal(one, two)
-
-
-def has_openmp_team() -> bool:
-    """Whether this torch computes with GNU OpenMP, or another that has its interface, on Linux."""
-    return sys.platform == "linux" and "ATen parallel backend: OpenMP" in torch.__config__.parallel_info()
-
-
-def test_a_forked_child_does_not_wait_for_torchs_threads() -> None:
-    """Forked after torch's threads have worked for the kernel, with their number unchanged."""
-    program = """
-import os, sys, torch
-from distilfast.losses import rows
-from distilfast import _core
-torch.set_num_threads(2)
-student, teacher = torch.randn(64, 500), torch.randn(64, 500)
-row = lambda: rows.cpu_hidden_rows(student, teacher, None, torch.ones(()), kind="mse")[0].sum().item()
-expected = row()
-child = os.fork()
-if child == 0:
-    os._exit(0 if row() == expected and not _core.use_openmp_team(True) else 1)
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-    subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True, timeout=120)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_in_place_gradient_is_the_same(dtype: torch.dtype) -> None:
-    student, teacher = torch.randn(9, 1500).to(dtype), torch.randn(9, 1500).to(dtype)
-    labels, weights = torch.tensor([1, -100] * 4 + [3]), torch.tensor([1.0, 1, 0] * 3)
-    expected = kernel(student, teacher, labels, weights, 2.0, (1.0, 1.0, 0.1))
-    terms = LossTerms(labels, weights, torch.ones(()), torch.ones(()), 2.0, (1.0, 1.0, 0.1))
-    *rows, grad = loss_rows.cpu_logits_rows(student, teacher, terms, reuse_student=True)
-    assert grad is student
-    for one, two in zip((*rows, grad), expected, strict=True):
-        assert torch.equal(one, two)
-
-
-def test_memory_of_a_large_gradient_is_not_used_twice() -> None:
-    student, teacher = torch.randn(80, 30522), torch.randn(80, 30522)
-    labels, weights = torch.full((80,), -100), torch.ones(80)
-    held = [kernel(student, scale * teacher, labels, weights, 2.0, (1.0, 0.0, 0.0))[3] for scale in (1, 2, 3)]
-    copies = [each.clone() for each in held]
-    view = held.pop()[5]
-    again = [kernel(student, scale * teacher, labels, weights, 2.0, (1.0, 0.0, 0.0))[3] for scale in (4, 5, 6)]
-    assert len({each.untyped_storage().data_ptr() for each in (*held, *again, view)}) == 6
-    assert torch.equal(held[0], copies[0])
-    assert torch.equal(view, copies[2][5])
-    del held, again, view
-    later = [kernel(student, teacher, labels, weights, 2.0, (1.0, 0.0, 0.0))[3] for _ in range(2)]
-    assert torch.equal(later[0], copies[0])
-    assert torch.equal(later[1], copies[0])
-
-
-def test_large_gradient_is_written_past_the_caches_alike() -> None:
-    teacher = torch.randn(90, 30522, generator=torch.Generator().manual_seed(0))
-    student = teacher + torch.randn(90, 30522, generator=torch.Generator().manual_seed(1))
-    labels, weights = torch.full((90,), -100), torch.ones(90)
-    whole = kernel(student, teacher, labels, weights, 2.0, (1.0, 1.0, 0.0))
-    part = kernel(student[:9], teacher[:9], labels[:9], weights[:9], 2.0, (1.0, 1.0, 0.0))
-    torch.testing.assert_close(whole[3][:9], part[3], rtol=1e-5, atol=1e-9)
-    assert whole[3].isfinite().all()
-    assert (whole[3].double().sum(dim=1).abs() < 1e-5).all()
 
 
 @given(seed=st.integers(0, 1000), temperature=st.sampled_from(TEMPERATURES))
