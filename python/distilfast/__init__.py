@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from .train.arguments import DistillationArguments as DistillationArguments
     from .train.run import distil as distil
     from .train.trainer import DistillationTrainer as DistillationTrainer
+    from .trim.run import trim_model as trim_model
+    from .vocabulary.trimmed import Vocabulary as Vocabulary
 
 __getattr__, __dir__, _names = attach(
     __name__,
@@ -37,6 +39,7 @@ __getattr__, __dir__, _names = attach(
         "MaskedBatches": ".batches.masked",
         "Masking": ".batches.settings",
         "Tokenizer": ".tokenizer",
+        "Vocabulary": ".vocabulary.trimmed",
         "create_student": ".models.student",
         "evaluate_models": ".evaluate.run",
         "distil": ".train.run",
@@ -46,6 +49,7 @@ __getattr__, __dir__, _names = attach(
         "load_tokens": ".prepare.directory",
         "losses": ".losses",
         "tokenize_dataset": ".prepare.rows",
+        "trim_model": ".trim.run",
     },
 )
 __all__ = ["InputError", "__version__", *_names]

@@ -11,6 +11,7 @@ COMMANDS = {
     "prepare": "text to token ids",
     "train": "a teacher and data to a student",
     "evaluate": "what students kept of their teacher: quality, size, speed",
+    "trim": "a model with the words that a text needs, without training",
     "export": "a student for others: safetensors and ONNX, compared before it is done",
     "ablate": "which part of the method earns the quality",
     "demo": "the whole road in minutes, with no download and no GPU",

@@ -233,6 +233,15 @@ class Tokenizer:
         )
         return hashlib.sha256(canonical.encode()).hexdigest()
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The `tokenizer_config.json` beside the tokenizer, as far as it holds for the file alone; a copy."""
+        return dict(self._config)
+
+    def tokens(self) -> list[str | None]:
+        """The token of each id, [vocab_size]; None for an id that no token has."""
+        return self._core.tokens()
+
     def to_json(self) -> str:
         """The content of a `tokenizer.json` that says the same and neither truncates nor pads."""
         return self._core.to_json()

@@ -20,10 +20,13 @@ from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedConfig, Pre
 
 from .._core import InputError
 from .._files import first_line
+from ..vocabulary import Vocabulary
+from .build import new_model
 from .distilbert import CLASSES as DISTILBERT_CLASSES
 from .distilbert import can_be_distilbert, distilbert_config, distilbert_state
 from .families import check_family, encoder_of, layers_of, layers_path
 from .head import head_of
+from .vocabulary import keep_words
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +89,7 @@ def create_student(
     init: Literal["teacher", "random"] = "teacher",
     seed: int = 0,
     student_type: StudentType = "auto",
+    vocabulary: Vocabulary | None = None,
 ) -> PreTrainedModel:
     """A student of fewer layers and the teacher's width, ready to train (float32, training mode, teacher's device).
 
@@ -98,6 +102,8 @@ def create_student(
     gives the DistilBERT with the same head: no token types (see `distilbert`), no pooler, of a classifier's head the
     output layer alone. "auto" is "distilbert" for a BERT that predicts masked words or has no head, otherwise "same".
     The decoder of masked words is tied to the word embeddings where the teacher's is.
+
+    `vocabulary`: the words that the student has (`distilfast.vocabulary`), None for all of the teacher's.
 
     Raises `InputError` for layer numbers that the teacher does not have, layers that cannot take another's place, and
     models that cannot be cut.
@@ -125,7 +131,7 @@ def create_student(
     tied = _is_tied(teacher)
     if tied is not None:
         config.tie_word_embeddings = tied  # what the weights are, whatever the teacher's configuration says
-    student = _build(student_class, config, teacher.device, dtype, seed)
+    student = new_model(student_class, config, teacher.device, dtype, seed)
     bare: Any = encoder_of(student)
     if getattr(encoder_of(teacher), "pooler", True) is None and hasattr(bare, "pooler"):
         bare.pooler = None  # the teacher's file has none
@@ -133,7 +139,7 @@ def create_student(
     if init == "teacher":
         student.load_state_dict(state, strict=False)
     student.train()
-    return student
+    return student if vocabulary is None else keep_words(student, vocabulary.teacher_ids)
 
 
 def shallower_config(config: PreTrainedConfig, chosen: Sequence[int]) -> PreTrainedConfig:
@@ -184,25 +190,9 @@ def build_from_config(config: PreTrainedConfig, seed: int = 0) -> PreTrainedMode
     Raises `InputError` for families that are not supported.
     """
     check_family(config)
-    model = _build(AutoModelForMaskedLM, config, torch.device("cpu"), torch.float32, seed)
+    model = new_model(AutoModelForMaskedLM, config, torch.device("cpu"), torch.float32, seed)
     model.train()
     return model
-
-
-def _build(
-    model_class: Any, config: PreTrainedConfig, device: torch.device, dtype: torch.dtype, seed: int
-) -> PreTrainedModel:
-    """A model of `config` with weights drawn from `seed`, leaving torch's own generators as they were."""
-    config = copy.deepcopy(config)
-    config.dtype = dtype
-    if str(config._attn_implementation).startswith("distilfast_"):
-        config._attn_implementation = None  # a teacher that runs packed does not make its student so
-    on = torch.device("meta") if device.type == "meta" else torch.device("cpu")
-    make = getattr(model_class, "from_config", model_class)
-    with torch.random.fork_rng(devices=[]), on:
-        torch.manual_seed(seed)
-        model = make(config)
-    return cast(PreTrainedModel, model.to(device=device, dtype=dtype))
 
 
 def _is_tied(model: PreTrainedModel) -> bool | None:
