@@ -27,7 +27,8 @@ def encode_questions(
         the end counted in; without an answer both are the place of [CLS], as in SQuAD 2.0.
     stride: None cuts a passage where the window ends; a question whose answer is cut off has no label then, and is
         counted. A number makes further windows, each beginning so many tokens before the last one ended; a window
-        without the answer is one of a passage without an answer.
+        without the answer is one of a passage without an answer. Where no window holds all of the answer, none of them
+        has a label, and the question is counted.
 
     A question longer than half a window is cut to that and counted. Raises `InputError` for a tokenizer that does not
     say where its tokens stand, or a stride that leaves no room.
@@ -46,7 +47,8 @@ def encode_questions(
     rows: list[int] = []
     starts: list[int] = []
     ends: list[int] = []
-    cut = lost = 0
+    whole: dict[int, bool] = {}
+    cut = 0
     for begin, stop in chunks(len(questions)):
         encoded = tokenizer(
             list(questions[begin:stop]),
@@ -77,20 +79,26 @@ def encode_questions(
             places.append(inside)
             rows.append(row)
             found = _places(place, ids[-1], answers[row] if answers is not None else None, tokenizer)
+            whole.setdefault(row, found is not None)
+            whole[row] |= found is not None
             if found is None:
-                # Not in this window: no answer here, or one that was cut off.
-                lost += stride is None
-                nothing = IGNORED if stride is None else _no_answer(ids[-1], tokenizer)
+                nothing = _no_answer(ids[-1], tokenizer)
                 found = nothing, nothing
             starts.append(found[0])
             ends.append(found[1])
+    lost = [row for row, held in whole.items() if not held]
+    numbers = np.array(rows, np.int64)
+    unknown = np.isin(numbers, lost)
     counts = {
         f"passages cut to fit {max_length} tokens": cut,
-        "questions whose answer was cut off, left without label": lost,
+        "questions whose answer was cut off, left without label": len(lost),
         f"questions cut to {room // 2} tokens": questions_cut,
         "windows beyond the first of a passage": len(rows) - len(questions) if stride is not None else 0,
     }
-    targets = {"start_positions": np.array(starts, np.int64), "end_positions": np.array(ends, np.int64)}
+    targets = {
+        "start_positions": np.where(unknown, IGNORED, np.array(starts, np.int64)),
+        "end_positions": np.where(unknown, IGNORED, np.array(ends, np.int64)),
+    }
     return EncodedRows(
         Ragged.of(ids, np.int32),
         Ragged.of(types, np.int32) if types else None,
@@ -99,7 +107,7 @@ def encode_questions(
         answer_places=Ragged.of(places, np.bool_),
         passages=tuple(passages),
         answers=tuple(None if one is None else tuple(one["text"]) for one in answers or [None] * len(questions)),
-        row_numbers=np.array(rows, np.int64),
+        row_numbers=numbers,
         counts={name: int(count) for name, count in counts.items() if count},
     )
 
