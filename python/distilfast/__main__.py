@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 
-from ._command import Command, choose
+from ._command import choose
 
 COMMANDS = {
     "prepare": "text to token ids",
@@ -16,25 +16,16 @@ COMMANDS = {
     "ablate": "which part of the method earns the quality",
     "demo": "the whole road in minutes, with no download and no GPU",
     "bench": "speed on this machine beside what else is installed",
-    "task_distillation": "a fine-tuned classifier to a smaller one",
+    "task_distillation": "another name of train",
 }
-TASK_DISTILLATION = Command(
-    "task_distillation",
-    "Teach a smaller classifier with a fine-tuned one.",
-    "task_distillation:main",
-    ("task_distillation:TaskDistillation",),
-)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command that `argv` names."""
     name, rest = choose(COMMANDS, argv, "distilfast", "Distil a transformer encoder into a smaller one.", version=True)
     program = f"distilfast {name}"
-    if name == "task_distillation":
-        TASK_DISTILLATION.start(rest, program)
-        return
-    module = importlib.import_module(f".{name}.__main__", __package__)
-    if name == "bench":
+    module = importlib.import_module(f".{name}" if name == "task_distillation" else f".{name}.__main__", __package__)
+    if name in ("bench", "task_distillation"):
         module.start(rest, program)
     else:
         module.COMMAND.start(rest, program)

@@ -8,7 +8,7 @@ import importlib
 from typing import Any
 
 import pytest
-from distilfast.__main__ import COMMANDS, TASK_DISTILLATION
+from distilfast.__main__ import COMMANDS
 from distilfast._command import Command
 from distilfast._command.parser import build
 from distilfast._command.source import stub
@@ -18,7 +18,7 @@ from distilfast.bench.__main__ import BENCHES
 def commands() -> list[Command]:
     named = [name for name in COMMANDS if name not in ("bench", "task_distillation")]
     found = [importlib.import_module(f"distilfast.{name}.__main__").COMMAND for name in named]
-    return [*found, TASK_DISTILLATION, *BENCHES.values()]
+    return [*found, *BENCHES.values()]
 
 
 def real(command: Command) -> list[type]:

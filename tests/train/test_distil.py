@@ -84,10 +84,10 @@ def test_what_distil_cannot_do_it_says(folder: Path, tmp_path: Path) -> None:
         df.distil(teacher, text, out, validation=text, eval_strategy="no", **SHORT)
     classifier = transformers.AutoModelForSequenceClassification.from_pretrained(teacher)
     classifier.save_pretrained(tmp_path / "classifier")
-    with pytest.raises(
-        InputError, match="the teacher is a BertForSequenceClassification: for classification give rows"
-    ):
+    with pytest.raises(InputError, match="--batch_tokens is not for the head classification"):
         df.distil(tmp_path / "classifier", text, out, **SHORT)
+    with pytest.raises(InputError, match="rows are read from files ending in"):
+        df.distil(tmp_path / "classifier", text, out, tokenizer=folder / "teacher", max_steps=1)
     loaded = transformers.BertForMaskedLM(transformers.BertConfig.from_pretrained(teacher))
     with pytest.raises(InputError, match="text needs a tokenizer"):
         df.distil(loaded, text, out, **SHORT)

@@ -37,7 +37,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
         ({"logging_steps": 0}, "requires non-zero --logging_steps"),
         ({"save_steps": 0}, "--save_steps 0: must be above 0"),
         ({"eval_strategy": "steps"}, "--eval_strategy and --eval_on_start need held-out text: give --validation_text"),
-        ({"load_best_model_at_end": True}, "--load_best_model_at_end requires the save and eval strategy to match"),
+        ({"load_best_model_at_end": True}, "--load_best_model_at_end needs evaluations"),
         ({"early_stopping_patience": 2}, "--early_stopping_patience needs evaluations"),
         ({"head": "ner"}, "head 'ner' is not known"),
         ({"alpha_task": 3}, "--alpha_task is not for the head masked_lm: it is for labels; use --alpha_mlm"),

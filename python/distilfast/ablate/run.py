@@ -28,8 +28,9 @@ from ..metrics.held_out import pick_device, read_text
 from ..models.load import quiet, refuse_bare_directory
 from ..prepare.directory import load_tokens
 from ..prepare.run import prepare
+from ..train.inputs import KINDS
 from ..train.output import SUMMARY
-from ..train.run import KINDS, cut_student, distil
+from ..train.run import cut_student, distil
 from .report import METRICS, ablation_markdown, draw_deltas
 
 FULL = "full"

@@ -24,7 +24,7 @@ from .. import losses
 from .._command import parse
 from .._core import InputError
 from .._files import write_json, write_text
-from ..evaluate.speed import device_name
+from ..metrics.speed import device_name
 
 Step = Callable[[], object]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

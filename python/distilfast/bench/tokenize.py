@@ -15,7 +15,7 @@ from typing import Any
 from .._command import parse
 from .._core import InputError
 from .._files import write_json
-from ..evaluate.speed import device_name
+from ..metrics.speed import device_name
 from .contenders import Contender, Rows, contenders
 
 

@@ -29,8 +29,8 @@ from .._command import parse
 from .._core import InputError
 from .._files import write_json
 from ..batches.masked import MaskedBatches
-from ..evaluate.speed import device_name
 from ..heads.objective import Objective
+from ..metrics.speed import device_name
 from ..models.adaptation import adapt, freeze
 from ..models.student import create_student
 from ..tokenizer import Tokenizer

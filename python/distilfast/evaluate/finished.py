@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from .._core import InputError
+from ..metrics.compare import Answers, Comparison, ManyLabels, Numbers, OneClass, Ranking, Tags, compared
 from ..models.head import head_of
 from ..models.load import load_model
 from ..prepare.columns import Columns, find_columns
@@ -25,7 +26,6 @@ from ..prepare.records import Rows, listed
 from ..prepare.table import read_rows
 from ..prepare.targets import answer_targets, sequence_targets, tag_targets, with_text
 from ..tokenizer import load_transformers_tokenizer
-from .compare import Answers, Comparison, ManyLabels, Numbers, OneClass, Ranking, Tags, compared
 from .forward import answers, sequence_logits, word_classes
 
 HEADS = ("classification", "tokens", "questions")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ..metrics.markdown import number, percent, table
+from ..metrics.speed import speed_warnings
 from .pictures import picture_notes
 from .row_report import rows_markdown
 from .sentences import sentences_markdown
-from .speed import speed_warnings
 
 
 def markdown(report: dict[str, Any]) -> str:

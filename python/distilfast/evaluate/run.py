@@ -16,6 +16,7 @@ from .. import _command as command
 from .._core import InputError, __version__
 from .._files import may_be_folder, write_json, write_text
 from ..metrics.held_out import evaluate_held_out, held_out_batches, pick_device, read_text
+from ..metrics.speed import hardware, measure_size, measure_speed
 from ..models.load import load_model, named_models, quiet, refuse_bare_directory
 from .cells import model_fingerprint
 from .finetune import refuse_other_gpus
@@ -26,7 +27,6 @@ from .report import markdown
 from .row_report import kept_lines
 from .scores import SWEEP, TaskPlan, parse_tasks, task_report
 from .sentences import SentenceOptions, sentence_report
-from .speed import hardware, measure_size, measure_speed
 
 
 @dataclass

@@ -73,6 +73,11 @@ class ModelArguments:
         "How many of the teacher's layers the student takes (one number), or which (two or more, from 0). "
         "Default: half, spread evenly; [0, 2, 4, 7, 9, 11] of 12.",
     )
+    student_type: Literal["auto", "same", "distilbert"] = _choice(
+        "auto",
+        "'same': the teacher's own class with fewer layers; 'distilbert': of a BERT teacher a DistilBERT; auto: that "
+        "for masked_lm and encoders, else 'same'.",
+    )
     init: Literal["teacher", "random"] = _choice("teacher", "What the student starts from.")
     revision: str | None = _choice(None, "Revision of the teacher on the Hub.")
     trust_remote_code: bool = _choice(False, "Run model code that comes with the teacher.")
@@ -94,7 +99,7 @@ class DataArguments:
     tokenizer: str | None = _choice(
         None, "vocab.txt, tokenizer.json, or a directory with one. Default: the teacher's, or that of --tokens."
     )
-    max_length: int = _choice(512, "Longest sequence, in tokens with [CLS] and [SEP].")
+    max_length: int = _choice(512, "Longest sequence in tokens, by default 512, for rows 256, for questions 384.")
     batch_tokens: int = _choice(16384, "Tokens in a micro-batch, padding included.")
     layout: Literal["padded", "packed"] = _choice("padded", "Rows of equal width, or sequences end to end.")
     mlm_mask_prop: float = _choice(0.15, "Share of the tokens that are to be predicted.")
@@ -125,7 +130,9 @@ class DistillationArguments(TrainingArguments):
 
     _argument_group_name = "losses and training (the flags of transformers.TrainingArguments follow)"
 
-    learning_rate: float = _choice(5e-4, "The highest learning rate, after warm-up.")
+    learning_rate: float = _choice(5e-4, "The highest learning rate, by default 5e-4, for rows 5e-5.")
+    num_train_epochs: float = _choice(3.0, "Epochs. Default: 3, for classifiers and taggers 4.")
+    per_device_train_batch_size: int = _choice(32, "Rows of a batch on each rank, for heads that learn from rows.")
     warmup_steps: float = _choice(0.05, "Steps of linear warm-up; below 1, the share of all steps.")
     adam_beta2: float = _choice(0.98, "Decay rate of Adam's second moments.")
     adam_epsilon: float = _choice(1e-6, "Adam's epsilon.")
@@ -141,7 +148,9 @@ class DistillationArguments(TrainingArguments):
     remove_unused_columns: bool = _choice(False, "Off: batches are used whole.")
 
     head: str | None = _choice(
-        None, "What the models say: masked_lm, classification or hidden_states. Default: as the teacher's class says."
+        None,
+        "What the models say: masked_lm, classification, tokens, questions or hidden_states. Default: what the "
+        "teacher does.",
     )
     alpha_ce: float = _choice(5.0, "Weight of the KL to the teacher's tempered distribution.")
     alpha_mlm: float = _choice(2.0, "Weight of the masked-language-model loss.")
@@ -183,6 +192,7 @@ class DistillationArguments(TrainingArguments):
         None, "Stop once so many evaluations in a row were no better than the best; see --metric_for_best_model."
     )
     recipe: str | None = _choice(None, "'distilbert': the published run's settings; other flags win over them.")
+    dry_run: bool = _choice(False, "Say what would be trained, and on what; then stop, with nothing written.")
     overwrite: bool = _choice(False, "Replace what --output_dir holds.")
 
     def __post_init__(self) -> None:
@@ -202,11 +212,13 @@ class DistillationArguments(TrainingArguments):
                 f"--relation_layers takes two numbers, a layer of the student and one of the teacher, not "
                 f"{len(self.relation_layers)}"
             )
-        if self.early_stopping_patience is not None:
-            if self.early_stopping_patience < 1:
-                raise InputError(f"--early_stopping_patience {self.early_stopping_patience}: must be at least 1")
-            if str(getattr(self.eval_strategy, "value", self.eval_strategy)) == "no":
-                raise InputError("--early_stopping_patience needs evaluations: give --eval_strategy epoch or steps")
+        if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
+            raise InputError(f"--early_stopping_patience {self.early_stopping_patience}: must be at least 1")
+        for name in ("early_stopping_patience", "load_best_model_at_end"):
+            if getattr(self, name) and str(getattr(self.eval_strategy, "value", self.eval_strategy)) == "no":
+                raise InputError(
+                    f"--{name} needs evaluations: give --validation_text or rows, and --eval_strategy epoch or steps"
+                )
         # TrainingArguments would say "loss"; the head knows better, and whether more of it is better.
         metric, self._greater_is_better = self.metric_for_best_model, self.greater_is_better
         self._batches_per_step_given = self.batches_per_step

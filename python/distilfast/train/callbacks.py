@@ -1,11 +1,12 @@
-"""What accompanies the loop: the epoch told to the batches, what ends a run early, the progress bar.
+"""What accompanies the loop: the epoch told to the batches, what ends a run early.
 
-A run ends early at a SIGTERM, after a checkpoint, and at a loss that is not finite, before one.
+A run ends early at a SIGTERM or Ctrl-C, after a checkpoint, and at a loss that is not finite, before one.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import signal
 import threading
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..batches.loader import Batches
 
@@ -46,25 +47,30 @@ class Interruption(TrainerCallback):
 
     def __init__(self) -> None:
         self.requested = False
+        self.signal = signal.SIGTERM
+        """The signal that asked for the end."""
         self._sums: dict[str, Tensor] = {}
         self._pending: list[tuple[int, list[str], Tensor, Any]] = []
         self._group: Any = None
-        self._previous: Any = None
-        self._listening = False
+        self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interruption:
-        # Python allows signal handlers in the main thread only; elsewhere SIGTERM keeps its usual meaning.
+        # Python allows signal handlers in the main thread only; elsewhere signals keep their usual meaning.
         if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGTERM, self._note)
-            self._listening = True
+            self._previous = {each: signal.signal(each, self._note) for each in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._listening:
-            signal.signal(signal.SIGTERM, self._previous)
-            self._listening = False
+        for number, previous in self._previous.items():
+            signal.signal(number, previous)
+        self._previous = {}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            if self.requested:
+                raise KeyboardInterrupt
+            os.write(2, b"\nsaving a checkpoint after this step; press Ctrl-C again to stop without one\n")
+        self.signal = signal.Signals(number)
         self.requested = True
 
     def watch(self, losses: Mapping[str, Tensor]) -> None:
@@ -127,36 +133,3 @@ class Interruption(TrainerCallback):
         flags = torch.tensor([int(stop), int(bad)])
         dist.all_reduce(flags, group=self._group)
         return bool(flags[0] > 0), bool(flags[1] > 0)
-
-
-_SHOWN = ("loss", "loss_ce", "loss_mlm", "loss_cos")
-
-
-class LossProgress(ProgressCallback):
-    """Trainer's bar; losses beside it instead of dictionaries above it."""
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Mapping[str, Any] | None = None,
-        **_: Any,
-    ) -> None:
-        if not state.is_world_process_zero or self.training_bar is None or not logs or "loss" not in logs:
-            return
-        self.training_bar.set_postfix_str(
-            " ".join(f"{name.removeprefix('loss_')} {logs[name]:.3f}" for name in _SHOWN if name in logs)
-        )
-        self.training_bar.write(line(state.global_step, logs))
-
-
-def line(step: int, logs: Mapping[str, Any]) -> str:
-    """One line of the log: step, losses, speed, padding."""
-    losses = [f"{name} {value:.4f}" for name, value in logs.items() if name.startswith("loss")]
-    rest = [f"lr {logs['learning_rate']:.2e}"] if "learning_rate" in logs else []
-    if "tokens_per_second" in logs:
-        rest.append(f"{logs['tokens_per_second']:,.0f} tokens/s")
-    if "padding" in logs:
-        rest.append(f"padding {logs['padding']:.1%}")
-    return f"step {step}: " + ", ".join([*losses, *rest])

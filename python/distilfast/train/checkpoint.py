@@ -40,6 +40,7 @@ MAY_DIFFER = frozenset(
         "ddp_timeout",
         "debug",
         "disable_tqdm",
+        "dry_run",
         "early_stopping_patience",
         "eval_delay",
         "eval_on_start",
@@ -187,6 +188,13 @@ def remove_old(output_dir: str | Path, keep: int | None, best: str | Path | None
             shutil.rmtree(checkpoint, ignore_errors=True)
         elif (checkpoint / SEAL).is_file():
             whole += 1
+
+
+def keep_best(output_dir: str | Path, best: str | Path | None) -> None:
+    """Deletes all checkpoints but the best, if it is known: what a finished run keeps with a limit of one."""
+    for checkpoint in checkpoints(output_dir) if best is not None else ():
+        if checkpoint.name != Path(str(best)).name:
+            shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def describe_arguments(arguments: Any) -> dict[str, Any]:

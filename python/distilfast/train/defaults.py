@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from .._core import InputError
@@ -18,11 +19,30 @@ HEADS: dict[str, dict[str, Any]] = {
         "alpha_task": 1.0,
         "alpha_cos": 1.0,
     },
+    "tokens": {
+        "learning_rate": 5e-5,
+        "num_train_epochs": 4,
+        "per_device_train_batch_size": 32,
+        "max_length": 256,
+        "alpha_ce": 1.0,
+        "alpha_task": 1.0,
+        "alpha_cos": 1.0,
+    },
+    "questions": {
+        "learning_rate": 5e-5,
+        "num_train_epochs": 3,
+        "per_device_train_batch_size": 32,
+        "max_length": 384,
+        "alpha_ce": 1.0,
+        "alpha_task": 1.0,
+        "alpha_cos": 1.0,
+    },
     "hidden_states": {"alpha_ce": 0.0, "alpha_mlm": 0.0, "alpha_task": 0.0},
 }
 
-# Without a teacher.
-PRETRAINING: dict[str, Any] = {"alpha_ce": 0.0, "alpha_cos": 0.0, "alpha_mlm": 1.0}
+# Without a teacher: the loss against labels, or of masked words, alone.
+WITHOUT_TEACHER: dict[str, Any] = {"alpha_ce": 0.0, "alpha_cos": 0.0}
+PRETRAINING: dict[str, Any] = {**WITHOUT_TEACHER, "alpha_mlm": 1.0}
 
 # The published run (Sanh et al. 2019 and the command in its repository), spelled out so that no change of a default
 # changes it. 256k tokens a step are about the 2,000 sequences of the published command.
@@ -66,4 +86,17 @@ def recipe(name: str) -> dict[str, Any]:
 def defaults_of(head: str, has_teacher: bool, recipe_name: str | None = None) -> dict[str, Any]:
     """{field: value} of what is taken for a head where nothing is said: the recipe's, over the head's."""
     chosen = dict(HEADS[head]) | (recipe(recipe_name) if recipe_name is not None else {})
-    return chosen if has_teacher else chosen | PRETRAINING
+    if has_teacher:
+        return chosen
+    return chosen | (PRETRAINING if head == "masked_lm" else WITHOUT_TEACHER)
+
+
+def evaluation_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    """{field: value} of when to evaluate and save, where there is something to evaluate on and nothing is said: each
+    epoch; and to keep the best model, a checkpoint at each evaluation."""
+    chosen: dict[str, Any] = {"eval_strategy": "epoch"}
+    if values.get("load_best_model_at_end"):
+        chosen["save_strategy"] = values.get("eval_strategy", "epoch")
+        if "eval_steps" in values:
+            chosen["save_steps"] = values["eval_steps"]
+    return chosen

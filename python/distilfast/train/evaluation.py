@@ -15,12 +15,13 @@ from transformers import EvalPrediction
 
 from .._core import InputError
 from ..batches.encode import EncodedRows
-from ..heads.head import Predictions
+from ..heads.head import Head, Predictions
 from ..heads.hidden_states import HiddenStates
 from ..heads.masked_lm import MaskedLM
 from ..heads.objective import Objective
 from ..heads.positions import counted_positions
 from ..metrics.held_out import evaluate_held_out
+from .arguments import DistillationArguments
 from .step import DistillationStep
 
 LOGITS_ALONE = Objective(alpha_cos=0.0)
@@ -39,6 +40,14 @@ class HeldOutBatches(Protocol):
 def greater_is_better(metric: str) -> bool:
     """Whether more of a metric of ours is better; a loss, a divergence and a squared error should fall."""
     return not metric.endswith(LOWER_IS_BETTER)
+
+
+def choose_best_metric(args: DistillationArguments, head: Head, held_out: Any) -> None:
+    """Sets which metric chooses the best model, and which way, where `args` do not say."""
+    if args.metric_for_best_model is None:
+        args.metric_for_best_model = head.best_metric(args.objective, has_labels(held_out))
+    if args.greater_is_better is None:
+        args.greater_is_better = greater_is_better(args.metric_for_best_model)
 
 
 def evaluate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -15,9 +16,11 @@ import transformers
 
 from .. import _files as files
 from .._core import InputError, __version__
-from ..batches.masked import MaskedBatches
-from .arguments import DataArguments, DistillationArguments, ModelArguments
-from .checkpoint import find_checkpoint
+from .arguments import DistillationArguments
+from .checkpoint import SEAL, checkpoints, find_checkpoint
+from .inputs import Arguments
+from .labelled import rows_seen
+from .material import Material
 from .trainer import DistillationTrainer
 
 SUMMARY = "train_summary.json"
@@ -29,6 +32,12 @@ def prepare(args: DistillationArguments) -> None:
     if args.resume_from_checkpoint:
         find_checkpoint(args.resume_from_checkpoint, args.output_dir)  # refuses where there is none
         return
+    whole = [each.name for each in checkpoints(args.output_dir) if (each / SEAL).is_file()]
+    if whole and not args.overwrite:
+        raise InputError(
+            f"{args.output_dir} holds a run with {whole[0]}; go on with it by --resume_from_checkpoint last, name "
+            "another directory, or pass --overwrite to replace it"
+        )
     folder = files.refuse_occupied(args.output_dir, args.overwrite)
     refuse_unwritable(folder)
 
@@ -44,49 +53,94 @@ def refuse_unwritable(folder: Path) -> None:
 
 @contextmanager
 def nothing_left_if_refused(args: DistillationArguments, first: bool) -> Iterator[None]:
-    """Removes what was prepared here where the arguments turn out wrong: the next attempt finds an empty place."""
+    """Removes what was prepared here where the arguments turn out wrong, and after a dry run: the next attempt finds an
+    empty place."""
     folder = Path(str(args.output_dir))
     was_there = folder.is_dir(), (folder / "tokens").exists()
+    keep = False
     try:
         yield
-    except InputError:
-        if first and not was_there[1]:
-            shutil.rmtree(folder / "tokens", ignore_errors=True)
-        if first and not was_there[0] and folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+        keep = not args.dry_run
+    except Exception as error:
+        keep = not isinstance(error, InputError)
         raise
+    finally:
+        if first and not keep and not was_there[1]:
+            shutil.rmtree(folder / "tokens", ignore_errors=True)
+        if first and not keep and not was_there[0] and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
-def describe(trainer: DistillationTrainer, batches: MaskedBatches) -> str:
-    """What is about to happen, in a few lines."""
-    args, step = trainer.args, trainer.step
-    student = f"student: {type(step.student).__name__}, {step.student.num_parameters():,} parameters"
-    lines = [f"head: {step.head.name}", student]
-    for teacher in reversed(step.teachers):
-        lines.insert(1, f"teacher: {type(teacher).__name__}, {teacher.num_parameters():,} parameters")
+FEW_STEPS = 300
+"""Below so many optimiser steps little is learned, and the description says what to change."""
+
+
+def steps_to_come(args: DistillationArguments, batches: int) -> int:
+    """The optimiser steps of a run on so many batches an epoch, over all ranks, as `Trainer` counts them."""
+    if args.max_steps > 0:
+        return args.max_steps
+    assert args.batches_per_step is not None
+    return math.ceil(args.num_train_epochs * max(1, math.ceil(batches / args.batches_per_step)))
+
+
+def describe(trainer: DistillationTrainer, material: Material) -> str:
+    """What is about to happen, a line each: models, data, rows as the model sees them, steps to come."""
+    args, step, batches = trainer.args, trainer.step, material.batches
+    kind = getattr(step.head, "problem_type", None)
+    lines = [f"head: {step.head.name}" + (f" ({kind})" if kind else "")]
+    for teacher in step.teachers:
+        lines.append(f"teacher: {type(teacher).__name__}, {teacher.num_parameters():,} parameters")
+    lines.append(f"student: {type(step.student).__name__}, {step.student.num_parameters():,} parameters")
+    if material.labelled is not None:
+        names = ", ".join(material.labelled.id2label.values())
+        lines += [f"classes: {names}"] if kind != "regression" and step.head.name != "questions" else []
+        lines += [*material.labelled.notes, *rows_seen(material.labelled)]
     lines.append(
         f"data: {batches.num_tokens:,} tokens, {len(batches):,} batches an epoch, {args.batches_per_step} a step on "
         f"{args.world_size} rank{'s' * (args.world_size > 1)}, padding {batches.padding:.1%}"
     )
+    steps = steps_to_come(args, len(batches))
+    lines.append(f"steps: {steps:,}" + ("" if args.max_steps > 0 else f" in {args.num_train_epochs:g} epochs"))
+    if steps < FEW_STEPS:
+        takes_rows = step.head.takes_rows
+        smaller = "--per_device_train_batch_size" if takes_rows else "--batches_per_step or --batch_tokens"
+        longer = "--max_steps" if args.max_steps > 0 else "--num_train_epochs"
+        more = "--train_file or --unlabelled_file" if takes_rows else "--text"
+        lines.append(
+            f"warning: only {steps:,} optimiser steps, in which a student learns little: raise {longer}, lower "
+            f"{smaller}, or give more with {more}"
+        )
     lines.append(f"computing in {str(args.compute_dtype).removeprefix('torch.')} on {args.device}")
     return "\n".join(lines)
 
 
-def summarise(
-    models: ModelArguments, data: DataArguments, trainer: DistillationTrainer, batches: MaskedBatches, seconds: float
-) -> dict[str, Any]:
+def summarise(arguments: Arguments, trainer: DistillationTrainer, material: Material, seconds: float) -> dict[str, Any]:
     """What `train_summary.json` holds: first what a reader looks for, then all of it."""
     args, step, state = trainer.args, trainer.step, trainer.state
+    models, data, batches = arguments.models, arguments.data, material.batches
     lines = [entry for entry in state.log_history if "loss" in entry]
+    if material.labelled is None:
+        of_data: dict[str, Any] = {
+            "kl_sample_share": args.kl_sample_share if args.kl_positions == "sampled" else 0.0,
+            "mlm_mask_prop": data.mlm_mask_prop,
+            "mlm_smoothing": data.mlm_smoothing,
+            "batch_tokens": data.batch_tokens,
+        }
+    else:
+        weights = getattr(step.head, "class_weights", None)
+        of_data = {
+            "problem_type": getattr(step.head, "problem_type", None),
+            "per_device_train_batch_size": args.per_device_train_batch_size,
+            "max_length": material.labelled.max_length,
+            "class_weights": None if weights is None else weights.tolist(),
+            "data": material.labelled.facts,
+        }
     return {
         "teacher": " and ".join(models.teacher or []) or None,
         "head": step.head.name,
-        "init": models.init if models.teacher else "random",
+        "init": models.init if models.teacher else "random" if models.student is None else None,
         **{name: value for name, value in dataclasses.asdict(step.objective).items() if name != "impl"},
-        "kl_sample_share": args.kl_sample_share if args.kl_positions == "sampled" else 0.0,
-        "mlm_mask_prop": data.mlm_mask_prop,
-        "mlm_smoothing": data.mlm_smoothing,
-        "batch_tokens": data.batch_tokens,
+        **of_data,
         "batches_per_step": args.batches_per_step,
         "learning_rate": args.learning_rate,
         "steps": state.global_step,
@@ -127,9 +181,13 @@ def save_student(trainer: DistillationTrainer, summary: dict[str, Any]) -> None:
         for path in sorted(beside.iterdir()):
             path.replace(folder / path.name)
         beside.rmdir()
-        files.write_json(folder / SUMMARY, summary)
+        write_summary(trainer.args, summary)
     if trainer.args.push_to_hub:
         trainer.push_to_hub()
+
+
+def write_summary(args: DistillationArguments, summary: dict[str, Any]) -> None:
+    files.write_json(Path(str(args.output_dir)) / SUMMARY, summary)
 
 
 def evaluated_last(trainer: DistillationTrainer) -> bool:

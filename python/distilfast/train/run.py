@@ -5,109 +5,97 @@ From top to bottom: arguments, teachers and their head, batches, student, traini
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
+import shlex
 import shutil
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import Any
 
 from transformers import PreTrainedModel
 
 from .. import _command as command
 from .._core import InputError
-from ..batches.masked import MaskedBatches
-from ..heads.choice import choose_head
-from ..heads.head import Head
+from ..batches.labelled import LabelledBatches
+from ..heads.choice import HEADS
 from ..models.head import head_called, head_of
-from ..models.load import load_student, load_teacher, refuse_bare_directory
+from ..models.load import load_model
 from ..models.saved_tokenizer import save_tokenizer
-from ..models.student import build_from_config, create_student, read_config
 from ..prepare.directory import PreparedTokens
-from ..tokenizer import Tokenizer
-from . import output, text
-from .arguments import DataArguments, DistillationArguments, ModelArguments
+from . import labelled, output, text
 from .checkpoint import checkpoints
-from .defaults import defaults_of
+from .defaults import defaults_of, evaluation_defaults
+from .evaluation import HeldOutBatches, evaluate
+from .inputs import KINDS, Arguments, Given, Model, arguments_of, as_list, name_of, refuse_foreign, refuse_unknown
+from .material import Material, rows_material, text_material
+from .report import next_commands, report, report_lines
+from .student import load_teachers, make_student
 from .trainer import DistillationTrainer
-
-Model = str | PathLike[str] | PreTrainedModel
-"""A directory, a Hub id, or a model that is loaded."""
-
-
-KINDS: tuple[Any, ...] = (ModelArguments, DataArguments, DistillationArguments)
-
-
-class Arguments(NamedTuple):
-    """What a run is told."""
-
-    models: ModelArguments
-    data: DataArguments
-    training: DistillationArguments
-
-
-class Given(NamedTuple):
-    """What is handed over in Python where a flag could only name it."""
-
-    teachers: Sequence[PreTrainedModel | None] = ()
-    """For each of `ModelArguments.teacher` the model, if it is loaded."""
-    student: PreTrainedModel | None = None
-    tokenizer: Tokenizer | None = None
-    tokens: PreparedTokens | None = None
 
 
 class TrainingInterruptedError(RuntimeError):
-    """SIGTERM ended the training; a checkpoint of that moment is written, and the message says how to go on."""
+    """A signal ended the training; a checkpoint of that moment is written, and the message says how to go on."""
 
-    exit_code = 143  # of the command
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number  # of the command
 
 
 def distil(
     teacher: Model | Sequence[Model] | None,
-    train: str | PathLike[str] | Sequence[str | PathLike[str]] | PreparedTokens,
+    train: Any,
     output_dir: str | PathLike[str],
-    validation: str | PathLike[str] | Sequence[str | PathLike[str]] | None = None,
+    validation: Any = None,
+    unlabelled: Any = None,
     student: Model | None = None,
     layers: int | Sequence[int] | None = None,
-    tokenizer: str | PathLike[str] | Tokenizer | None = None,
+    tokenizer: Any = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Distils `teacher` into a student in `output_dir`, and returns what `train_summary.json` there holds.
 
-    teacher: a directory, a Hub id or a loaded model; several are an ensemble; None pretrains `student_config`.
-    train: text files, or tokens that `prepare` wrote (their directory, or what `load_tokens` gave).
-    validation: held-out text files, scored while training as `eval_strategy` says (default: "epoch").
+    teacher: a directory, a Hub id or a loaded model; several are an ensemble; None trains `student` on labels alone, or
+        pretrains `student_config`. What it is says what is learned from:
+    train: for masked-language models and encoders text files, or tokens that `prepare` wrote (their directory, or what
+        `load_tokens` gave); for classifiers, taggers and question answerers rows: a file (csv, tsv, json, jsonl,
+        parquet, CoNLL), a folder, a data set's name, a `datasets.Dataset`, `pandas.DataFrame`, `pyarrow.Table`, a list
+        of dictionaries or a dictionary of columns.
+    validation: held-out text files, or rows; scored while training as `eval_strategy` says (default: "epoch"). None
+        holds out a tenth of the rows, unless `train` has a split for it.
+    unlabelled: more rows, whose labels are not read.
     student: a model to train on, instead of one that is cut. layers: how many of the teacher's layers, or which.
-    tokenizer: needed with a loaded teacher and raw text; otherwise the teacher's.
+    tokenizer: needed with a loaded teacher that is from nowhere; otherwise the teacher's.
     options: every flag of `distilfast train` by its name, the fields of `DistillationArguments` among them.
 
     A loaded model is changed as training asks (`models.adapt`); the student is trained in place. Raises `InputError`
     for what cannot work, before anything is written; `NonFiniteLossError`, `CheckpointError` and
     `TrainingInterruptedError` while training.
     """
-    teachers: list[Model] = _as_list(teacher)
-    loaded = [each if isinstance(each, PreTrainedModel) else None for each in teachers]
-    sources: list[Any] = _as_list(train)
-    is_prepared = len(sources) == 1 and text.is_prepared(sources[0])
+    teachers: list[Model] = as_list(teacher)
+    is_tokens = isinstance(train, PreparedTokens)
+    is_prepared = not is_tokens and text.is_prepared(train)
+    by_name = tokenizer is None or isinstance(tokenizer, str | PathLike)
     values: dict[str, Any] = {
-        "teacher": [_name_of(each) for each in teachers] or None,
-        "text": None if isinstance(train, PreparedTokens) or is_prepared else [str(each) for each in sources],
-        "tokens": str(sources[0]) if is_prepared else None,
+        "teacher": [name_of(each) for each in teachers] or None,
+        "tokens": str(train) if is_prepared else None,
         "output_dir": str(output_dir),
-        "validation_text": [str(each) for each in _as_list(validation)] or None,
-        "student": None if student is None else _name_of(student),
+        "student": None if student is None else name_of(student),
         "layers": None if layers is None else [layers] if isinstance(layers, int) else list(layers),
-        "tokenizer": None if tokenizer is None or isinstance(tokenizer, Tokenizer) else str(tokenizer),
+        "tokenizer": str(tokenizer) if tokenizer is not None and by_name else None,
     }
     values = {name: value for name, value in values.items() if value is not None}
-    _refuse_unknown(options)
-    values |= options
+    refuse_unknown(options)
+    values |= {name: value for name, value in options.items() if value is not None}
     given = Given(
-        loaded,
+        [each if isinstance(each, PreTrainedModel) else None for each in teachers],
         student if isinstance(student, PreTrainedModel) else None,
-        tokenizer if isinstance(tokenizer, Tokenizer) else None,
-        train if isinstance(train, PreparedTokens) else None,
+        None if by_name else tokenizer,
+        train if is_tokens else None,
+        None if is_tokens or is_prepared else train,
+        validation,
+        unlabelled,
     )
     return run(values, given)
 
@@ -117,181 +105,209 @@ def cut_student(
 ) -> None:
     """Writes the student that `distil` with the same arguments starts from, and its tokenizer."""
     values = {"teacher": [str(teacher)], "tokens": str(tokens), "output_dir": str(output_dir), **options}
-    models, data, args = arguments_of(values)
+    models, _, data, args = arguments_of(values)
     teachers = load_teachers(models, args, Given())
-    tokenizer = text.choose_tokenizer(models, data)
-    found = text.open_tokens(models, data, args, tokenizer, None, write=False)
-    student = load_or_cut_student(models, args, teachers, found, Given())
+    found = text.open_tokens(models, data, args, text.choose_tokenizer(models, data), None, write=False)
+    student = make_student(models, args, teachers, Given())
+    text.check_vocabularies(models, teachers, student, found.tokenizer)
     student.save_pretrained(output_dir)
     save_tokenizer(found.tokenizer, student, output_dir)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    run(command.given(KINDS, argv), Given())
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        run(command.given(KINDS, arguments), Given())
+    except TrainingInterruptedError as error:
+        again = shlex.join(["distilfast", "train", *without_resume(arguments), "--resume_from_checkpoint", "last"])
+        raise TrainingInterruptedError(f"{error}. Go on with: {again}", error.exit_code - 128) from None
+
+
+def without_resume(argv: Sequence[str]) -> list[str]:
+    """`argv` without what it says of resuming."""
+    kept, skip = [], False
+    for word in argv:
+        if not skip and not word.startswith("--resume_from_checkpoint"):
+            kept.append(word)
+        skip = word == "--resume_from_checkpoint"
+    return kept
 
 
 def run(values: Mapping[str, Any], given: Given) -> dict[str, Any]:
     """The whole run; `values` are the fields of `Arguments` that were given, and win over the head's defaults."""
-    models, data, args = arguments_of(values)
-    _check_sources(models, data, given)
+    arguments = arguments_of({**evaluation_defaults(values), **values})
+    _check_sources(arguments, given)
+    args = arguments.training
     first = args.process_index == 0
     if first:
         output.prepare(args)
     with output.nothing_left_if_refused(args, first):
-        text.build_masking(data)  # what is wrong with it is said before the text is prepared
-        teachers = load_teachers(models, args, given)
-        name = choose_head_name(args, teachers)
-        defaults = defaults_of(name, bool(models.teacher), args.recipe)
-        if data.validation_text is not None:
-            defaults["eval_strategy"] = "epoch"
-        models, data, args = arguments_of({"head": name, **defaults, **values})
-        with args.main_process_first(desc="preparing text"):
-            tokenizer = given.tokenizer or text.choose_tokenizer(models, data, given.teachers)
-            tokens = text.open_tokens(models, data, args, tokenizer, given.tokens, write=first)
-        student = load_or_cut_student(models, args, teachers, tokens, given)
-        head = choose_head(teachers[0] if teachers else student, name)
-        batches = text.build_batches(data, args, tokens)
-        held_out = text.build_held_out(data, args, tokens)
-        text.check_positions(batches, [*teachers, student])
-        trainer = build_trainer(models, args, teachers, student, batches, held_out, tokens, head)
+        teachers = load_teachers(arguments.models, args, given)
+        name = choose_head_name(arguments, given, teachers)
+        values = {**_placed(values, given, name), "head": name}
+        arguments = arguments_of(_with_defaults(values, name, given))
+        args = arguments.training
+        with args.main_process_first(desc="preparing the data"):
+            build = rows_material if HEADS[name].takes_rows else text_material
+            material = build(arguments, given, teachers, first)
+        trainer = build_trainer(arguments, teachers, material)
         trainer.adapt_models()
-    if first:
-        if not args.resume_from_checkpoint:
-            for old in checkpoints(str(args.output_dir)):
-                shutil.rmtree(old)  # of the run that is replaced: a later resume must not find them
-        print(output.describe(trainer, batches), flush=True)
+        check_best_metric(values, trainer, material)
+        if first:
+            print(output.describe(trainer, material), flush=True)
+    if args.dry_run:
+        return output.summarise(arguments, trainer, material, 0.0)
+    if first and not args.resume_from_checkpoint:
+        for old in checkpoints(str(args.output_dir)):
+            shutil.rmtree(old)  # of the run that is replaced: a later resume must not find them
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     if trainer.interrupted:
+        number = trainer.interruption.signal
         raise TrainingInterruptedError(
-            f"stopped by SIGTERM at step {trainer.state.global_step}; resume with --resume_from_checkpoint last"
+            f"stopped by {number.name} at step {trainer.state.global_step}; the checkpoint of that moment is in "
+            f"{args.output_dir}, and --resume_from_checkpoint last goes on from it",
+            number,
         )
-    if held_out is not None and (args.load_best_model_at_end or not output.evaluated_last(trainer)):
+    if material.held_out is not None and (args.load_best_model_at_end or not output.evaluated_last(trainer)):
         trainer.evaluate()
-    summary = output.summarise(models, data, trainer, batches, time.perf_counter() - started)
+    summary = output.summarise(arguments, trainer, material, time.perf_counter() - started)
     output.save_student(trainer, summary)
     if first:
         print(f"the student is in {args.output_dir}")
+        if material.labelled is not None:
+            summary |= final_report(arguments, given, trainer, material)
+            output.write_summary(args, summary)
     return summary
 
 
-def _check_sources(models: ModelArguments, data: DataArguments, given: Given) -> None:
-    if (data.text is None) == (data.tokens is None and given.tokens is None):
-        raise InputError("give the text, either raw with --text or prepared with --tokens, and not both")
-    if models.teacher is None and models.student_config is None and models.student is None:
-        raise InputError("give --teacher to distil, or --student_config to pretrain a model without one")
-
-
-def load_teachers(models: ModelArguments, args: DistillationArguments, given: Given) -> list[PreTrainedModel]:
-    """The teachers, each with the head that was asked for or that its checkpoint holds."""
-    names, loaded = models.teacher or [], list(given.teachers) or [None] * len(models.teacher or [])
-    wanted = "auto" if args.head is None else head_called(args.head)
-    for name, model in zip(names, loaded, strict=True):
-        if model is None:
-            refuse_bare_directory(name, "--teacher")
-    return [
-        load_teacher(name, wanted, revision=models.revision, trust_remote_code=models.trust_remote_code)
-        if model is None
-        else model
-        for name, model in zip(names, loaded, strict=True)
-    ]
-
-
-def choose_head_name(args: DistillationArguments, teachers: Sequence[PreTrainedModel]) -> str:
-    """The head that was asked for, or that of the first teacher; masked_lm where there is none."""
-    if args.head is not None:
-        name: str = head_called(args.head)
-    else:
-        name = head_of(teachers[0]) if teachers else "masked_lm"
-    if name not in text.HEADS:
-        kind = f"the teacher is a {type(teachers[0]).__name__}" if teachers else f"--head {name}"
+def _check_sources(arguments: Arguments, given: Given) -> None:
+    models, rows, data, _ = arguments
+    in_python = given.train is not None or given.tokens is not None
+    sources = [name for name in ("text", "tokens") if getattr(data, name) is not None]
+    sources += ["train_file"] if labelled.source_of(rows) is not None else []
+    if len(sources) + in_python > 1:
         raise InputError(
-            f"{kind}: for {name} give rows to distilfast task_distillation, or "
-            "distil its encoder alone with --head hidden_states"
+            f"give what to learn from with one of {', '.join('--' + name for name in sources)}, and not both"
         )
+    if not sources and not in_python:
+        raise InputError(
+            "give what to learn from: text, either raw with --text or prepared with --tokens; or for classifiers, "
+            "taggers and question answerers rows, with --train_file, --dataset_name or --task"
+        )
+    if models.teacher is None and models.student_config is None and models.student is None:
+        raise InputError(
+            "give --teacher to distil, or --student_config to pretrain a model without one, or --student and rows to "
+            "fine-tune one"
+        )
+
+
+def choose_head_name(arguments: Arguments, given: Given, teachers: Sequence[PreTrainedModel]) -> str:
+    """The head that was asked for, or the first teacher's; without a teacher that of a loaded student, classification
+    for rows, masked_lm for text."""
+    name: str
+    if arguments.training.head is not None:
+        name = head_called(arguments.training.head)
+    elif teachers:
+        name = head_of(teachers[0])
+    elif given.student is not None:
+        name = head_of(given.student)
+    else:
+        name = "masked_lm" if labelled.source_of(arguments.rows) is None else "classification"
+    if name not in HEADS:
+        kind = f"the teacher is a {type(teachers[0]).__name__}" if teachers else f"--head {name}"
+        raise InputError(f"{kind}: the head {name} cannot be trained; there is {', '.join(HEADS)}")
     return name
 
 
-def load_or_cut_student(
-    models: ModelArguments,
-    args: DistillationArguments,
-    teachers: Sequence[PreTrainedModel],
-    tokens: PreparedTokens,
-    given: Given,
-) -> PreTrainedModel:
-    """The student, once all models are known to have the tokens' vocabulary."""
-    tokenizer = tokens.tokenizer
-    for name, teacher in zip(models.teacher or [], teachers, strict=True):
-        text.check_vocabulary(teacher, tokenizer, f"the teacher {name}")
-    if given.student is not None:
-        student = given.student
-    elif models.student is not None:
-        student = load_student(models.student, models.trust_remote_code)
-    elif models.student_config is not None:
-        config = read_config(models.student_config, vocab_size=tokenizer.vocab_size, pad_token_id=tokenizer.pad_id)
-        student = build_from_config(config, args.seed)
-    else:
-        layers: Any = models.layers
-        if layers is not None and len(layers) == 1:
-            layers = layers[0]
-        student = create_student(teachers[0], layers, models.init, args.seed)
-    text.check_vocabulary(student, tokenizer, "the student")
-    return student
+def _placed(values: Mapping[str, Any], given: Given, head: str) -> dict[str, Any]:
+    """`values` with the text that Python handed over under the names of its flags; rows stay objects."""
+    kind = HEADS[head]
+    if kind.takes_rows:
+        return dict(values)
+    found = dict(values)
+    if given.unlabelled is not None:
+        raise InputError(f"unlabelled is for heads that learn from rows with labels, not for {head}; give it as train")
+    for name, value in (("text", given.train), ("validation_text", given.validation)):
+        files = as_list(value)
+        if not all(isinstance(each, str | PathLike) for each in files):
+            raise InputError(
+                f"{head} learns from text: give files, or what load_tokens gave, not {type(value).__name__}"
+            )
+        if files:
+            found[name] = [str(each) for each in files]
+    return found
 
 
-def build_trainer(
-    models: ModelArguments,
-    args: DistillationArguments,
-    teachers: Sequence[PreTrainedModel],
-    student: PreTrainedModel,
-    batches: MaskedBatches,
-    held_out: MaskedBatches | None,
-    tokens: PreparedTokens,
-    head: Head,
-) -> DistillationTrainer:
+def _with_defaults(values: Mapping[str, Any], head: str, given: Given) -> dict[str, Any]:
+    """`values` over the head's defaults. Raises `InputError` for flags of other heads."""
+    takes_rows, teacher = HEADS[head].takes_rows, (values.get("teacher") or [None])[0]
+    refuse_foreign(values, head, takes_rows, f"that of {teacher}" if teacher else "asked for")
+    defaults = defaults_of(head, teacher is not None, values.get("recipe"))
+    held_out = takes_rows or values.get("validation_text") is not None
+    return {**defaults, **(evaluation_defaults(values) if held_out else {}), **values}
+
+
+def build_trainer(arguments: Arguments, teachers: Sequence[PreTrainedModel], material: Material) -> DistillationTrainer:
     try:
         return DistillationTrainer(
-            student,
+            material.student,
             teachers,
-            args,
-            batches,
-            eval_dataset=held_out,
-            processing_class=tokens.tokenizer,
-            teacher_weights=models.teacher_weights,
-            head=head,
+            arguments.training,
+            material.batches,
+            eval_dataset=material.held_out,
+            processing_class=material.tokenizer,
+            teacher_weights=arguments.models.teacher_weights,
+            head=material.head,
         )
     except (ValueError, ImportError) as error:
         # Trainer's own, of arguments such as --report_to.
         raise InputError((str(error).strip() or type(error).__name__).splitlines()[0]) from None
 
 
-def arguments_of(values: Mapping[str, Any]) -> Arguments:
-    """The dataclasses with `values` in their fields, and their own defaults elsewhere."""
-    return Arguments(
-        *(
-            kind(**{field.name: values[field.name] for field in dataclasses.fields(kind) if field.name in values})
-            for kind in KINDS
-        )
+def check_best_metric(values: Mapping[str, Any], trainer: DistillationTrainer, material: Material) -> None:
+    """Refuses a --metric_for_best_model that no evaluation will give, before the first one."""
+    metric = values.get("metric_for_best_model")
+    if metric is None or material.held_out is None:
+        return
+    found = evaluate(trainer.step, First(material.held_out), trainer.args.device)
+    if metric.removeprefix("eval_") not in found:
+        nearest = difflib.get_close_matches(metric, found, n=1)
+        hint = f"; did you mean {nearest[0]}?" if nearest else ""
+        raise InputError(f"--metric_for_best_model {metric}: an evaluation gives {', '.join(found)}{hint}")
+
+
+class First:
+    """The first of some batches alone."""
+
+    def __init__(self, batches: HeldOutBatches) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return min(1, len(self.batches))
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        return self.batches[number]
+
+
+def final_report(
+    arguments: Arguments, given: Given, trainer: DistillationTrainer, material: Material
+) -> dict[str, Any]:
+    """{"report": ...} of the student as it was saved and the teachers as they were given, printed as well."""
+    assert material.labelled is not None
+    assert isinstance(material.held_out, LabelledBatches)
+    models, args = arguments.models, arguments.training
+    names = list(material.labelled.id2label.values())
+    by_name = not any(model is not None for model in given.teachers)
+    student = load_model(str(args.output_dir), material.head.name)
+    teachers = load_teachers(models, args, given) if by_name else trainer.step.teachers
+    found = report(
+        student, teachers, trainer.step.teacher_weights, material.head, material.held_out, names, args.device, by_name
     )
-
-
-def _refuse_unknown(options: Mapping[str, Any]) -> None:
-    known = {field.name for kind in KINDS for field in dataclasses.fields(kind) if field.init}
-    for name in options:
-        if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {nearest[0]}?" if nearest else ""
-            raise InputError(f"distil() has no option {name!r}{hint}")
-
-
-def _as_list(value: Any) -> list[Any]:
-    if value is None:
-        return []
-    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-
-
-def _name_of(model: Model) -> str:
-    """The path or id of a model; of one that is loaded, where it is from, or its class."""
-    if isinstance(model, PreTrainedModel):
-        return model.name_or_path or type(model).__name__
-    return str(model)
+    for line in report_lines(found):
+        print(line)
+    validation = arguments.rows.validation_file
+    teacher = models.teacher[0] if models.teacher else None
+    for line in next_commands(str(args.output_dir), teacher, validation, material.head.name):
+        print(line)
+    return {"report": found}

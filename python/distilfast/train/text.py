@@ -22,8 +22,6 @@ from ..tokenizer import Tokenizer, load_tokenizer
 from ..tokenizer_files import has_tokenizer
 from .arguments import DataArguments, DistillationArguments, ModelArguments
 
-HEADS = ("masked_lm", "hidden_states")
-"""The heads that learn from text alone."""
 TEXT = "text.json"  # beside tokens that were prepared here: of which text
 PADDED_VOCABULARY = 128  # models round their vocabulary up to a multiple of this at most
 
@@ -96,6 +94,20 @@ def choose_tokenizer(
         if data.tokens is None:
             raise
         return None
+
+
+def holds_tokenizer(path: str) -> bool:
+    """Whether the directory `path` holds a tokenizer."""
+    return has_tokenizer(Path(path))
+
+
+def check_vocabularies(
+    models: ModelArguments, teachers: Sequence[PreTrainedModel], student: PreTrainedModel, tokenizer: Tokenizer
+) -> None:
+    """Refuses models that cannot be meant for the tokenizer."""
+    for name, teacher in zip(models.teacher or [], teachers, strict=True):
+        check_vocabulary(teacher, tokenizer, f"the teacher {name}")
+    check_vocabulary(student, tokenizer, "the student")
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: Tokenizer, whose: str) -> None:

@@ -16,7 +16,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, PreTrainedModel, ProgressCallback, TrainerCallback, TrainerState
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    TrainerCallback,
+    TrainerState,
+)
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from transformers.utils import logging as hf_logging
@@ -31,12 +36,13 @@ from ..models.bf16 import ForgetCopies
 from ..models.saved_tokenizer import save_tokenizer
 from . import checkpoint
 from .arguments import DistillationArguments
-from .callbacks import Interruption, LossProgress, NonFiniteLossError, SetEpoch
-from .evaluation import HeldOutBatches, evaluate, greater_is_better, has_labels
+from .callbacks import Interruption, NonFiniteLossError, SetEpoch
+from .evaluation import HeldOutBatches, choose_best_metric, evaluate
 from .handed import check_batches, check_evaluation, check_models, check_optimiser
 from .hub import PublicTrainer
 from .layer_losses import BoundsOnHost
 from .meter import Meter, add_states
+from .progress import say_progress
 from .step import DistillationStep, as_teachers
 
 logger = logging.getLogger(__name__)
@@ -54,14 +60,13 @@ class CheckpointError(RuntimeError):
 
 
 class DistillationTrainer(PublicTrainer):
-    """Trains `student` to follow `teacher` on `train_dataset`, a `MaskedBatches`.
+    """Trains `student` to follow `teacher` on `train_dataset`, a `MaskedBatches` or a `LabelledBatches`.
 
     `student` keeps float32 weights; `teacher` (several: see `DistillationStep`; None: the loss against labels alone)
     is frozen and moved to the device in the dtype that is computed in, when training begins (`adapt_models`). `head`,
     a `Head` or the name of one, says what is compared (default: `args.head`, else masked_lm). `processing_class` is the
     tokenizer that is saved with the student. Checkpoints hold all that a resume needs to go on bit for bit;
-    `train(resume_from_checkpoint="last")` goes on from the latest that is whole. `interrupted` is true after a SIGTERM,
-    which saves before it stops.
+    `train(resume_from_checkpoint="last")` goes on from the latest that is whole.
 
     Raises `InputError` for models that do not fit each other or the losses, and for batches planned for another number
     of micro-batches a step; while training, `NonFiniteLossError` and `CheckpointError`.
@@ -95,13 +100,9 @@ class DistillationTrainer(PublicTrainer):
         if not isinstance(head, Head):
             head = choose_head(teachers[0] if teachers else student, head or args.head or "masked_lm")
         args.check_head(head)
-        held_out = kwargs.get("eval_dataset")
         if kwargs.get("compute_metrics") is not None and not head.takes_rows:
             raise InputError(f"compute_metrics gets no predictions from {head.name}: its logits are never held at once")
-        if args.metric_for_best_model is None:
-            args.metric_for_best_model = head.best_metric(args.objective, has_labels(held_out))
-        if args.greater_is_better is None:
-            args.greater_is_better = greater_is_better(args.metric_for_best_model)
+        choose_best_metric(args, head, kwargs.get("eval_dataset"))
         if args.early_stopping_patience is not None:
             callbacks = [EarlyStoppingCallback(args.early_stopping_patience), *(callbacks or [])]
         # FSDP shards the parameters themselves and casts what it gathers, under autocast.
@@ -127,10 +128,10 @@ class DistillationTrainer(PublicTrainer):
             callbacks=[SetEpoch(train_dataset), self.interruption, *(callbacks or [])],
             **kwargs,
         )
-        if self.pop_callback(ProgressCallback) is not None:
-            self.add_callback(LossProgress())
+        say_progress(self, head.takes_rows)
         self.meter = Meter(args.device)
         self._metered_from = 0
+        self._save_total_limit = args.save_total_limit
 
     @property
     def step(self) -> DistillationStep:
@@ -143,7 +144,7 @@ class DistillationTrainer(PublicTrainer):
 
     @property
     def interrupted(self) -> bool:
-        """Whether SIGTERM ended the run; a checkpoint of that moment was written."""
+        """Whether SIGTERM or Ctrl-C ended the run; a checkpoint of that moment was written."""
         return self.interruption.requested
 
     def adapt_models(self) -> None:
@@ -211,8 +212,8 @@ class DistillationTrainer(PublicTrainer):
     ) -> dict[str, float]:
         """The head's metrics of the student on `eval_dataset`, or on that of the constructor, each behind the prefix.
 
-        Batches of the kind that is trained on, or a dictionary of such.
-        Logged and handed to callbacks as any Trainer's; draws no random number. Raises `InputError` for no batches.
+        Batches of the kind that is trained on, or a dictionary of such. Logged and handed to callbacks as any
+        Trainer's; draws no random number. Raises `InputError` for no batches.
         """
         chosen = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(chosen, dict):
@@ -259,6 +260,8 @@ class DistillationTrainer(PublicTrainer):
             resume_from_checkpoint = str(chosen)
         self.adapt_models()
         self.meter.restart_clock()
+        # With a limit of 1 Trainer would remove the checkpoint of an interruption in favour of the best.
+        self._save_total_limit, self.args.save_total_limit = self.args.save_total_limit, None
         with self.interruption:
             try:
                 output = super().train(resume_from_checkpoint or None, *args, **kwargs)
@@ -268,6 +271,10 @@ class DistillationTrainer(PublicTrainer):
                     f"{error} (epoch {self.state.epoch or 0:.2f}); {self._last_whole()}. Lower --learning_rate, or "
                     "compute with --precision fp32, and resume"
                 ) from None
+            finally:
+                self.args.save_total_limit = self._save_total_limit
+        if self._save_total_limit == 1 and self.args.should_save and not self.interrupted:
+            checkpoint.keep_best(self._get_output_dir(None), self.state.best_model_checkpoint)
         return output
 
     def _choose_checkpoint(self, wanted: str | bool) -> Path:
@@ -294,6 +301,7 @@ class DistillationTrainer(PublicTrainer):
             "computing dtype": str(self.args.compute_dtype),
             "data (fingerprint of tokens and batches)": batches.state_fingerprint,
             "teacher (checksum of weights)": self.teacher_fingerprint,
+            **{name: value.tolist() for name, value in self.step.head.named_buffers()},
             "student (checksum of configuration)": f"{zlib.crc32(repr(sorted(config.items())).encode()):08x}",
         }
 
@@ -306,7 +314,6 @@ class DistillationTrainer(PublicTrainer):
         if self.args.should_save:
             shutil.rmtree(folder, ignore_errors=True)  # torn, or it would be this one
         self._wait_for_all()
-        keep, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             super()._save_checkpoint(model, trial)
             meters = self._gather(self.meter.state())
@@ -323,10 +330,8 @@ class DistillationTrainer(PublicTrainer):
                 f"{folder} could not be written, with {free / 1e6:,.0f} MB left on that disk: {type(error).__name__}: "
                 f"{error}. {self._last_whole()}"
             ) from error
-        finally:
-            self.args.save_total_limit = keep
         if self.args.should_save:
-            checkpoint.remove_old(run_dir, keep, self.state.best_model_checkpoint)
+            checkpoint.remove_old(run_dir, self._save_total_limit, self.state.best_model_checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """The student as plain `transformers` loads it, the tokenizer, and what else the step learned."""

@@ -10,8 +10,8 @@ import numpy as np
 from scipy import stats
 
 from ..losses.definitions import IGNORED
-from ..metrics import classification, questions, scores, tokens
-from ..metrics.kept import share_kept, warnings
+from . import classification, questions, scores, tokens
+from .kept import share_kept, warnings
 
 
 class Comparison(ABC):

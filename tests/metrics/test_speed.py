@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from distilfast import InputError
-from distilfast.evaluate import speed as speeds_of
-from distilfast.evaluate.speed import measure_size, measure_speed, speed_warnings
+from distilfast.metrics import speed as speeds_of
+from distilfast.metrics.speed import measure_size, measure_speed, speed_warnings
 from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from distilfast.evaluate.compare import (
+from distilfast.evaluate.row_report import kept_lines, rows_markdown
+from distilfast.metrics.compare import (
     Answers,
     Comparison,
     ManyLabels,
@@ -17,7 +18,6 @@ from distilfast.evaluate.compare import (
     compared,
     macro_f1,
 )
-from distilfast.evaluate.row_report import kept_lines, rows_markdown
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score

@@ -1,0 +1,104 @@
+"""What a run is told: the dataclasses of its flags, and the objects that Python hands over in their place."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedModel
+
+from .._core import InputError
+from ..prepare.directory import PreparedTokens
+from .arguments import DataArguments, DistillationArguments, ModelArguments
+from .row_arguments import RowArguments
+
+Model = str | PathLike[str] | PreTrainedModel
+"""A directory, a Hub id, or a model that is loaded."""
+
+KINDS: tuple[Any, ...] = (ModelArguments, RowArguments, DataArguments, DistillationArguments)
+
+OF_ROWS = (*(field.name for field in dataclasses.fields(RowArguments)), "per_device_train_batch_size")
+OF_TEXT = (
+    *(field.name for field in dataclasses.fields(DataArguments) if field.name not in ("tokenizer", "max_length")),
+    "batches_per_step",
+)
+
+
+class Arguments(NamedTuple):
+    """What a run is told."""
+
+    models: ModelArguments
+    rows: RowArguments
+    data: DataArguments
+    training: DistillationArguments
+
+
+class Given(NamedTuple):
+    """What is handed over in Python where a flag could only name it."""
+
+    teachers: Sequence[PreTrainedModel | None] = ()
+    """For each of `ModelArguments.teacher` the model, if it is loaded."""
+    student: PreTrainedModel | None = None
+    tokenizer: Any = None
+    tokens: PreparedTokens | None = None
+    train: Any = None
+    """Text files or rows: the teacher's head says which."""
+    validation: Any = None
+    unlabelled: Any = None
+
+
+def arguments_of(values: Mapping[str, Any]) -> Arguments:
+    """The dataclasses with `values` in their fields, and their own defaults elsewhere."""
+    return Arguments(
+        *(
+            kind(**{field.name: values[field.name] for field in dataclasses.fields(kind) if field.name in values})
+            for kind in KINDS
+        )
+    )
+
+
+def refuse_unknown(options: Mapping[str, Any]) -> None:
+    """Raises `InputError` for a name that is no flag's, with the nearest."""
+    known = {field.name for kind in KINDS for field in dataclasses.fields(kind) if field.init}
+    for name in options:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {nearest[0]}?" if nearest else ""
+            raise InputError(f"distil() has no option {name!r}{hint}")
+
+
+def refuse_foreign(values: Mapping[str, Any], head: str, takes_rows: bool, whose: str) -> None:
+    """Refuses, with `InputError`, flags of text where the head learns from rows, and the reverse.
+
+    `whose`: what has the head, in words.
+    """
+    instead = {
+        "text": "give rows with --train_file, or distil the encoder alone with --head hidden_states",
+        "tokens": "give rows with --train_file, or distil the encoder alone with --head hidden_states",
+        "validation_text": "give rows with --validation_file",
+        "batch_tokens": "a batch has a number of rows; use --per_device_train_batch_size",
+        "batches_per_step": "use --gradient_accumulation_steps",
+        "train_file": "give text with --text, or a teacher that was fine-tuned for a task",
+        "validation_file": "give held-out text with --validation_text",
+        "per_device_train_batch_size": "a batch has a number of tokens; use --batch_tokens",
+    }
+    for name in OF_TEXT if takes_rows else OF_ROWS:
+        if values.get(name) is not None:
+            hint = instead.get(name, f"it is for {'text' if takes_rows else 'rows'}; leave it out")
+            raise InputError(f"--{name} is not for the head {head} ({whose}): {hint}")
+
+
+def as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+
+
+def name_of(model: Model) -> str:
+    """The path or id of a model; of one that is loaded, where it is from, or its class."""
+    if isinstance(model, PreTrainedModel):
+        return model.name_or_path or type(model).__name__
+    return str(model)

@@ -1,0 +1,356 @@
+"""Rows as batches: read, their labels matched to the teacher's classes, tokenised, and what is said about it all."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from .._core import InputError
+from ..batches.encode import IGNORED, EncodedRows, encode_texts, encode_words, longest_input
+from ..batches.labelled import LabelledBatches
+from ..batches.question_windows import encode_questions
+from ..heads.classification import problem_type_of
+from ..heads.head import Head
+from ..heads.objective import Objective
+from ..prepare.columns import Kind
+from ..prepare.labelled import LabelledData, Part, load_labelled
+from ..prepare.labels import LabelMapping
+from ..prepare.records import listed, rows_of_columns
+from ..prepare.targets import Targets, answer_targets, sequence_targets, tag_targets
+from ..prepare.text import read_texts
+from ..tokenizer import load_transformers_tokenizer
+from .row_arguments import RowArguments
+
+KINDS: dict[str, Kind] = {"classification": "text", "tokens": "tokens", "questions": "questions"}
+"""What a row is to each head that learns from rows."""
+
+GLUE = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
+PASSAGE_STRIDE = 128
+"""Tokens that the windows of a long passage share, as in the published baselines of SQuAD."""
+SHOWN_ROWS, SHOWN_TOKENS = 3, 40
+
+
+@dataclass(frozen=True)
+class EncodedPart:
+    """The rows of one part with their labels as the head reads them."""
+
+    part: Part
+    targets: Targets
+    rows: EncodedRows
+
+
+@dataclass(frozen=True)
+class LabelledRun:
+    """What a run on rows learns from and is evaluated on. `notes`: what a reader must know, a line each."""
+
+    train: EncodedPart
+    validation: EncodedPart
+    unlabelled: EncodedPart | None
+    tokenizer: Any
+    id2label: Mapping[int, str]
+    max_length: int
+    notes: tuple[str, ...]
+
+    @property
+    def num_labelled(self) -> int:
+        """Rows to train on that have a label."""
+        return self.train.targets.labelled + (0 if self.unlabelled is None else self.unlabelled.targets.labelled)
+
+    @property
+    def mapping(self) -> LabelMapping | None:
+        return self.train.targets.mapping
+
+    def batches(self, batch_size: int, batches_per_step: int, seed: int) -> LabelledBatches:
+        """The rows to train on, with and without labels."""
+        parts = [self.train.rows, *([self.unlabelled.rows] if self.unlabelled is not None else [])]
+        return LabelledBatches(parts, self.tokenizer, batch_size, batches_per_step, seed)
+
+    def held_out(self, batch_size: int) -> LabelledBatches:
+        """The rows to evaluate on, the same in every epoch."""
+        return LabelledBatches(self.validation.rows, self.tokenizer, batch_size, shuffle=False)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For `train_summary.json`."""
+        columns = self.train.part.columns
+        return {
+            "train_rows": len(self.train.part),
+            "train_rows_with_label": self.train.targets.labelled,
+            "validation_rows": len(self.validation.part),
+            "unlabelled_rows": 0 if self.unlabelled is None else len(self.unlabelled.part),
+            "text_columns": list(columns.texts),
+            "label_columns": list(columns.labels),
+            "labels": None if self.mapping is None else self.mapping.summary,
+            "notes": list(self.notes),
+        }
+
+
+def source_of(rows: RowArguments) -> str | None:
+    """Where the training rows are by the flags; None where no flag says. Raises `InputError` where two do."""
+    given = [name for name in ("train_file", "dataset_name", "task") if getattr(rows, name) is not None]
+    if len(given) > 1:
+        raise InputError(f"give the rows with one of {', '.join('--' + name for name in given)}, not with several")
+    if rows.data_dir is not None and rows.task is None:
+        raise InputError("--data_dir is where the folder of --task is; give --task, or the folder as --train_file")
+    if rows.dataset_config_name is not None and rows.dataset_name is None:
+        raise InputError("--dataset_config_name belongs to --dataset_name, which is not given")
+    if rows.task is not None:
+        return _task_source(rows.task, rows.data_dir)
+    return rows.train_file or rows.dataset_name
+
+
+def _task_source(task: str, data_dir: str | None) -> str:
+    """The folder of the task in `data_dir` (sst2 is SST-2, whatever its case), or its data set on the Hub."""
+    if data_dir is None:
+        if _plain(task) in GLUE:
+            return "nyu-mll/glue"
+        if _plain(task) == "imdb":
+            return "stanfordnlp/imdb"
+        raise InputError(f"--task {task} is none of {', '.join(GLUE)}, imdb; give --data_dir, the folder that holds it")
+    folder = Path(data_dir)
+    if not folder.is_dir():
+        raise InputError(f"--data_dir {data_dir}: there is no such directory")
+    inside = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir()}
+    names = (_plain(task), "acl" + _plain(task))
+    found = inside.get(task) or next((path for name, path in inside.items() if _plain(name) in names), None)
+    if found is None:
+        raise InputError(f"--task {task}: {data_dir} has no folder of that name; it has {listed(inside)}")
+    return str(found)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).lower()
+
+
+def read(
+    rows: RowArguments, head: str, seed: int, train: Any = None, validation: Any = None, unlabelled: Any = None
+) -> LabelledData:
+    """The rows of the flags, or of what Python handed over in their place, split, as `load_labelled` gives them."""
+    unlabelled = rows.unlabelled_file if unlabelled is None else unlabelled
+    if isinstance(unlabelled, str | Path) and Path(unlabelled).suffix.lower() in (".txt", ".text"):
+        unlabelled = rows_of_columns({"text": read_texts([str(unlabelled)])}, str(unlabelled))
+    if rows.min_confidence is not None and unlabelled is None:
+        raise InputError("--min_confidence is for rows without labels; give them with --unlabelled_file")
+    config = rows.dataset_config_name
+    if rows.task is not None and rows.data_dir is None and _plain(rows.task) in GLUE:
+        config = _plain(rows.task)
+    return load_labelled(
+        source_of(rows) if train is None else train,
+        rows.validation_file if validation is None else validation,
+        unlabelled,
+        kind=KINDS[head],
+        text_column=rows.text_column,
+        label_column=rows.label_column,
+        group_column=rows.group_column,
+        config_name=config,
+        max_train_rows=rows.max_train_rows,
+        seed=seed,
+    )
+
+
+def encode(
+    data: LabelledData,
+    head: str,
+    config: PreTrainedConfig,
+    configs: Sequence[PreTrainedConfig],
+    tokenizer: Any,
+    max_length: int,
+    separator: str | None = None,
+) -> LabelledRun:
+    """The rows as token ids, their labels as the classes of `config` (the teacher's, which is the truth).
+
+    `configs`: those of all models that read the rows, which bound their length. Raises `InputError` for labels that fit
+    no class, and for rows that are no food for the head.
+    """
+    notes = list(data.notes)
+    longest = longest_input(*configs, tokenizer=tokenizer)
+    if longest is not None and longest < max_length:
+        notes.append(f"rows may have {longest} tokens, which the models have positions for, not {max_length}")
+        max_length = longest
+    id2label = class_names(config)
+    if head == "classification" and problem_type_of(config) == "regression" and len(id2label) != 1:
+        raise InputError(f"the teacher gives {len(id2label)} numbers a row; rows have one label, a number")
+    parts: dict[str, EncodedPart] = {}
+    mapping: LabelMapping | None = None
+    for name, part in (("train", data.train), ("validation", data.validation), ("unlabelled", data.unlabelled)):
+        if part is None:
+            continue
+        targets = targets_of(part, head, config, separator, mapping)
+        mapping = mapping or targets.mapping
+        encoded = _encoded(part, targets, head, tokenizer, max_length)
+        parts[name] = EncodedPart(part, targets, encoded)
+        notes += [note for note in targets.notes if note not in notes]
+        notes += [f"{name}: {count:,} {what}" for what, count in encoded.counts.items()]
+        if name != "unlabelled":
+            notes.append(f"{name}: {len(part):,} rows, {_with_label(targets.labelled, len(part))}")
+        else:
+            notes.append(f"{name}: {len(part):,} rows, which learn from the teacher alone")
+    return LabelledRun(
+        parts["train"], parts["validation"], parts.get("unlabelled"), tokenizer, id2label, max_length, tuple(notes)
+    )
+
+
+def _with_label(labelled: int, rows: int) -> str:
+    return "all with a label" if labelled == rows else f"{labelled:,} with a label" if labelled else "none with a label"
+
+
+def class_names(config: PreTrainedConfig) -> dict[int, str]:
+    names: Any = config.id2label or {}
+    return {int(number): str(names[number]) for number in sorted(names, key=int)}
+
+
+def targets_of(
+    part: Part, head: str, config: PreTrainedConfig, separator: str | None, mapping: LabelMapping | None
+) -> Targets:
+    """The labels of a part as the head reads them."""
+    if head == "tokens":
+        return tag_targets(part.rows, part.columns, class_names(config), mapping)
+    if head == "questions":
+        return answer_targets(part.rows, part.columns)
+    problem = problem_type_of(config)
+    return sequence_targets(part.rows, part.columns, problem, class_names(config), separator, mapping)
+
+
+def _encoded(part: Part, targets: Targets, head: str, tokenizer: Any, max_length: int) -> EncodedRows:
+    labels: Any = targets.values if targets.labelled else None
+    texts = part.texts
+    if head == "tokens":
+        return encode_words(tokenizer, texts[0], labels, max_length)
+    if head == "questions":
+        stride = min(PASSAGE_STRIDE, max_length // 4)
+        return encode_questions(tokenizer, texts[0], texts[1], labels, max_length, stride)
+    return encode_texts(tokenizer, texts[0], texts[1] if len(texts) == 2 else None, labels, max_length)
+
+
+def class_weights(given: Sequence[str] | None, run: LabelledRun, head: str) -> list[float] | None:
+    """The weight of each class in the loss against labels: numbers as given, or inverse to how often it occurs.
+
+    "balanced" is rows / (classes * rows of the class), as in scikit-learn; a class without rows counts 1.
+    Raises `InputError` for other words, for another number of weights than classes, and for heads without classes.
+    """
+    if given is None:
+        return None
+    if head != "classification":
+        raise InputError(f"--class_weights: for the head {head} there are none; leave it out")
+    classes = len(run.id2label)
+    if list(given) == ["balanced"]:
+        labels = np.array([label for label in run.train.targets.values if isinstance(label, int) and label != IGNORED])
+        if not len(labels):
+            raise InputError("--class_weights balanced counts labels that are one class a row, and there are none")
+        counts = np.bincount(labels, minlength=classes)
+        return [float(len(labels) / (classes * count)) if count else 1.0 for count in counts]
+    try:
+        weights = [float(each) for each in given]
+    except ValueError:
+        raise InputError(f"--class_weights {' '.join(given)}: 'balanced', or a number for each class") from None
+    if len(weights) != classes or not all(math.isfinite(weight) and weight >= 0 for weight in weights):
+        raise InputError(
+            f"--class_weights {' '.join(given)}: {classes} numbers that are not negative are needed, in the order of "
+            f"the teacher's classes {listed(run.id2label.values())}"
+        )
+    return weights
+
+
+def rows_seen(run: LabelledRun) -> list[str]:
+    """The first training rows as the model sees them, and their labels."""
+    lines = []
+    first = list(dict.fromkeys(run.train.rows.row_numbers.tolist()))[:SHOWN_ROWS]
+    for number in first:
+        ids = run.train.rows.input_ids[int(np.flatnonzero(run.train.rows.row_numbers == number)[0])].tolist()
+        tokens = [str(token) for token in run.tokenizer.convert_ids_to_tokens(ids[:SHOWN_TOKENS])]
+        more = f" ... ({len(ids)} tokens)" if len(ids) > SHOWN_TOKENS else ""
+        lines.append(f"row {number + 1}: {' '.join(tokens)}{more} -> {_label_seen(run, number)}")
+    return lines
+
+
+def _label_seen(run: LabelledRun, row: int) -> str:
+    value = run.train.targets.values[row]
+    names = run.id2label
+    if value is None or (isinstance(value, float) and math.isnan(value)) or value == IGNORED:
+        return "no label"
+    if isinstance(value, dict):
+        return " | ".join(value["text"]) or "no answer"
+    if isinstance(value, list) and all(isinstance(one, float) for one in value):
+        return ", ".join(names[number] for number, one in enumerate(value) if one > 0.5) or "no class"
+    if isinstance(value, list):
+        return " ".join("-" if one == IGNORED else names[one] for one in value[:SHOWN_TOKENS])
+    return f"{value:g}" if isinstance(value, float) else names[value]
+
+
+def check_models(
+    tokenizer: Any, name: str, models: Mapping[str, PreTrainedModel], tokenizers: Mapping[str, str]
+) -> None:
+    """Refuses models that the tokenizer `name` gives ids for which are not theirs, or have no embedding.
+
+    `tokenizers`: {whose: where its own tokenizer is} of models that come with one; its words must be the same.
+    """
+    for whose, model in models.items():
+        if len(tokenizer) > model.config.vocab_size:
+            raise InputError(
+                f"{whose} has a vocabulary of {model.config.vocab_size:,} entries, the tokenizer of {name} "
+                f"{len(tokenizer):,}; give --tokenizer, the one that the models were trained with"
+            )
+    words = tokenizer.get_vocab()
+    for whose, path in tokenizers.items():
+        other = load_transformers_tokenizer(path).get_vocab()
+        different = next((word for word in {**words, **other} if words.get(word) != other.get(word)), None)
+        if different is not None:
+            raise InputError(
+                f"{whose} has another vocabulary than {name}: {different!r} is {other.get(different, 'not in it')} "
+                f"there and {words.get(different, 'not in it')} here; teacher and student must read the same ids"
+            )
+
+
+@torch.inference_mode()
+def with_pseudo_labels(
+    run: LabelledRun, teachers: Sequence[PreTrainedModel], head: Head, min_confidence: float, batch_size: int
+) -> LabelledRun:
+    """The unlabelled rows that the teachers are sure of, with their class as a label (Bucila et al. 2006).
+
+    A class is as probable as the mean of the teachers' softmaxes says. Raises `InputError` for problems in which a row
+    has not one class, and where no row is left.
+    """
+    assert run.unlabelled is not None
+    if getattr(head, "problem_type", None) != "single_label_classification":
+        raise InputError("--min_confidence needs a teacher that gives a row one class; leave it out")
+    if not 0.0 <= min_confidence <= 1.0:
+        raise InputError(f"--min_confidence {min_confidence:g} is no probability; give one from 0 to 1")
+    batches = LabelledBatches(run.unlabelled.rows, run.tokenizer, batch_size, shuffle=False)
+    total = len(run.unlabelled.rows)
+    probabilities = torch.zeros(total, len(run.id2label))
+    for number in range(len(batches)):
+        for teacher in teachers:
+            teacher.train(False)
+            batch = {name: value.to(teacher.device) for name, value in batches[number].items()}
+            rows = head.rows(batch, Objective())
+            logits = head.outputs(teacher, batch, rows, Objective(alpha_cos=0.0)).compared
+            share = logits.float().softmax(-1).cpu() / len(teachers)
+            probabilities[batch["row_numbers"].cpu()] += share
+    confidence, classes = probabilities.max(-1)
+    kept = (confidence >= min_confidence).nonzero().flatten().tolist()
+    if not kept:
+        raise InputError(
+            f"the teacher is nowhere as sure as --min_confidence {min_confidence:g}: at most {confidence.max():.3f}; "
+            "lower it"
+        )
+    part = run.unlabelled.part
+    chosen = Part(part.rows.take(kept), part.columns)
+    labels = classes[kept].tolist()
+    targets = Targets(labels, run.mapping, len(labels), ())
+    encoded = _encoded(chosen, targets, "classification", run.tokenizer, run.max_length)
+    counts = np.bincount(labels, minlength=len(run.id2label))
+    said = ", ".join(f"{name} {count:,}" for name, count in zip(run.id2label.values(), counts, strict=True))
+    note = (
+        f"unlabelled: {len(kept):,} of {total:,} rows got the teacher's class for a label ({said}), the others are "
+        f"left out: it is less sure of them than {min_confidence:g}"
+    )
+    notes = tuple(each for each in run.notes if "learn from the teacher alone" not in each)
+    return replace(run, unlabelled=EncodedPart(chosen, targets, encoded), notes=(*notes, note))

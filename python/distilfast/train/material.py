@@ -1,0 +1,111 @@
+"""What a run is made of, once everything is read: student, head, batches, held-out batches, tokenizer."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedModel
+
+from .._core import InputError
+from .._files import is_path
+from ..batches.labelled import LabelledBatches
+from ..batches.masked import MaskedBatches
+from ..heads.choice import choose_head
+from ..heads.head import Head
+from ..tokenizer import Tokenizer, load_transformers_tokenizer
+from . import labelled, text
+from .inputs import Arguments, Given
+from .labelled import LabelledRun
+from .student import fine_tuned_student, make_student
+
+EVALUATION_ROWS = 32
+
+
+class Material(NamedTuple):
+    """What a trainer takes. `tokenizer`: the one that is saved beside the student."""
+
+    student: PreTrainedModel
+    head: Head
+    batches: MaskedBatches | LabelledBatches
+    held_out: MaskedBatches | LabelledBatches | None
+    tokenizer: Any
+    labelled: LabelledRun | None = None
+    """The rows, where the head learns from rows."""
+
+
+def text_material(arguments: Arguments, given: Given, teachers: Sequence[PreTrainedModel], write: bool) -> Material:
+    """Text for masked-language models and encoders; `write`: this process prepares it, where it is raw."""
+    models, _, data, args = arguments
+    assert args.head is not None
+    text.build_masking(data)  # what is wrong with it is said before the text is prepared
+    if given.tokenizer is not None and not isinstance(given.tokenizer, Tokenizer):
+        raise InputError(
+            f"tokenizer is a {type(given.tokenizer).__name__}; text needs a distilfast.Tokenizer or a path"
+        )
+    tokenizer = given.tokenizer or text.choose_tokenizer(models, data, given.teachers)
+    tokens = text.open_tokens(models, data, args, tokenizer, given.tokens, write)
+    of_config: dict[str, Any] = {"vocab_size": tokens.tokenizer.vocab_size, "pad_token_id": tokens.tokenizer.pad_id}
+    student = make_student(models, args, teachers, given, **of_config)
+    text.check_vocabularies(models, teachers, student, tokens.tokenizer)
+    head = choose_head(teachers[0] if teachers else student, args.head)
+    batches = text.build_batches(data, args, tokens)
+    held_out = text.build_held_out(data, args, tokens)
+    text.check_positions(batches, [*teachers, student])
+    return Material(student, head, batches, held_out, tokens.tokenizer)
+
+
+def rows_material(arguments: Arguments, given: Given, teachers: Sequence[PreTrainedModel], write: bool) -> Material:
+    """Rows for classifiers, taggers and question answerers, their labels matched to the teacher's classes."""
+    models, rows, data, args = arguments
+    assert args.head is not None
+    name, seed = args.head, args.seed if args.data_seed is None else args.data_seed
+    found = labelled.read(rows, name, seed, given.train, given.validation, given.unlabelled)
+    tokenizer = rows_tokenizer(arguments, given)
+    if teachers:
+        student = make_student(models, args, teachers, given, name)
+    else:
+        student = fine_tuned_student(models, args, given, name, found, rows.label_separator)
+    named = {f"the teacher {each}": model for each, model in zip(models.teacher or [], teachers, strict=True)}
+    others = {f"the teacher {each}": each for each in (models.teacher or [])[1:]}
+    others |= {f"the student {models.student}": models.student} if models.student else {}
+    others = {each: path for each, path in others.items() if _brings_tokenizer(path, given)}
+    named["the student"] = student
+    whose = data.tokenizer or (models.teacher[0] if models.teacher else str(models.student))
+    labelled.check_models(tokenizer, whose, named, others)
+    truth = teachers[0] if teachers else student
+    saved = copy.deepcopy(tokenizer)  # tokenising leaves how it cut and padded behind
+    configs = [model.config for model in (*teachers, student)]
+    run = labelled.encode(found, name, truth.config, configs, tokenizer, data.max_length, rows.label_separator)
+    head = choose_head(truth, name, labelled.class_weights(rows.class_weights, run, name))
+    if rows.min_confidence is not None:
+        for teacher in teachers:
+            teacher.to(args.device)  # type: ignore[arg-type]
+        run = labelled.with_pseudo_labels(run, teachers, head, rows.min_confidence, EVALUATION_ROWS)
+    if not run.num_labelled and not teachers:
+        raise InputError("there is no teacher and no row with a label, so there is nothing to learn from")
+    student.config.problem_type = getattr(head, "problem_type", None)
+    assert args.batches_per_step is not None
+    batches = run.batches(args.per_device_train_batch_size, args.batches_per_step, seed)
+    return Material(student, head, batches, run.held_out(args.per_device_eval_batch_size), saved, run)
+
+
+def rows_tokenizer(arguments: Arguments, given: Given) -> Any:
+    """The tokenizer of transformers that is given, named, or the teacher's; without a teacher the student's."""
+    if given.tokenizer is not None:
+        if isinstance(given.tokenizer, Tokenizer):
+            raise InputError("rows need a tokenizer of transformers, not a distilfast.Tokenizer; pass its directory")
+        return given.tokenizer
+    models = arguments.models
+    name = arguments.data.tokenizer or (models.teacher[0] if models.teacher else models.student)
+    loaded = given.teachers[0] if given.teachers else given.student
+    if arguments.data.tokenizer is None and loaded is not None and not loaded.name_or_path:
+        raise InputError(f"the {type(loaded).__name__} does not say where its tokenizer is; give one with tokenizer=")
+    return load_transformers_tokenizer(str(name))
+
+
+def _brings_tokenizer(path: str, given: Given) -> bool:
+    """Whether a model comes with a tokenizer of its own to compare: one on disk that holds none does not."""
+    loaded = [model.name_or_path or type(model).__name__ for model in (*given.teachers, given.student) if model]
+    return path not in loaded and (not is_path(path) or text.holds_tokenizer(path))

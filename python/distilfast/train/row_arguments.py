@@ -1,0 +1,61 @@
+"""Which labelled rows a run reads, and how: the flags of the heads that learn from rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class RowArguments:
+    """Rows with or without labels, for classifiers, taggers and models that answer questions."""
+
+    _argument_group_name = "rows"
+
+    train_file: str | None = field(
+        default=None,
+        metadata={"help": "Rows to train on: csv, tsv, jsonl, json, parquet, CoNLL, or a folder of such."},
+    )
+    validation_file: str | None = field(
+        default=None,
+        metadata={"help": "Rows to evaluate on; else the split beside the training rows, or a tenth of them."},
+    )
+    unlabelled_file: str | None = field(
+        default=None,
+        metadata={"help": "More rows, whose labels are not read: the teacher alone teaches. Also .txt, one a line."},
+    )
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "A data set of the Hub (or its directory), instead of --train_file."}
+    )
+    dataset_config_name: str | None = field(default=None, metadata={"help": "The configuration of --dataset_name."})
+    task: str | None = field(
+        default=None, metadata={"help": "The name of a task (sst2, mrpc, stsb, ...), instead of --train_file."}
+    )
+    data_dir: str | None = field(
+        default=None, metadata={"help": "Where the folder of --task is, with train and dev files. Default: the Hub."}
+    )
+    text_column: list[str] | None = field(
+        default=None,
+        metadata={"help": "Column of the text, two for pairs; else found by the usual names.", "aliases": ["--column"]},
+    )
+    label_column: list[str] | None = field(
+        default=None,
+        metadata={"help": "Column of the label, or one of 0 and 1 for each class; none: labels are not read."},
+    )
+    label_separator: str | None = field(
+        default=None, metadata={"help": "What stands between several labels in one cell, as in 'sport|news'."}
+    )
+    group_column: str | None = field(
+        default=None, metadata={"help": "Rows with one value here stay on one side when rows are held out."}
+    )
+    class_weights: list[str] | None = field(
+        default=None,
+        metadata={"help": "Weights of the classes in the loss against labels: 'balanced', or a number for each."},
+    )
+    min_confidence: float | None = field(
+        default=None,
+        metadata={
+            "help": "Unlabelled rows get the teacher's class for a label where it is at least so probable, and are "
+            "left out elsewhere. Default: no label."
+        },
+    )
+    max_train_rows: int | None = field(default=None, metadata={"help": "Train on a fixed random choice of the rows."})

@@ -1,0 +1,117 @@
+"""The models of a run: the teachers as they were given or are loaded, and the student that is cut, loaded or built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from .._core import InputError
+from ..models.head import head_called
+from ..models.load import load_config, load_model, load_student, load_teacher, refuse_bare_directory
+from ..models.student import build_from_config, create_student, read_config
+from ..prepare.labelled import LabelledData
+from ..prepare.labels import new_classes
+from ..prepare.targets import label_kind, label_lists, label_values
+from .arguments import DistillationArguments, ModelArguments
+from .inputs import Given
+
+
+def load_teachers(models: ModelArguments, args: DistillationArguments, given: Given) -> list[PreTrainedModel]:
+    """The teachers, each with the head that was asked for or that its checkpoint holds."""
+    names, loaded = models.teacher or [], list(given.teachers) or [None] * len(models.teacher or [])
+    wanted = "auto" if args.head is None else head_called(args.head)
+    for name, model in zip(names, loaded, strict=True):
+        if model is None:
+            refuse_bare_directory(name, "--teacher")
+    return [
+        load_teacher(name, wanted, revision=models.revision, trust_remote_code=models.trust_remote_code)
+        if model is None
+        else model
+        for name, model in zip(names, loaded, strict=True)
+    ]
+
+
+def make_student(
+    models: ModelArguments,
+    args: DistillationArguments,
+    teachers: Sequence[PreTrainedModel],
+    given: Given,
+    head: str = "auto",
+    **of_config: Any,
+) -> PreTrainedModel:
+    """The student: the one given, loaded (with a new head like the teacher's, where it has none), built, or cut.
+
+    `of_config`: what a --student_config takes where it is silent.
+    """
+    if given.student is not None:
+        return given.student
+    if models.student is not None:
+        like = teachers[0] if teachers and head != "auto" else None
+        return load_student(models.student, models.trust_remote_code, head, like, args.seed)
+    if models.student_config is not None:
+        if head != "auto":
+            raise InputError(f"--student_config builds a model for masked words, not for {head}; give --student")
+        return build_from_config(read_config(models.student_config, **of_config), args.seed)
+    layers: Any = models.layers
+    if layers is not None and len(layers) == 1:
+        layers = layers[0]
+    return create_student(teachers[0], layers, models.init, args.seed, models.student_type)
+
+
+def fine_tuned_student(
+    models: ModelArguments,
+    args: DistillationArguments,
+    given: Given,
+    head: str,
+    data: LabelledData,
+    separator: str | None,
+) -> PreTrainedModel:
+    """The model that learns from labels alone; a checkpoint without this head gets a new one, for the labels there are.
+
+    Labels that are no whole numbers make a regression, lists of labels a model that gives several. Raises `InputError`
+    without labels.
+    """
+    if given.student is not None:
+        return given.student
+    assert models.student is not None
+    holds = (load_config(models.student).architectures or [""])[0]
+    endings = {"classification": "ForSequenceClassification", "tokens": "ForTokenClassification"}
+    if head == "questions" or holds.endswith(endings[head]):
+        return load_student(models.student, models.trust_remote_code, head)
+    columns, rows = data.train.columns, data.train.rows
+    if not columns.labels:
+        raise InputError("without a teacher there must be labels to learn from; name their column with --label_column")
+    problem = "single_label_classification"
+    values: list[Any] = label_values(rows, columns.labels[0])
+    names: Any = rows.class_names.get(columns.labels[0])
+    kind = label_kind(values)
+    several = len(columns.labels) > 1 or separator is not None or kind == "lists"
+    if head == "classification" and several:
+        problem, lists = "multi_label_classification", label_lists(rows, columns.labels, separator)[0]
+        names = columns.labels if len(columns.labels) > 1 else names
+        values = _flat(lists)
+    elif head == "tokens":
+        values = _flat(values)
+    elif kind == "floats":
+        problem = "regression"
+    id2label = {0: "LABEL_0"} if problem == "regression" else new_classes(values, names)
+    changes: dict[str, Any] = {
+        "id2label": id2label,
+        "label2id": {name: number for number, name in id2label.items()},
+        "problem_type": problem if head == "classification" else None,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(args.seed)
+        student: PreTrainedModel = load_model(
+            models.student, head, new_head=True, trust_remote_code=models.trust_remote_code, **changes
+        )
+    student.requires_grad_(True)
+    student.train()
+    return student
+
+
+def _flat(lists: Iterable[Sequence[Any] | None]) -> list[Any]:
+    return [one for each in lists for one in each or ()]
