@@ -14,12 +14,13 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .._core import InputError
-from ..batches.encode import IGNORED, EncodedRows, encode_texts, encode_words, longest_input
+from ..batches.encode import EncodedRows, encode_texts, encode_words, longest_input
 from ..batches.labelled import LabelledBatches
 from ..batches.question_windows import encode_questions
 from ..heads.classification import problem_type_of
 from ..heads.head import Head
 from ..heads.objective import Objective
+from ..losses.definitions import IGNORED
 from ..prepare.columns import Kind
 from ..prepare.labelled import LabelledData, Part, load_labelled
 from ..prepare.labels import LabelMapping

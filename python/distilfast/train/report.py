@@ -17,10 +17,11 @@ from transformers import PreTrainedModel
 
 from ..batches.labelled import LabelledBatches
 from ..heads.classification import Classification
-from ..heads.head import IGNORED, Head, Predictions
+from ..heads.head import Head, Predictions
 from ..heads.objective import Objective
 from ..heads.questions import Questions
 from ..heads.tokens import Tokens
+from ..losses.definitions import IGNORED
 from ..metrics.compare import Answers, Comparison, ManyLabels, Numbers, OneClass, Tags, compared
 from ..metrics.speed import hardware, measure_size, measure_speed, speed_warnings
 from .evaluation import LOGITS_ALONE, predict
