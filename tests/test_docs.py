@@ -1,0 +1,91 @@
+"""What README and docs show: every command has the flags it is shown with, every import in Python code is there."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from distilfast import __main__ as executable
+from distilfast._command import Command
+from distilfast._command.parser import build, read
+from distilfast._command.source import stub
+from distilfast.bench.__main__ import BENCHES
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "kernels" / "README.md", *(ROOT / "docs").glob("*.md")]
+CALL = re.compile(r"(?:-m distilfast\.|\bdistilfast )([a-z_]+)((?: .*)?)$")
+
+
+def shown(page: Path) -> list[tuple[str, str, bool]]:
+    """The commands of a page: name, flags, and whether it is whole (in a block of code, without "...")."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    blocks = re.findall(r"^(?: {4}|\t)(.*)$", text, re.M)
+    for block in re.findall(r"^```(?!python)[a-z]*\n(.*?)^```", text, re.M | re.S):
+        blocks += block.splitlines()
+    found = []
+    for lines, whole in ((blocks, True), (re.findall(r"`([^`\n]+)`", text), False)):
+        for line in lines:
+            match = CALL.search(line.split(" # ")[0].strip())
+            if match is not None:
+                found.append((match[1], match[2], whole and "..." not in match[2]))
+    return found
+
+
+def command_of(name: str, words: list[str]) -> tuple[Command, list[str]]:
+    if name == "bench":
+        return BENCHES[words[0]], words[1:]
+    assert name in executable.COMMANDS, name
+    if name == "task_distillation" and hasattr(executable, "TASK_DISTILLATION"):
+        return executable.TASK_DISTILLATION, words
+    module = importlib.import_module(f"distilfast.{name}.__main__")
+    return module.COMMAND, words
+
+
+CASES = [(page.name, *each) for page in PAGES for each in shown(page) if "--" in each[1]]
+
+
+def test_the_pages_show_commands() -> None:
+    assert {"prepare", "train", "evaluate", "export", "ablate", "bench"} <= {name for _, name, _, _ in CASES}
+    assert {"README.md", "training.md", "evaluation.md"} <= {page for page, _, _, _ in CASES}
+
+
+@pytest.mark.parametrize(("page", "name", "flags", "whole"), CASES, ids=lambda value: str(value).strip()[:60])
+def test_commands_have_the_flags_they_are_shown_with(page: str, name: str, flags: str, whole: bool) -> None:
+    words = [word for word in shlex.split(flags) if word not in ("...", "|")]
+    command, given = command_of(name, words)
+    if any(word.startswith("--help") for word in given):
+        assert given in (["--help"], ["--help", "all"])
+    elif whole:
+        command.check(given, name)
+    else:
+        parser = build([stub(f"distilfast.{each}") for each in command.options], name, command.description)
+        for action in parser._actions:
+            action.required = False
+        read(parser, given)
+
+
+def test_a_flag_that_is_not_there_is_noticed() -> None:
+    command, given = command_of("bench", ["batches", "--modernbert", "checkout"])
+    with pytest.raises(SystemExit):
+        command.check(given, "bench")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_imports_in_code_are_there(page: Path) -> None:
+    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("distilfast"):
+                module = importlib.import_module(node.module or "")
+                for name in node.names:
+                    assert hasattr(module, name.name), f"{page.name}: {node.module} has no {name.name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
