@@ -242,6 +242,18 @@ class Tokenizer:
         """The token of each id, [vocab_size]; None for an id that no token has."""
         return self._core.tokens()
 
+    def check_words(self, other: Tokenizer, whose: str) -> None:
+        """Raises `InputError`, naming a word, where `other` (that of `whose`) has another word under an id of both.
+
+        A vocabulary that goes on where this one ends is welcome.
+        """
+        for index, (word, theirs) in enumerate(zip(self._core.tokens(), other._core.tokens(), strict=False)):
+            if word != theirs and word is not None and theirs is not None:
+                raise InputError(
+                    f"{whose} has another vocabulary: its id {index} is {theirs!r}, where the tokens have {word!r}; "
+                    "teacher, student and tokens must read the same ids"
+                )
+
     def to_json(self) -> str:
         """The content of a `tokenizer.json` that says the same and neither truncates nor pads."""
         return self._core.to_json()

@@ -193,6 +193,42 @@ def test_only_train_runs_under_torchrun(
     assert not any(tmp_path.iterdir())
 
 
+def reordered(folder: Path, target: Path, rows: int | None = None) -> Path:
+    """The teacher in `folder` once more, with its words in another order, or with `rows` entries in all."""
+    model = load_teacher(folder / "teacher")
+    words = (folder / "vocab.txt").read_text().split()
+    if rows is None:
+        words = words[:5] + words[:4:-1]
+    else:
+        model.resize_token_embeddings(rows)
+    model.save_pretrained(target)
+    vocabulary = target.with_suffix(".txt")
+    vocabulary.write_text("\n".join(words) + "\n")
+    df.Tokenizer.from_file(vocabulary).save_pretrained(target)
+    return target
+
+
+def test_vocabularies_are_compared_by_their_words(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As many words in another order are another vocabulary: of a student, of a second teacher, of --tokenizer."""
+    other = reordered(folder, tmp_path / "other")
+    for change in (
+        {"student": other},
+        {"teacher": [folder / "teacher", other]},
+        {"tokenizer": other},
+        {"tokenizer": tmp_path / "other.txt"},
+    ):
+        assert "has another vocabulary: its id 5 is" in refusal(flags(folder, tmp_path / "out", **change), capsys)
+        assert not (tmp_path / "out").exists()
+
+
+def test_spare_rows_are_welcome(folder: Path, tmp_path: Path) -> None:
+    spare = reordered(folder, tmp_path / "spare", rows=300)
+    train.main(flags(folder, tmp_path / "out", teacher=spare, max_steps=1))
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["vocab_size"] == 300
+
+
 @pytest.mark.parametrize("settings", [{"return_dict": False}, {"output_hidden_states": True}, {"torchscript": True}])
 def test_settings_of_old_configurations(folder: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
     load_teacher(folder / "teacher").save_pretrained(tmp_path / "teacher")

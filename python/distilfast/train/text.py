@@ -111,13 +111,32 @@ def check_vocabularies(
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: Tokenizer, whose: str) -> None:
-    """Refuses a model that cannot be meant for the tokenizer; a vocabulary rounded up is fine."""
+    """Refuses a model that cannot be meant for the tokenizer: with fewer entries, or other words under its ids.
+
+    A vocabulary rounded up is fine, and any number of spare entries where the model's own tokenizer has the same words,
+    or the model was made for these tokens here.
+    """
+    own = tokenizer_beside(model)
+    if own is not None:
+        tokenizer.check_words(own, whose)
     spare = model.config.vocab_size - tokenizer.vocab_size
-    if not 0 <= spare < PADDED_VOCABULARY:
+    unknown = own is None and bool(model.name_or_path)
+    if spare < 0 or (unknown and spare >= PADDED_VOCABULARY):
         raise InputError(
             f"{whose} has a vocabulary of {model.config.vocab_size:,} entries, but the tokens come from a tokenizer of "
             f"{tokenizer.vocab_size:,}; use the tokenizer that the model was trained with"
         )
+
+
+def tokenizer_beside(model: PreTrainedModel) -> Tokenizer | None:
+    """The tokenizer that lies where `model` was loaded from, if there is one that loads."""
+    name = model.name_or_path
+    if not name or (files.is_path(name) and not (Path(name).is_dir() and has_tokenizer(Path(name)))):
+        return None
+    try:
+        return load_tokenizer(name)
+    except InputError:
+        return None
 
 
 def check_positions(batches: MaskedBatches, models: Sequence[PreTrainedModel]) -> None:
