@@ -307,3 +307,30 @@ def test_a_table_is_read_as_the_refusal_says(folder: Path) -> None:
     assert rows["body"][:] == ["the cat, the dog", "NA"]
     info = prepare(folder / "out", folder / "vocab.txt", dataset=rows, column="body", min_length=0, max_unknown=2)
     assert info["rows"] == 2
+
+
+@given(st.data())
+def test_damaged_tokens_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """One file of a prepared directory cut, emptied, changed or replaced by another: one line, or whole anyway."""
+    place = tmp_path_factory.mktemp("damaged")
+    (place / "vocab.txt").write_text(VOCAB)
+    (place / "text.txt").write_text((LINE + "\n") * 5)
+    prepare(place / "tokens", place / "vocab.txt", place / "text.txt", progress=False)
+    files = sorted(path for path in (place / "tokens").rglob("*") if path.is_file())
+    path = data.draw(st.sampled_from(files))
+    content = path.read_bytes()
+    changed = data.draw(
+        st.one_of(
+            st.integers(0, len(content) - 1).map(lambda end: content[:end]),
+            st.sampled_from([b"", b"[]", b"{}", b"null", b"3", b'{"files": 3, "format": 2}', b"[" * 5000]),
+            st.sampled_from(files).map(lambda other: other.read_bytes()),
+            st.integers(0, len(content) - 1).map(lambda at: content[:at] + b"\xff" + content[at + 1 :]),
+        )
+    )
+    path.write_bytes(changed)
+    told = "one line"
+    try:
+        assert len(load_tokens(place / "tokens").dataset) == 5
+    except df.InputError as error:
+        told = str(error)
+    assert "\n" not in told

@@ -19,13 +19,22 @@ import numpy as np
 import pyarrow as pa
 
 from .._core import InputError
-from .._files import write_json
+from .._files import first_line, write_json
 from ..tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import datasets
 
 FORMAT = 2
+_DESCRIPTION = {
+    "fingerprint": str,
+    "vocab_size": int,
+    "mode": str,
+    "max_length": int,
+    "rows": int,
+    "tokens": int,
+    "files": dict,
+}
 SHARD_BYTES = 512 << 20
 """Size from which on another file is begun."""
 
@@ -156,8 +165,8 @@ def load_tokens(directory: str | Path) -> PreparedTokens:
     try:
         token_counts = np.load(directory / "token_counts.npy", allow_pickle=False)
         dataset = datasets.load_from_disk(str(directory))
-    except (OSError, ValueError, KeyError, pa.ArrowInvalid) as error:
-        raise InputError(f"{directory}: {error}: {again}") from None
+    except Exception as error:  # numpy and datasets raise whatever damaged files lead them to
+        raise InputError(f"{directory}: {first_line(error)}: {again}") from None
     if token_counts.shape != (info["vocab_size"],) or int(token_counts.sum()) != info["tokens"]:
         raise InputError(f"{directory / 'token_counts.npy'} does not add up to the tokens of tokens.json: {again}")
     if len(dataset) != info["rows"] or dataset.column_names != ["input_ids"]:
@@ -182,11 +191,13 @@ def _read_info(directory: Path) -> dict[str, Any]:
         )
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
-        missing = {"format", "fingerprint", "vocab_size", "mode", "max_length", "rows", "tokens", "files"} - set(info)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{path} is not JSON: {error}; run distilfast.prepare again") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON: {first_line(error)}; run distilfast.prepare again") from None
+    if not isinstance(info, dict):
+        raise InputError(f"{path} holds a {type(info).__name__}, not a description; run distilfast.prepare again")
+    missing = [name for name, kind in _DESCRIPTION.items() if not isinstance(info.get(name), kind)]
     if info.get("format") != FORMAT:
         raise InputError(f"{path} has format {info.get('format')!r}; this version of distilfast reads format {FORMAT}")
     if missing:
-        raise InputError(f"{path} lacks {', '.join(sorted(missing))}; run distilfast.prepare again")
+        raise InputError(f"{path} lacks {', '.join(missing)}; run distilfast.prepare again")
     return dict(info)
