@@ -47,8 +47,8 @@ VALID = {
     "export": f"--student student --output_dir {OUT}",
     "ablate": f"--text text.txt --held_out held_out.txt --teacher teacher --steps 1 --seeds 1 --max_length 48 "
     f"--device cpu --output_dir {OUT}",
-    "task_distillation": f"--teacher classifier --task own --data_dir tasks --num_train_epochs 1 --batch_size 8 "
-    f"--max_length 32 --output_dir {OUT}",
+    "train rows": f"--teacher classifier --train_file rows.csv --max_length 32 --per_device_train_batch_size 8 "
+    f"{FEW_STEPS} --output_dir {OUT}",
 }
 WORDS = "the cat sat on a mat and dog ran to home while it was good bad film not so".split()  # noqa: SIM905
 LETTERS = [*string.ascii_lowercase, *(f"##{letter}" for letter in string.ascii_lowercase), ".", ","]
@@ -79,10 +79,6 @@ def material(folder: Path) -> None:
     (folder / "held_out.txt").write_text("\n".join(sentences(12)) + "\n")
     labelled = [(text, random.choice(["good", "bad"])) for text in sentences(24)]
     (folder / "rows.csv").write_text("\n".join(["text,label", *(",".join(row) for row in labelled)]) + "\n")
-    (folder / "tasks" / "own").mkdir(parents=True)
-    for name in ("train.tsv", "dev.tsv"):
-        rows = ["text\tlabel", *("\t".join(row) for row in labelled)]
-        (folder / "tasks" / "own" / name).write_text("\n".join(rows) + "\n")
     (folder / "empty.txt").write_text("")
     (folder / "empty").mkdir()
     (folder / "binary.txt").write_bytes(bytes(range(256)) * 4)
@@ -203,7 +199,7 @@ def something_in_the_way(chance: random.Random, argv: list[str], folder: Path, f
     else:
         argv[out] = {
             "input": chance.choice(["teacher", "student", "text.txt", "classifier", "tokens"]),
-            "holds input": chance.choice([".", "..", "tasks"]),
+            "holds input": chance.choice([".", "..", "teacher/.."]),
             "inside input": chance.choice(["teacher/out", "text.txt/out", "/dev/null", "/proc/out"]),
             "socket": "socket",
             "bytes": "o\udcff[1]*",
@@ -241,13 +237,9 @@ def flags_of(command: str) -> list[str]:
     """Every flag of a command."""
     import importlib
 
-    from distilfast.__main__ import TASK_DISTILLATION
     from distilfast._command import source
 
-    if command == "task_distillation":
-        described: Any = TASK_DISTILLATION
-    else:
-        described = importlib.import_module(f"distilfast.{command}.__main__").COMMAND
+    described: Any = importlib.import_module(f"distilfast.{command}.__main__").COMMAND
     stubs = [source.stub(f"distilfast.{reference}") for reference in described.options]
     return sorted({f"--{name}" for each in stubs for name in each.__dataclass_fields__})
 
@@ -387,7 +379,6 @@ def prepare_process() -> None:
     import distilfast.evaluate.run
     import distilfast.export.run
     import distilfast.prepare.run
-    import distilfast.task_distillation
     import distilfast.train.run  # noqa: F401
     import torch
 

@@ -171,7 +171,7 @@ def test_a_name_where_a_teacher_is_wanted() -> None:
         df.create_student("bert-base-uncased")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("bench", "train")])
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("bench", "train", "task_distillation")])
 def test_only_train_runs_under_torchrun(
     folder: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -182,7 +182,7 @@ def test_only_train_runs_under_torchrun(
         "evaluate": ["--teacher", "teacher"],
         "export": ["--student", "teacher"],
         "ablate": ["--held_out", "text.txt"],
-        "task_distillation": ["--teacher", "teacher", "--task", "own"],
+        "trim": ["--model", "teacher", "--vocabulary", "30", "--text", "text.txt"],
     }.get(name, [])
     with pytest.raises(SystemExit) as exited:
         main([name, *given, "--output_dir", "out"])
