@@ -51,7 +51,7 @@ def report(
     step = DistillationStep(student, teachers, objective, teacher_weights=mixture if teachers else None, head=head)
     with torch.inference_mode():
         predictions = predict(step, held_out, device)
-    found: dict[str, Any] = {"rows": len(held_out.rows), "metrics": head.metrics(predictions)}
+    found: dict[str, Any] = {"rows": len(np.unique(held_out.rows.row_numbers)), "metrics": head.metrics(predictions)}
     if teachers:
         outputs = {"teacher": outputs_of(head, predictions, predictions.teacher)}
         outputs["student"] = outputs_of(head, predictions, predictions.student)
