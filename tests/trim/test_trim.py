@@ -16,8 +16,9 @@ from distilfast import _command as command
 from distilfast.models.load import load_model
 from distilfast.models.sentence import load_sentence_encoder
 from distilfast.models.vocabulary import keep_words
-from distilfast.trim.run import main, parse_size, trim_model
+from distilfast.trim.run import main, trim_model
 from distilfast.vocabulary import trim_tokenizer
+from distilfast.vocabulary.from_files import parse_size
 from small_families import FAMILIES
 from tiny_sentence import encoder_folder, sentences
 from tiny_tokenizers import tiny_tokenizer

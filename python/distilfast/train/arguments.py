@@ -79,6 +79,15 @@ class ModelArguments:
         "for masked_lm and encoders, else 'same'.",
     )
     init: Literal["teacher", "random"] = _choice("teacher", "What the student starts from.")
+    vocabulary: str | None = _choice(
+        None,
+        "The student has fewer words: how many tokens (8000), which share of the text's tokens must be among them "
+        "(99.9%%), or a file with a token on every line. It learns what its teacher says of these words.",
+    )
+    vocabulary_text: list[str] | None = _choice(None, "Text that the words are chosen for. Default: --text.")
+    characters: Literal["all", "text"] = _choice(
+        "all", "Which single characters --vocabulary always keeps: all that the teacher has, or the text's and ASCII's."
+    )
     revision: str | None = _choice(None, "Revision of the teacher on the Hub.")
     trust_remote_code: bool = _choice(False, "Run model code that comes with the teacher.")
 

@@ -24,6 +24,7 @@ from ..models.head import head_called, head_of
 from ..models.load import load_model
 from ..models.saved_tokenizer import save_tokenizer
 from ..prepare.directory import PreparedTokens
+from ..vocabulary.from_files import describe
 from . import labelled, output, text
 from .checkpoint import checkpoints
 from .defaults import defaults_of, evaluation_defaults
@@ -33,6 +34,7 @@ from .material import Material, rows_material, text_material
 from .report import next_commands, report, report_lines
 from .student import load_teachers, make_student
 from .trainer import DistillationTrainer
+from .words import check_words, with_fewer_words
 
 
 class TrainingInterruptedError(RuntimeError):
@@ -147,6 +149,14 @@ def run(values: Mapping[str, Any], given: Given) -> dict[str, Any]:
         values = {**_placed(values, given, name), "head": name}
         arguments = arguments_of(_with_defaults(values, name, given))
         args = arguments.training
+        check_words(arguments, HEADS[name].takes_rows)
+        of_words: dict[str, Any] = {}
+        if arguments.models.vocabulary is not None:
+            sizes = [teacher.num_parameters() for teacher in teachers]
+            fitted, given, teachers = with_fewer_words(arguments, given, teachers)
+            of_words = {"vocabulary": fitted.report, "teacher_parameters": sizes}
+            if first:
+                print("\n".join(describe(fitted.report)), flush=True)
         with args.main_process_first(desc="preparing the data"):
             build = rows_material if HEADS[name].takes_rows else text_material
             material = build(arguments, given, teachers, first)
@@ -156,7 +166,7 @@ def run(values: Mapping[str, Any], given: Given) -> dict[str, Any]:
         if first:
             print(output.describe(trainer, material), flush=True)
     if args.dry_run:
-        return output.summarise(arguments, trainer, material, 0.0)
+        return output.summarise(arguments, trainer, material, 0.0) | of_words
     if first and not args.resume_from_checkpoint:
         for old in checkpoints(str(args.output_dir)):
             shutil.rmtree(old)  # of the run that is replaced: a later resume must not find them
@@ -171,7 +181,7 @@ def run(values: Mapping[str, Any], given: Given) -> dict[str, Any]:
         )
     if material.held_out is not None and (args.load_best_model_at_end or not output.evaluated_last(trainer)):
         trainer.evaluate()
-    summary = output.summarise(arguments, trainer, material, time.perf_counter() - started)
+    summary = output.summarise(arguments, trainer, material, time.perf_counter() - started) | of_words
     output.save_student(trainer, summary)
     if first:
         print(f"the student is in {args.output_dir}")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
-
-import pyarrow as pa
 
 from .. import _command as command
 from .._core import InputError
@@ -21,7 +18,8 @@ from ..models.vocabulary import keep_words
 from ..prepare.sources import find_text_files
 from ..prepare.text import read_files
 from ..tokenizer import Tokenizer, load_transformers_tokenizer
-from ..vocabulary import Vocabulary, choose_tokens, count_tokens, measure, read_vocabulary, trim_tokenizer
+from ..vocabulary import Vocabulary
+from ..vocabulary.from_files import describe, fit_vocabulary
 from ..vocabulary.trimmed import trim_transformers_tokenizer
 
 REPORT = "trim.json"
@@ -50,30 +48,18 @@ def trim_model(
     """
     name = str(model)
     refuse_occupied(output_dir, overwrite, [name, *text])
-    wanted = parse_size(vocabulary)
-    files = find_text_files(text)
-    if not files:
-        raise InputError(f"{' '.join(map(str, text))}: there is no file of text")
     folder = transformer_folder(name)
-    whole = Tokenizer.from_pretrained(folder)
-    added = 0
-    if isinstance(wanted, Path):
-        kept, added = read_vocabulary(whole, wanted)
-    else:
-        kept = choose_tokens(whole, count_tokens(whole, _texts(files, column)), wanted, characters)
-    trimmed = trim_tokenizer(whole, kept)
+    fitted = fit_vocabulary(Tokenizer.from_pretrained(folder), vocabulary, text, characters, column)
+    trimmed = fitted.vocabulary
     tokenizer = trim_transformers_tokenizer(load_transformers_tokenizer(folder), trimmed)
     encoder = load_sentence_encoder(name, trust_remote_code=trust_remote_code) if modules_of(name) else None
     loaded = load_model(name, dtype="auto", trust_remote_code=trust_remote_code) if encoder is None else encoder.model
     smaller = keep_words(loaded, trimmed.teacher_ids)
     report = {
         "model": name,
-        "vocabulary_before": whole.vocab_size,
-        "vocabulary_after": len(kept),
-        "vocabulary_added": added,
         "parameters_before": loaded.num_parameters(),
         "parameters_after": smaller.num_parameters(),
-        **measure(whole, trimmed, _texts(files, column)).shares(),
+        **fitted.report,
     }
     with whole_directory(output_dir, overwrite, [name, *text]) as beside:
         if encoder is None:
@@ -81,40 +67,16 @@ def trim_model(
             tokenizer.save_pretrained(beside)
         else:
             replace(encoder, model=smaller, tokenizer=tokenizer).save_pretrained(beside)
-        _check_saved(beside, trimmed, files, column)
+        _check_saved(beside, trimmed, text, column)
         write_json(beside / REPORT, report)
     return report
 
 
-def parse_size(vocabulary: int | float | str | Path) -> int | float | Path:
-    """How many tokens, the share of a text, or a file: `vocabulary` of `trim_model`, which may be text of a flag.
-
-    Raises `InputError` for text that is neither a number, a share nor a file that is there.
-    """
-    if isinstance(vocabulary, (int, float)):
-        return vocabulary
-    said = str(vocabulary)
-    if re.fullmatch(r"\d[\d_,]*", said):
-        return int(re.sub("[_,]", "", said))
-    if re.fullmatch(r"\d+(\.\d+)?\s*%", said):
-        return float(said.rstrip("% ")) / 100
-    if not Path(said).is_file():
-        raise InputError(
-            f"--vocabulary {said}: is no number of tokens (8000), no share of the text (99.9%) "
-            "and no file that is there"
-        )
-    return Path(said)
-
-
-def _texts(files: Sequence[Path], column: str) -> Iterator[pa.Array]:
-    return (block.texts for block in read_files(files, column))
-
-
-def _check_saved(folder: Path, vocabulary: Vocabulary, files: Sequence[Path], column: str) -> None:
+def _check_saved(folder: Path, vocabulary: Vocabulary, text: Sequence[str | Path], column: str) -> None:
     """Refuses a folder whose tokenizer, loaded as others will load it, gives other ids than the one that was
     measured; compared on the first block of the text."""
     again = Tokenizer.from_pretrained(folder)
-    texts = next(_texts(files, column))
+    texts = next(read_files(find_text_files(text), column)).texts
     if again.encode_batch(texts) != vocabulary.tokenizer.encode_batch(texts):
         raise InputError("the trimmed tokenizer gives other ids once it is saved and loaded; nothing is written")
 
@@ -158,22 +120,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         overwrite=options.overwrite,
         trust_remote_code=options.trust_remote_code,
     )
-    print("\n".join(lines_of(report)))
-    print(f"done: {options.output_dir}")
-
-
-def lines_of(report: dict[str, Any]) -> list[str]:
-    """The report in a few lines."""
     saved = 1 - report["parameters_after"] / report["parameters_before"]
-    lines = [
-        f"vocabulary: {report['vocabulary_before']:,} tokens before, {report['vocabulary_after']:,} after",
-        f"parameters: {report['parameters_before']:,} before, {report['parameters_after']:,} after ({saved:.1%} less)",
-        f"coverage: {report['coverage']:.3%} of the text's {report['tokens_before']:,} tokens; "
-        f"{report['texts_same']:,} of {report['texts']:,} texts are spelt as before",
-        f"tokens a word: {report['tokens_per_word_before']:.3f} before, {report['tokens_per_word_after']:.3f} after",
-        f"unknown tokens: {report['unknown_share_before']:.3%} before, {report['unknown_share_after']:.3%} after",
-    ]
-    if report["vocabulary_added"]:
-        added = report["vocabulary_added"]
-        lines.insert(1, f"added to the file's tokens: {added:,} single characters and halves of merges")
-    return lines
+    print("\n".join(describe(report)))
+    print(
+        f"parameters: {report['parameters_before']:,} before, {report['parameters_after']:,} after ({saved:.1%} less)"
+    )
+    print(f"done: {options.output_dir}")
