@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,9 @@ def test_a_question_answerer_from_a_squad_file(
     )
     said = capsys.readouterr().out
     assert "head: questions" in said
+    used = re.search(r"next: (transformers\.AutoModel.*)", said)
+    assert used is not None
+    assert type(eval(used.group(1))).__name__ == "BertForQuestionAnswering"
     assert "windows beyond the first of a passage" in said
     report = summary["report"]
     assert report["rows"] == report["quality"]["units"] == 20

@@ -135,17 +135,18 @@ def report_lines(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-PIPELINES = {
-    "classification": "text-classification",
-    "tokens": "token-classification",
-    "questions": "question-answering",
+# How a student is loaded to be used; transformers 5 has no pipeline that answers questions any more.
+USES = {
+    "classification": "pipeline('text-classification', {})",
+    "tokens": "pipeline('token-classification', {})",
+    "questions": "AutoModelForQuestionAnswering.from_pretrained({})",
 }
 
 
 def next_commands(output_dir: str, teacher: str | None, validation: str | None, head: str) -> list[str]:
     """What to type next. `validation`: the file that was evaluated on, where it is one."""
     folder = Path(output_dir)
-    lines = [f"next: transformers.pipeline({PIPELINES[head]!r}, {output_dir!r})"]
+    lines = [f"next: transformers.{USES[head].format(repr(output_dir))}"]
     if teacher is not None and validation is not None:
         words = ["--teacher", teacher, "--student", output_dir, "--validation_file", validation]
         report_dir = str(folder.with_name(folder.name + "-report"))
