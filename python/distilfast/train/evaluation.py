@@ -5,7 +5,7 @@ Nothing is drawn and nothing kept: a run that evaluates takes the same steps, bi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, cast
 
@@ -55,13 +55,15 @@ def evaluate(
     batches: HeldOutBatches,
     device: torch.device,
     compute_metrics: Callable[[EvalPrediction], Mapping[str, float]] | None = None,
+    remembered: MutableMapping[Any, Any] | None = None,
 ) -> dict[str, float]:
     """Metrics of the student on `batches`, beside the labels and beside the teachers; models keep their mode.
 
     masked_lm: `loss` (masked-language-model loss), `accuracy`, and with a teacher (the first of several) `agreement`
     and `kl` at masked positions. hidden_states: `cosine`, mean over tokens, to the teachers. Other heads: what
     `Head.metrics` gives, and beside it what `compute_metrics` makes of an `EvalPrediction` of all rows. Every rank
-    evaluates all batches. Raises `InputError` for no batches and for predictions that are not finite.
+    evaluates all batches. `remembered`: what the teachers said of batches before, which do not change; added to.
+    Raises `InputError` for no batches and for predictions that are not finite.
     """
     if len(batches) == 0:
         raise InputError("there is no held-out batch to evaluate on")
@@ -70,7 +72,7 @@ def evaluate(
             return _masked_lm(step, batches, device)
         if isinstance(step.head, HiddenStates):
             return _hidden_states(step, batches, device)
-        predictions = predict(step, batches, device)
+        predictions = predict(step, batches, device, remembered)
         found = step.head.metrics(predictions)
         if compute_metrics is not None:
             labels = cast(Any, predictions.labels)
@@ -78,8 +80,17 @@ def evaluate(
         return found
 
 
-def predict(step: DistillationStep, batches: HeldOutBatches, device: torch.device) -> Predictions:
-    """What student and teachers say of the rows of all batches, in order."""
+def predict(
+    step: DistillationStep,
+    batches: HeldOutBatches,
+    device: torch.device,
+    remembered: MutableMapping[Any, Any] | None = None,
+) -> Predictions:
+    """What student and teachers say of the rows of all batches, in order.
+
+    `remembered`: {batches: what the teachers said of them}, for those that are the same at every evaluation.
+    """
+    known = None if remembered is None else remembered.get(batches)
     head = step.head
     ours: list[Tensor] = []
     theirs: list[Tensor] = []
@@ -90,7 +101,7 @@ def predict(step: DistillationStep, batches: HeldOutBatches, device: torch.devic
         rows = head.rows(batch, LOGITS_ALONE)
         counts = rows.weight != 0
         ours.append(head.outputs(step.student, batch, rows, LOGITS_ALONE).compared[counts].float().cpu())
-        if step.teachers:
+        if step.teachers and known is None:
             said = [head.outputs(teacher, batch, rows, LOGITS_ALONE).compared.float() for teacher in step.teachers]
             theirs.append(head.mixed(said, step.teacher_weights)[counts].cpu())
         if rows.labels is not None:
@@ -98,9 +109,13 @@ def predict(step: DistillationStep, batches: HeldOutBatches, device: torch.devic
         if rows.row_numbers is not None:
             numbers.append(rows.row_numbers[counts].cpu())
     data = getattr(batches, "rows", None)
+    if theirs:
+        known = head.joined(theirs).numpy()
+        if remembered is not None and not getattr(batches, "shuffle", True):
+            remembered[batches] = known
     return Predictions(
         head.joined(ours).numpy(),
-        head.joined(theirs).numpy() if theirs else None,
+        known,
         torch.cat(labels).numpy() if labels else None,
         torch.cat(numbers).numpy() if numbers else None,
         data if isinstance(data, EncodedRows) else None,

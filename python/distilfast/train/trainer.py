@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import safetensors.torch
 import torch
@@ -131,6 +132,7 @@ class DistillationTrainer(PublicTrainer):
         say_progress(self, head.takes_rows)
         self.meter = Meter(args.device)
         self._metered_from = 0
+        self._teachers_said: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # of held-out batches
         self._save_total_limit = args.save_total_limit
 
     @property
@@ -225,7 +227,8 @@ class DistillationTrainer(PublicTrainer):
             raise InputError("there is nothing to evaluate on: give the trainer an eval_dataset")
         self.adapt_models()
         started = time.perf_counter()
-        values = evaluate(self.step, cast(HeldOutBatches, chosen), self.args.device, self.compute_metrics)
+        held_out = cast(HeldOutBatches, chosen)
+        values = evaluate(self.step, held_out, self.args.device, self.compute_metrics, self._teachers_said)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in values.items()}
         seconds = time.perf_counter() - started
         metrics[f"{metric_key_prefix}_runtime"] = seconds
