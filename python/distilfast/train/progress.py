@@ -89,14 +89,26 @@ class RemainingTime(TrainerCallback):
         self.takes_rows = takes_rows
         self._begun: float | None = None
         self._first = 0
+        self._evaluating = 0.0
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: Mapping[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        self._evaluating += sum(value for name, value in (metrics or {}).items() if name.endswith("_runtime"))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self._begun is None:
-            self._begun, self._first = time.perf_counter(), state.global_step
+            self._begun, self._first, self._evaluating = time.perf_counter(), state.global_step, 0.0
             return
         done, left = state.global_step - self._first, state.max_steps - state.global_step
         if done == TIMED_STEPS - 1 and left > 0 and state.is_world_process_zero:
-            print(remaining(left, (time.perf_counter() - self._begun) / done, self.takes_rows), flush=True)
+            seconds = time.perf_counter() - self._begun - self._evaluating
+            print(remaining(left, seconds / done, self.takes_rows), flush=True)
 
 
 def remaining(steps: int, seconds_a_step: float, takes_rows: bool) -> str:
