@@ -26,7 +26,7 @@ prepare() {
 prepare "$encoder" sentences.txt sentence-tokens
 prepare "$encoder" train.txt paragraph-tokens
 hidden_states() { # OUTPUT TOKENS STEPS [flags]
-    python -m distilfast.train --teacher "$encoder" --output_dir "$1" --tokens "$2" --max_steps "$3" "${@:4}" \
+    python -m distilfast.train --teacher "$encoder" --head hidden_states --output_dir "$1" --tokens "$2" --max_steps "$3" "${@:4}" \
         --max_length 64 --batch_tokens 2048 --learning_rate 5e-4 --logging_steps 50 --precision bf16 --save_strategy no \
         --alpha_ce 0 --alpha_mlm 0 --alpha_cos 1 --alpha_hidden 1 --word_mask 0 --word_keep 1 --word_rand 0 "${quiet[@]}"
 }

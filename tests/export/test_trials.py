@@ -8,16 +8,19 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_exports
 import torch
 import yaml
 from distilfast import InputError
 from distilfast.export.check import SENTENCES, judge, texts_for
-from distilfast.export.pooling import Pooling, read_pooling
+from distilfast.export.pooling import read_pooling
 from distilfast.export.run import export_student
 from distilfast.models.card import hub_id, without_paths
+from distilfast.models.sentence import load_sentence_encoder
 from tiny_exports import FAMILIES, HEADS, model, tokenizer
+from tiny_sentence import encoder_folder, sentences
 from transformers import AutoTokenizer
 
 ALL = [(family, head) for family in FAMILIES for head in HEADS]
@@ -217,7 +220,19 @@ def test_other_modules_are_kept_and_have_no_output(tmp_path: Path) -> None:
     (folder / "modules.json").write_text("{")
     with pytest.raises(InputError, match=r"modules\.json"):
         read_pooling(folder)
-    assert Pooling("mean", False)(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[1, 1, 0]])).tolist() == [[2.0]]
+
+
+def test_the_pooled_vector_of_a_file_is_that_of_the_folder(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason="needs the extra onnx")
+    source = encoder_folder(tmp_path / "source", layers=2, dense=7, pooling=("cls", "mean"))
+    export_student(source, tmp_path / "out", onnx=True)
+    texts = sentences(9)
+    inputs = AutoTokenizer.from_pretrained(tmp_path / "out")(texts, padding=True, return_tensors="np")
+    vectors = session_outputs(tmp_path / "out" / "model.onnx", inputs)["sentence_embedding"]
+    np.testing.assert_allclose(vectors.numpy(), load_sentence_encoder(source).encode(texts), atol=1e-5)
+    np.testing.assert_array_equal(
+        load_sentence_encoder(tmp_path / "out").encode(texts), load_sentence_encoder(source).encode(texts)
+    )
 
 
 def test_nothing_of_this_machine_is_in_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,7 @@ def test_dimensions_are_the_mean_over_prefixes_and_the_whole(seed: int) -> None:
     assert found["loss_similarity"] == pytest.approx((whole["loss_similarity"] + prefix["loss_similarity"]) / 2)
 
 
+@torch.no_grad()
 def test_several_teachers_weigh_in_and_have_projections_of_their_own() -> None:
     of = head(6, (6, 6, 4))
     assert [type(each).__name__ for each in of.projections] == ["Identity", "Linear", "Linear"]
@@ -106,9 +108,8 @@ def test_several_teachers_weigh_in_and_have_projections_of_their_own() -> None:
     for projection, teacher, share in zip(of.projections, teachers, (0.5, 0.3, 0.2), strict=True):
         alone = head(teacher.shape[1], (teacher.shape[1],))
         projected = F.normalize(projection(student), dim=-1)
-        expected += share * float(
-            losses(alone, rows([True] * 5), projected, [teacher], alpha_embedding=1.0)["loss_embedding"]
-        )
+        one = losses(alone, rows([True] * 5), projected, [teacher], alpha_embedding=1.0)
+        expected += share * float(one["loss_embedding"])
     assert float(found["loss_embedding"]) == pytest.approx(expected, rel=1e-5)
     mixed = of.mixed(teachers, (0.5, 0.3, 0.2))
     cosines = sum(share * (each @ each.T) for share, each in zip((0.5, 0.3, 0.2), teachers, strict=True))
@@ -223,3 +224,28 @@ def test_refusals(encoder: SentenceEncoder) -> None:
     with pytest.raises(InputError, match="every alpha is 0"):
         step_of(encoder, NOTHING)
     assert isinstance(encoder.modules.steps[0], Dense)
+
+
+def _rank(rank: int, port: int, folder: str) -> None:
+    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", world_size=2, rank=rank)
+    own, count = (slice(0, 3), 3) if rank == 0 else (slice(3, 8), 5)
+    student, teacher = units(8, 6, 0)[own].requires_grad_(), units(8, 6, 1)[own]
+    weight = [True] * count if rank == 0 else [True] * (count - 1) + [False]
+    found = losses(head(), rows(weight, 7), student, [teacher], alpha_similarity=1.0)["loss_similarity"]
+    found.backward()
+    torch.save((found.detach(), student.grad), f"{folder}/{rank}.pt")
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def test_similarities_reach_over_ranks(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(_rank, (port, str(tmp_path)), nprocs=2)
+    shares = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    student, teacher = units(8, 6, 0).requires_grad_(), units(8, 6, 1)
+    whole = losses(head(), rows([True] * 7 + [False]), student, [teacher], alpha_similarity=1.0)["loss_similarity"]
+    whole.backward()
+    torch.testing.assert_close(shares[0][0] + shares[1][0], whole.detach())
+    torch.testing.assert_close(torch.cat([share[1] for share in shares]), student.grad)

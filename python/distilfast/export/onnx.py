@@ -17,8 +17,8 @@ import torch
 
 from .._core import InputError
 from ..models.families import longest_row, model_input_names
+from ..models.pooling import SentenceModules
 from .check import Batch, Check, compare, outputs_of, refuse_past_tolerance
-from .pooling import Pooling
 
 
 def require_onnx() -> None:
@@ -31,7 +31,7 @@ def require_onnx() -> None:
 class _Outputs(torch.nn.Module):
     """The model as a function of its inputs by name to a tuple of its outputs, the pooled one last if there is one."""
 
-    def __init__(self, model: Any, pooling: Pooling | None) -> None:
+    def __init__(self, model: Any, pooling: SentenceModules | None) -> None:
         super().__init__()
         self.model = model
         self.pooling = pooling
@@ -43,11 +43,13 @@ class _Outputs(torch.nn.Module):
         outputs = self.model(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **types)
         found = [value for value in outputs.values() if isinstance(value, torch.Tensor)]
         if self.pooling is not None:
-            found.append(self.pooling(outputs["last_hidden_state"], attention_mask))
+            found.append(self.pooling(outputs["last_hidden_state"], {"attention_mask": attention_mask}))
         return tuple(found)
 
 
-def write_onnx(model: Any, path: Path, names: Sequence[str], longest: int, pooling: Pooling | None = None) -> None:
+def write_onnx(
+    model: Any, path: Path, names: Sequence[str], longest: int, pooling: SentenceModules | None = None
+) -> None:
     """`model` (float32, on the CPU, evaluation mode) as `path`, one file, batch and length free.
 
     Inputs: int64 [batch, length], those that a tokenizer should give the model (`model_input_names`). names: of its
@@ -92,7 +94,12 @@ def run_onnx(path: Path, batches: Sequence[Batch]) -> list[Batch]:
 
 
 def check_onnx(
-    model: Any, tokenizer: Any, folder: Path, batches: Sequence[Batch], tolerance: float, pooling: Pooling | None = None
+    model: Any,
+    tokenizer: Any,
+    folder: Path,
+    batches: Sequence[Batch],
+    tolerance: float,
+    pooling: SentenceModules | None = None,
 ) -> tuple[Check, list[Batch]]:
     """Writes `model.onnx` in `folder` and compares it, one sequence alone too, so that a frozen batch shows; its
     outputs are returned as well. A model in half precision is written, and compared, in float32."""
@@ -101,7 +108,8 @@ def check_onnx(
     reference = outputs_of(single, batches)
     if pooling is not None:
         for batch, outputs in zip(batches, reference, strict=True):
-            outputs["sentence_embedding"] = pooling(outputs["last_hidden_state"], batch["attention_mask"])
+            with torch.inference_mode():
+                outputs["sentence_embedding"] = pooling(outputs["last_hidden_state"], batch)
     # The tokenizer's limit is none of the file's: whoever has longer rows and positions for them may give them.
     write_onnx(single, path, list(reference[0]), longest_row(model) or 1 << 20, pooling)
     first = {name: value[:1] for name, value in batches[0].items()}

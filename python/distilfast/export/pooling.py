@@ -3,66 +3,40 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .._core import InputError
+from ..models.head import modules_of
+from ..models.load import load_config
+from ..models.pooling import SentenceModules
+from ..models.sentence_folder import read_sentence_folder
+
+logger = logging.getLogger(__name__)
 
 # What `sentence-transformers` keeps beside a model, apart from the folders that modules.json names.
 SENTENCE_FILES = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
 
-_MODES = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-}
+KNOWN = ("Transformer", "Pooling", "Dense", "Normalize")
 
 
-@dataclass(frozen=True)
-class Pooling:
-    """How hidden states become one vector."""
-
-    mode: str
-    """cls, mean, max or mean_sqrt_len_tokens."""
-    normalize: bool
-    """Whether the vector has length 1."""
-
-    def __call__(self, hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """[batch, length, width] and [batch, length] to [batch, width]."""
-        weights = attention_mask[..., None].to(hidden.dtype)
-        if self.mode == "cls":
-            vector = hidden[:, 0]
-        elif self.mode == "max":
-            vector = hidden.masked_fill(weights == 0, -1e9).amax(1)
-        else:
-            count = weights.sum(1).clamp(min=1e-9)
-            vector = (hidden * weights).sum(1) / (count if self.mode == "mean" else count.sqrt())
-        return torch.nn.functional.normalize(vector, dim=-1) if self.normalize else vector
-
-
-def read_pooling(folder: Path) -> Pooling | None:
-    """The pooling that `folder` describes; None where it holds no sentence encoder, or one of other modules than
-    pooling of one kind and normalising, which a file of ONNX has no output for.
+def read_pooling(folder: Path) -> SentenceModules | None:
+    """What follows the encoder in `folder`; None where it holds no sentence encoder, or one with modules that are not
+    known, which the log says: a file of ONNX has no output for them.
 
     Raises `InputError` where the files cannot be read.
     """
-    if not (folder / "modules.json").is_file():
+    kinds = [str(module.get("type", "")) for module in modules_of(str(folder))]
+    if not kinds:
         return None
-    try:
-        modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
-        kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
-        if kinds[:2] != ["Transformer", "Pooling"] or not set(kinds[2:]) <= {"Normalize"}:
-            return None
-        config = json.loads((folder / modules[1]["path"] / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise InputError(f"{folder}: its modules.json and pooling cannot be read: {error}") from None
-    modes = [mode for key, mode in _MODES.items() if config.get(key)] or [config.get("pooling_mode")]
-    return Pooling(modes[0], "Normalize" in kinds) if len(modes) == 1 and modes[0] in _MODES.values() else None
+    other = [kind for kind in kinds if kind.rpartition(".")[2] not in KNOWN or not kind.startswith("sentence_tr")]
+    if other:
+        logger.warning("%s: no sentence_embedding is written to ONNX, since %s is not known", folder, other[0])
+        return None
+    found = read_sentence_folder(str(folder), int(load_config(str(folder)).hidden_size))
+    return None if found is None else found[0]
 
 
 def keep_sentence_files(source: Path, folder: Path) -> bool:

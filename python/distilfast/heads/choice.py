@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from .._core import InputError
 from ..models.head import head_called, head_of
 from .classification import Classification, problem_type_of
+from .embedding import Embedding
 from .head import Head
 from .hidden_states import HiddenStates
 from .logits import label_names
@@ -17,7 +18,9 @@ from .masked_lm import MaskedLM
 from .questions import Questions
 from .tokens import Tokens
 
-HEADS: dict[str, type[Head]] = {head.name: head for head in (MaskedLM, Classification, Tokens, Questions, HiddenStates)}
+HEADS: dict[str, type[Head]] = {
+    head.name: head for head in (MaskedLM, Classification, Tokens, Questions, HiddenStates, Embedding)
+}
 """The heads that can be trained, by name."""
 
 
@@ -30,6 +33,8 @@ def choose_head(model: PreTrainedModel, name: str | None = None, class_weights: 
     chosen: str = head_of(model) if name is None else head_called(name)
     if chosen not in HEADS:
         raise InputError(f"the head {chosen} cannot be trained yet; there is {', '.join(HEADS)}")
+    if chosen == Embedding.name:
+        raise InputError("the head embedding is made of what follows each encoder: hand over an Embedding(...)")
     options: dict[str, Any] = {} if class_weights is None else {"class_weights": class_weights}
     if chosen == Classification.name:
         return Classification(problem_type_of(model.config), **options)

@@ -13,8 +13,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_gather as gather_with_gradients
 from transformers import PreTrainedModel
 
 from .._core import InputError
@@ -40,9 +42,9 @@ class Embedding(Head):
     Against the teacher, alpha_embedding: 1 - cos(s, t) + |s - t|^2 / |t|^2, the mean over rows; where the student's
     vectors have another width, and for every teacher but the first (whose space is the student's), of a learned linear
     projection of them, which is not saved. With `dimensions`, the mean over prefixes of so many numbers, and the whole
-    vector. alpha_similarity: KL of the softmax over all other texts of the batch of cos / `similarity_temperature`, the
-    teacher's against the student's, the mean over rows; with `dimensions`, of the student's prefixes against the
-    teacher's whole vectors.
+    vector. alpha_similarity: KL of the softmax over all other texts of the micro-batch, on all ranks, of cos /
+    `similarity_temperature`, the teacher's against the student's, the mean over rows; with `dimensions`, of the
+    student's prefixes against the teacher's whole vectors.
     """
 
     name = "embedding"
@@ -154,7 +156,7 @@ class Embedding(Head):
     def _divergences(
         self, number: int, student: Tensor, teacher: Tensor, prefix: int, weight: Tensor, objective: Objective
     ) -> Tensor:
-        """[rows]: the KL of the similarities to the other rows that count; 0 where there is no other."""
+        """[rows]: the KL of the similarities to the other rows that count, of all ranks; 0 where there is no other."""
         rows = [_log_similarities(each, weight, objective) for each in (student[:, :prefix], teacher)]
         return (rows[1].exp() * (rows[1] - rows[0])).sum(-1)
 
@@ -183,7 +185,7 @@ class Embedding(Head):
             found |= sts_metrics(cosines[0], teacher_similarities=cosines[1])
         return found
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: Path) -> None:
         """Writes what makes of the student in `folder` a sentence-transformers model."""
         write_sentence_folder(folder, self.sentence, self.settings)
 
@@ -220,8 +222,33 @@ def _seen_by(teacher: int, batch: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _log_similarities(vectors: Tensor, weight: Tensor, objective: Objective) -> Tensor:
-    """[rows, rows]: for each row the log of the softmax of its cosines to all others that count."""
+    """[rows, rows of all ranks]: for each row the log of the softmax of its cosines to all others that count."""
     units = F.normalize(vectors, dim=-1)
-    similarities = units @ units.T / objective.similarity_temperature
-    outside = ~(weight != 0)[None, :] | torch.eye(len(units), dtype=torch.bool, device=units.device)
-    return F.log_softmax(similarities.masked_fill(outside, OUTSIDE), dim=-1)
+    others, counts, own = _of_all_ranks(units, weight != 0)
+    similarities = units @ others.T / objective.similarity_temperature
+    numbers = torch.arange(len(units), device=units.device)
+    itself = torch.zeros(len(units), len(others), dtype=torch.bool, device=units.device)
+    itself[numbers, own + numbers] = True
+    return F.log_softmax(similarities.masked_fill(~counts[None, :] | itself, OUTSIDE), dim=-1)
+
+
+def _of_all_ranks(units: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, int]:
+    """The vectors of this micro-step's rows on all ranks, with gradients to where they are from, which of them count,
+    and where this rank's begin. Of one rank, its own."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return units, counts, 0
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    sizes = [torch.zeros(1, dtype=torch.int64, device=units.device) for _ in range(ranks)]
+    dist.all_gather(sizes, torch.tensor([len(units)], device=units.device))
+    most = int(torch.cat(sizes).max())
+    spare = most - len(units)
+    padded = F.pad(units, (0, 0, 0, spare))
+    real = F.pad(counts, (0, spare)).to(torch.int64)
+    reals = [torch.zeros_like(real) for _ in range(ranks)]
+    dist.all_gather(reals, real)
+    if units.requires_grad:
+        gathered = list(gather_with_gradients(padded))  # type: ignore[no-untyped-call]
+    else:
+        gathered = [torch.zeros_like(padded) for _ in range(ranks)]
+        dist.all_gather(gathered, padded)
+    return torch.cat(gathered), torch.cat(reals).bool(), rank * most

@@ -11,6 +11,7 @@ the step, which comes with the batch. So the gradients of micro-batches and rank
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -196,6 +197,9 @@ class Head(nn.Module):
         """Scores of the student's predictions: against labels, where there are any, and against the teacher's; `loss`
         is the loss against labels."""
         raise NotImplementedError
+
+    def save(self, folder: Path) -> None:
+        """Writes what users of the student in `folder` need beside its weights and tokenizer: here nothing."""
 
     # Refusals.
 

@@ -26,7 +26,10 @@ logger = logging.getLogger(__name__)
 
 Precision = Literal["auto", "bf16", "fp32"]
 
-ALPHAS = ("alpha_ce", "alpha_mlm", "alpha_task", "alpha_cos", "alpha_mse", "alpha_hidden", "alpha_rel")
+ALPHAS = (
+    *("alpha_ce", "alpha_mlm", "alpha_task", "alpha_cos", "alpha_mse", "alpha_hidden", "alpha_rel"),
+    *("alpha_embedding", "alpha_similarity"),
+)
 
 RECORDING_MODES = ("reduce-overhead", "max-autotune")  # modes of torch.compile that record CUDA graphs
 
@@ -87,6 +90,19 @@ class ModelArguments:
     vocabulary_text: list[str] | None = _choice(None, "Text that the words are chosen for. Default: --text.")
     characters: Literal["all", "text"] = _choice(
         "all", "Which single characters --vocabulary always keeps: all that the teacher has, or the text's and ASCII's."
+    )
+    pooling: Literal["mean", "cls", "max"] | None = _choice(
+        None, "How the tokens of a bare encoder become the vector of a text; a sentence-transformers folder says it."
+    )
+    normalize: bool | None = _choice(None, "Whether the vectors of a bare encoder have length 1. Default: yes.")
+    keep_dimension: bool = _choice(
+        True, "A student of another width gives vectors as long as the teacher's, by a dense layer that is saved."
+    )
+    cache_teacher: str | None = _choice(
+        None, "Directory in which a sentence encoder's vectors are kept (float16), for every epoch and every later run."
+    )
+    teacher_vectors: str | None = _choice(
+        None, "Column of the parquet files of --text with the teacher's vectors, instead of running it."
     )
     revision: str | None = _choice(None, "Revision of the teacher on the Hub.")
     trust_remote_code: bool = _choice(False, "Run model code that comes with the teacher.")
@@ -158,8 +174,8 @@ class DistillationArguments(TrainingArguments):
 
     head: str | None = _choice(
         None,
-        "What the models say: masked_lm, classification, tokens, questions or hidden_states. Default: what the "
-        "teacher does.",
+        "What the models say: masked_lm, classification, tokens, questions, hidden_states or embedding. Default: what "
+        "the teacher does.",
     )
     alpha_ce: float = _choice(5.0, "Weight of the KL to the teacher's tempered distribution.")
     alpha_mlm: float = _choice(2.0, "Weight of the masked-language-model loss.")
@@ -183,6 +199,12 @@ class DistillationArguments(TrainingArguments):
     relation_heads: int | None = _choice(None, "Relation heads. Default: the teacher's attention heads.")
     relation_layers: list[int] | None = _choice(
         None, "Layer of the student and of the teacher, from 1, whose relations are compared. Default: the last."
+    )
+    alpha_embedding: float = _choice(0.0, "Weight of the distance between vectors of texts (cosine and squared).")
+    alpha_similarity: float = _choice(0.0, "Weight of the KL between the similarities of the texts of a batch.")
+    similarity_temperature: float = _choice(0.05, "Temperature of the softmax of these similarities.")
+    dimensions: list[int] | None = _choice(
+        None, "Also compare the first so many numbers of the vectors (Matryoshka), as in 256 128 64."
     )
     restrict_ce_to_mask: bool = _choice(False, "The original script's name for --kl_positions masked.")
     loss_impl: Literal["auto", "fused", "eager"] = _choice("auto", "Implementation of the losses.")
@@ -281,7 +303,7 @@ class DistillationArguments(TrainingArguments):
             value = getattr(self, each.name)
             if isinstance(value, float) and not math.isfinite(value):
                 raise InputError(f"--{each.name} {value}: must be finite")
-        for name in ("temperature", "learning_rate"):
+        for name in ("temperature", "learning_rate", "similarity_temperature"):
             if getattr(self, name) <= 0:
                 raise InputError(f"--{name} {getattr(self, name):g}: must be greater than 0")
         for name in (*ALPHAS, "weight_decay", "max_grad_norm", "warmup_steps"):
@@ -314,6 +336,9 @@ class DistillationArguments(TrainingArguments):
             foreign = {"per_device_train_batch_size": "a batch has a number of tokens; use --batch_tokens"}
             if head.hard_alpha != "alpha_task":
                 foreign["alpha_task"] = f"it is for labels; use --{head.hard_alpha or 'alpha_cos'}"
+        if head.name != "embedding":
+            for name in ("alpha_embedding", "alpha_similarity", "dimensions"):
+                foreign[name] = "it compares vectors of texts; use --head embedding"
         for name, instead in foreign.items():
             given = self._batches_per_step_given if name == "batches_per_step" else getattr(self, name)
             if given != default[name] and not (name.startswith("alpha") and given == 0):
@@ -336,6 +361,10 @@ class DistillationArguments(TrainingArguments):
             hidden_kind=self.hidden_kind,
             alpha_rel=self.alpha_rel,
             relation_heads=self.relation_heads,
+            alpha_embedding=self.alpha_embedding,
+            alpha_similarity=self.alpha_similarity,
+            similarity_temperature=self.similarity_temperature,
+            dimensions=None if self.dimensions is None else tuple(self.dimensions),
             relation_layers=None if self.relation_layers is None else (*self.relation_layers,),  # type: ignore[arg-type]
             seed=self.seed,
             impl=self.loss_impl,

@@ -38,6 +38,19 @@ HEADS: dict[str, dict[str, Any]] = {
         "alpha_cos": 1.0,
     },
     "hidden_states": {"alpha_ce": 0.0, "alpha_mlm": 0.0, "alpha_task": 0.0},
+    "embedding": {
+        "learning_rate": 2e-4,
+        "num_train_epochs": 1,
+        "batch_tokens": 2048,
+        "max_length": None,  # the teacher's
+        "dropout": False,
+        "alpha_ce": 0.0,
+        "alpha_mlm": 0.0,
+        "alpha_task": 0.0,
+        "alpha_embedding": 1.0,
+        "alpha_cos": 1.0,
+        "alpha_hidden": 1.0,
+    },
 }
 
 # Without a teacher: the loss against labels, or of masked words, alone.

@@ -21,6 +21,12 @@ Model = str | PathLike[str] | PreTrainedModel
 KINDS: tuple[Any, ...] = (ModelArguments, RowArguments, DataArguments, DistillationArguments)
 
 OF_ROWS = (*(field.name for field in dataclasses.fields(RowArguments)), "per_device_train_batch_size")
+OF_SENTENCES = ("pooling", "normalize", "keep_dimension", "cache_teacher", "teacher_vectors")
+"""Flags of sentence encoders alone."""
+NOT_OF_SENTENCES = (
+    *("tokens", "alpha_ce", "alpha_mlm", "alpha_task", "alpha_mse", "kl_positions", "cos_positions", "student_config"),
+    *("mlm_mask_prop", "word_mask", "word_rand", "mlm_smoothing", "whole_word_mask", "recipe"),
+)
 OF_TEXT = (
     *(field.name for field in dataclasses.fields(DataArguments) if field.name not in ("tokenizer", "max_length")),
     "batches_per_step",
@@ -48,6 +54,8 @@ class Given(NamedTuple):
     """Text files or rows: the teacher's head says which."""
     validation: Any = None
     unlabelled: Any = None
+    named: frozenset[str] = frozenset()
+    """The fields of `Arguments` that were given, and are not defaults."""
 
 
 def arguments_of(values: Mapping[str, Any]) -> Arguments:
@@ -85,6 +93,17 @@ def refuse_foreign(values: Mapping[str, Any], head: str, takes_rows: bool, whose
         "validation_file": "give held-out text with --validation_text",
         "per_device_train_batch_size": "a batch has a number of tokens; use --batch_tokens",
     }
+    if head != "embedding":
+        for name in OF_SENTENCES:
+            if values.get(name) is not None:
+                raise InputError(f"--{name} is not for the head {head} ({whose}): it is for --head embedding")
+    else:
+        for name in NOT_OF_SENTENCES:
+            if values.get(name) not in (None, 0, False):
+                raise InputError(
+                    f"--{name} is not for the head {head} ({whose}): texts stay as they are and vectors are compared; "
+                    "use --alpha_embedding, --alpha_similarity, --alpha_cos or --alpha_hidden, or --head hidden_states"
+                )
     for name in OF_TEXT if takes_rows else OF_ROWS:
         if values.get(name) is not None:
             hint = instead.get(name, f"it is for {'text' if takes_rows else 'rows'}; leave it out")

@@ -12,6 +12,7 @@ from .._core import InputError
 from .._files import is_path
 from ..batches.labelled import LabelledBatches
 from ..batches.masked import MaskedBatches
+from ..batches.sentences import SentenceBatches
 from ..heads.choice import choose_head
 from ..heads.head import Head
 from ..tokenizer import Tokenizer, load_transformers_tokenizer
@@ -28,11 +29,17 @@ class Material(NamedTuple):
 
     student: PreTrainedModel
     head: Head
-    batches: MaskedBatches | LabelledBatches
-    held_out: MaskedBatches | LabelledBatches | None
+    batches: MaskedBatches | LabelledBatches | SentenceBatches
+    held_out: MaskedBatches | LabelledBatches | SentenceBatches | None
     tokenizer: Any
     labelled: LabelledRun | None = None
     """The rows, where the head learns from rows."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know of the data, a line each."""
+    sample: tuple[str, ...] = ()
+    """Some of the texts, on which what is saved is compared."""
+    runs_teachers: bool = True
+    """Whether teachers are run while training; not where their vectors are kept."""
 
 
 def text_material(arguments: Arguments, given: Given, teachers: Sequence[PreTrainedModel], write: bool) -> Material:

@@ -16,11 +16,14 @@ import transformers
 
 from .. import _files as files
 from .._core import InputError, __version__
+from ..heads.embedding import Embedding
+from ..models.sentence import SentenceEncoder
 from .arguments import DistillationArguments
 from .checkpoint import SEAL, checkpoints, find_checkpoint
 from .inputs import Arguments
 from .labelled import rows_seen
 from .material import Material
+from .sentence_material import check_saved
 from .trainer import DistillationTrainer
 
 SUMMARY = "train_summary.json"
@@ -95,6 +98,7 @@ def describe(trainer: DistillationTrainer, material: Material) -> str:
         names = ", ".join(material.labelled.id2label.values())
         lines += [f"classes: {names}"] if kind != "regression" and step.head.name != "questions" else []
         lines += [*material.labelled.notes, *rows_seen(material.labelled)]
+    lines += material.notes
     lines.append(
         f"data: {batches.num_tokens:,} tokens, {len(batches):,} batches an epoch, {args.batches_per_step} a step on "
         f"{args.world_size} rank{'s' * (args.world_size > 1)}, padding {batches.padding:.1%}"
@@ -120,7 +124,8 @@ def summarise(arguments: Arguments, trainer: DistillationTrainer, material: Mate
     models, data, batches = arguments.models, arguments.data, material.batches
     lines = [entry for entry in state.log_history if "loss" in entry]
     if material.labelled is None:
-        of_data: dict[str, Any] = {
+        of_data: dict[str, Any] = {"notes": list(material.notes)} if material.notes else {}
+        of_data |= {
             "kl_sample_share": args.kl_sample_share if args.kl_positions == "sampled" else 0.0,
             "mlm_mask_prop": data.mlm_mask_prop,
             "mlm_smoothing": data.mlm_smoothing,
@@ -168,22 +173,34 @@ def summarise(arguments: Arguments, trainer: DistillationTrainer, material: Mate
     }
 
 
-def save_student(trainer: DistillationTrainer, summary: dict[str, Any]) -> None:
+def save_student(trainer: DistillationTrainer, summary: dict[str, Any], material: Material) -> None:
     """The student and its tokenizer in the output directory, each file whole, and the summary as the last; then, with
-    --push_to_hub, on the Hub."""
+    --push_to_hub, on the Hub. A sentence encoder is read back and compared first."""
     if trainer.is_fsdp_enabled:
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     folder = Path(str(trainer.args.output_dir))
     beside = folder / ".student.partial"
     trainer.save_model(str(beside), _internal_call=True)  # else it would push what is there so far
     if trainer.args.process_index == 0:
+        if isinstance(trainer.step.head, Embedding):
+            summary["read_back_difference"] = read_back(trainer, trainer.step.head, beside, material)
         files.open_to_umask(beside)
         for path in sorted(beside.iterdir()):
+            if path.is_dir():
+                shutil.rmtree(folder / path.name, ignore_errors=True)
             path.replace(folder / path.name)
         beside.rmdir()
         write_summary(trainer.args, summary)
     if trainer.args.push_to_hub:
         trainer.push_to_hub()
+
+
+def read_back(trainer: DistillationTrainer, head: Embedding, folder: Path, material: Material) -> float:
+    """How far the vectors of what `folder` holds are from those of the student that was trained."""
+    if getattr(material.batches, "layout", "padded") == "packed":
+        trainer.student.set_attn_implementation("sdpa")
+    trained = SentenceEncoder(trainer.student, head.sentence, head.settings, material.tokenizer)
+    return check_saved(folder, trained, material.sample)
 
 
 def write_summary(args: DistillationArguments, summary: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from .. import _command as command
 from .._core import InputError
 from ..batches.labelled import LabelledBatches
 from ..heads.choice import HEADS
-from ..models.head import head_called, head_of
+from ..models.head import head_called, head_of, is_sentence_encoder
 from ..models.load import load_model
 from ..models.saved_tokenizer import save_tokenizer
 from ..prepare.directory import PreparedTokens
@@ -32,6 +32,7 @@ from .evaluation import HeldOutBatches, evaluate
 from .inputs import KINDS, Arguments, Given, Model, arguments_of, as_list, name_of, refuse_foreign, refuse_unknown
 from .material import Material, rows_material, text_material
 from .report import next_commands, report, report_lines
+from .sentence_material import sentence_material
 from .student import load_teachers, make_student
 from .trainer import DistillationTrainer
 from .words import check_words, with_fewer_words
@@ -149,7 +150,7 @@ def run(values: Mapping[str, Any], given: Given) -> dict[str, Any]:
         values = {**_placed(values, given, name), "head": name}
         arguments = arguments_of(_with_defaults(values, name, given))
         args = arguments.training
-        check_words(arguments, HEADS[name].takes_rows)
+        check_words(arguments, HEADS[name].takes_rows or name == "embedding")
         of_words: dict[str, Any] = {}
         if arguments.models.vocabulary is not None:
             sizes = [teacher.num_parameters() for teacher in teachers]
@@ -158,8 +159,9 @@ def run(values: Mapping[str, Any], given: Given) -> dict[str, Any]:
             if first:
                 print("\n".join(describe(fitted.report)), flush=True)
         with args.main_process_first(desc="preparing the data"):
-            build = rows_material if HEADS[name].takes_rows else text_material
-            material = build(arguments, given, teachers, first)
+            build = sentence_material if name == "embedding" else text_material
+            build = rows_material if HEADS[name].takes_rows else build
+            material = build(arguments, given._replace(named=frozenset(values)), teachers, first)
         trainer = build_trainer(arguments, teachers, material)
         trainer.adapt_models()
         check_best_metric(values, trainer, material)
@@ -182,7 +184,7 @@ def run(values: Mapping[str, Any], given: Given) -> dict[str, Any]:
     if material.held_out is not None and (args.load_best_model_at_end or not output.evaluated_last(trainer)):
         trainer.evaluate()
     summary = output.summarise(arguments, trainer, material, time.perf_counter() - started) | of_words
-    output.save_student(trainer, summary)
+    output.save_student(trainer, summary, material)
     if first:
         print(f"the student is in {args.output_dir}")
         if material.labelled is not None:
@@ -220,6 +222,9 @@ def choose_head_name(arguments: Arguments, given: Given, teachers: Sequence[PreT
         name = head_called(arguments.training.head)
     elif teachers:
         name = head_of(teachers[0])
+        path = teachers[0].name_or_path
+        if name == "hidden_states" and (arguments.models.pooling or (path and is_sentence_encoder(path))):
+            name = "embedding"
     elif given.student is not None:
         name = head_of(given.student)
     else:
@@ -262,7 +267,7 @@ def build_trainer(arguments: Arguments, teachers: Sequence[PreTrainedModel], mat
     try:
         return DistillationTrainer(
             material.student,
-            teachers,
+            teachers if material.runs_teachers else (),
             arguments.training,
             material.batches,
             eval_dataset=material.held_out,

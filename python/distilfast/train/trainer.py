@@ -358,6 +358,7 @@ class DistillationTrainer(PublicTrainer):
             safetensors.torch.save_file(extra, folder / EXTRA_WEIGHTS)
         if self.processing_class is not None:
             save_tokenizer(self.processing_class, self.student, folder)
+        self.step.head.save(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.is_fsdp_enabled:

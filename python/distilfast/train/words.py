@@ -21,7 +21,8 @@ def check_words(arguments: Arguments, takes_rows: bool) -> None:
             raise InputError("--vocabulary_text and --characters do nothing without --vocabulary; say how many words")
     elif takes_rows:
         raise InputError(
-            "--vocabulary is for text; for rows give --teacher what distilfast trim --vocabulary makes of the teacher"
+            "--vocabulary is for text; for rows and for sentence encoders give --teacher what distilfast trim "
+            "--vocabulary makes of the teacher"
         )
     elif models.teacher is None or arguments.data.text is None:
         raise InputError(

@@ -1,0 +1,175 @@
+"""Text for sentence encoders: every text whole, tokenised for each model, with the teachers' vectors where they are
+kept or given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from .._core import InputError
+from ..batches.encode import Ragged
+from ..batches.sentences import SentenceBatches
+from ..models.sentence_folder import SentenceSettings
+from ..prepare.sources import find_text_files
+from ..prepare.text import read_files
+from ..tokenizer import Tokenizer
+from .arguments import DataArguments, DistillationArguments
+
+FEW_TEXTS = 10_000
+"""Below so many texts a student learns little of how others relate."""
+SAMPLE = 32
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How one model reads texts: its tokenizer, what stands before a text, and after how many tokens it is cut."""
+
+    tokenizer: Tokenizer
+    settings: SentenceSettings
+
+    def encode(self, texts: pa.Array) -> tuple[pa.Array, int]:
+        """The ids of `texts` (Arrow lists), and how many texts were cut."""
+        prompt = self.settings.prompt()
+        if prompt or self.settings.do_lower_case:
+            whole = [prompt + text for text in texts.to_pylist()]
+            texts = pa.array([text.lower() for text in whole] if self.settings.do_lower_case else whole, pa.string())
+        longest = int(self.settings.max_length or 512)
+        ids = self.tokenizer.encode_batch(texts, max_length=longest + 1)
+        long = int((np.diff(ids.offsets.to_numpy()) > longest).sum())
+        return (self.tokenizer.encode_batch(texts, max_length=longest) if long else ids), long
+
+    def same_ids(self, other: Reader) -> bool:
+        """Whether both give the same ids for every text."""
+        mine, theirs = (
+            (each.settings.prompt(), each.settings.do_lower_case, each.settings.max_length) for each in (self, other)
+        )
+        return mine == theirs and self.tokenizer.fingerprint == other.tokenizer.fingerprint
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """The texts of one source as batches want them. `notes`: what a reader must know, a line each."""
+
+    ids: pa.ChunkedArray
+    teachers: Sequence[tuple[Ragged, int] | None]
+    vectors: np.ndarray | None
+    sample: Sequence[str]
+    notes: Sequence[str]
+
+
+def read_blocks(names: Sequence[str], vectors: str | None = None) -> Iterator[tuple[pa.Array, np.ndarray | None, int]]:
+    """The texts of files in their order without white space at their ends, with the vectors in the column `vectors`
+    of parquet files where it is named, and how many blank ones were left out.
+
+    Raises `InputError` as `find_text_files` and `read_files` do, and for vectors that are missing, not finite or of
+    several widths.
+    """
+    paths = find_text_files(list(names))
+    if vectors is not None:
+        yield from _with_vectors(paths, vectors)
+        return
+    for block in read_files(paths):
+        texts = pc.utf8_trim_whitespace(block.texts)
+        kept = texts.filter(pc.greater(pc.utf8_length(texts), 0))
+        yield kept, None, len(texts) - len(kept)
+
+
+def _with_vectors(paths: Sequence[Path], column: str) -> Iterator[tuple[pa.Array, np.ndarray | None, int]]:
+    import pyarrow.parquet
+
+    width = None
+    for path in paths:
+        if path.suffix not in (".parquet", ".pq"):
+            raise InputError(f"--teacher_vectors {column}: {path} is no parquet file with such a column")
+        file = pyarrow.parquet.ParquetFile(path)
+        for name in ("text", column):
+            if name not in file.schema_arrow.names:
+                raise InputError(f"{path} has no column {name!r}; it has {', '.join(file.schema_arrow.names)}")
+        for batch in file.iter_batches(columns=["text", column]):
+            texts = pc.utf8_trim_whitespace(batch.column("text").cast(pa.string()))
+            lists = batch.column(column)
+            if not (pa.types.is_list(lists.type) or pa.types.is_fixed_size_list(lists.type)) or lists.null_count:
+                raise InputError(f"{path}: column {column!r} holds {lists.type}, not a list of numbers in every row")
+            lengths = set(pc.list_value_length(lists).to_pylist()) | ({width} if width is not None else set())
+            if len(lengths) != 1:
+                raise InputError(f"{path}: the vectors in {column!r} have {sorted(lengths)} numbers; all need as many")
+            (width,) = lengths
+            values = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(lists), width)
+            if texts.null_count or not np.isfinite(values).all():
+                raise InputError(f"{path}: a row has no text, or a vector with numbers that are not finite")
+            kept = pc.greater(pc.utf8_length(texts), 0)
+            yield texts.filter(kept), values[kept.to_numpy(zero_copy_only=False)], pc.sum(pc.invert(kept)).as_py() or 0
+
+
+def read_sentences(
+    names: Sequence[str], student: Reader, teachers: Sequence[Reader] = (), vectors: str | None = None
+) -> Sentences:
+    """The texts of files, as the student and each of the `teachers` (those that are run) reads them."""
+    own = [None if each.same_ids(student) else each for each in teachers]
+    ids: list[pa.Array] = []
+    theirs: list[list[pa.Array]] = [[] for _ in own]
+    found: list[np.ndarray] = []
+    sample: list[str] = []
+    blank = cut = 0
+    for texts, values, left_out in read_blocks(names, vectors):
+        blank += left_out
+        if len(texts) == 0:
+            continue
+        encoded, long = student.encode(texts)
+        cut += long
+        ids.append(encoded)
+        for parts, reader in zip(theirs, own, strict=True):
+            if reader is not None:
+                parts.append(reader.encode(texts)[0])
+        if values is not None:
+            found.append(values)
+        sample += texts.slice(0, SAMPLE - len(sample)).to_pylist()
+    if not ids:
+        raise InputError(f"{' '.join(names)}: no line with text in it")
+    column = pa.chunked_array(ids)
+    notes = [f"texts: {len(column):,}"]
+    if cut:
+        notes.append(f"cut to {student.settings.max_length} tokens: {cut:,} ({cut / len(column):.1%})")
+    if blank:
+        notes.append(f"blank ones left out: {blank:,}")
+    return Sentences(
+        column,
+        [
+            None if reader is None else (_ragged(parts), int(reader.tokenizer.pad_id or 0))
+            for parts, reader in zip(theirs, own, strict=True)
+        ],
+        np.concatenate(found) if found else None,
+        sample,
+        [", ".join(notes)],
+    )
+
+
+def _ragged(parts: Sequence[pa.Array]) -> Ragged:
+    each = [Ragged(part.values.to_numpy().astype(np.int32), part.offsets.to_numpy().astype(np.int64)) for part in parts]
+    return Ragged.joined(each)
+
+
+def batches_of(
+    sentences: Sentences, student: Reader, data: DataArguments, args: DistillationArguments, training: bool
+) -> SentenceBatches:
+    """Batches to train on, planned for the optimiser steps of all ranks together, or to evaluate on."""
+    assert args.batches_per_step is not None
+    seed = args.seed if args.data_seed is None else args.data_seed
+    return SentenceBatches(
+        sentences.ids,
+        student.tokenizer,
+        batch_tokens=data.batch_tokens,
+        max_length=int(student.settings.max_length or 512),
+        layout=data.layout,
+        seed=seed if training else 0,
+        batches_per_step=args.batches_per_step if training else 1,
+        threads=data.loader_threads or torch.get_num_threads(),
+        teachers=sentences.teachers,
+        vectors=sentences.vectors,
+    )

@@ -1,0 +1,171 @@
+"""The road of sentence encoders: a folder and texts become a smaller folder of the same kind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import distilfast as df
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import torch
+from distilfast import InputError
+from distilfast.models.sentence import load_sentence_encoder
+from distilfast.models.sentence_folder import SentenceSettings
+from distilfast.train.trainer import EXTRA_WEIGHTS
+from safetensors.torch import load_file
+from tiny_sentence import WORDS, encoder_folder, sentences
+from transformers import AutoModel, AutoTokenizer
+
+QUIET: dict[str, Any] = {"report_to": "none", "disable_tqdm": True, "batch_tokens": 256, "use_cpu": True}
+TEXTS = [*sentences(120), "", "  ", " ".join(["river"] * 60), "the"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("road")
+    settings = SentenceSettings(max_length=20, prompts={"query": "to ", "document": ""}, similarity="cosine")
+    encoder_folder(made / "teacher", dense=12, settings=settings)
+    (made / "texts.txt").write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
+    (made / "held_out.txt").write_text("\n".join(sentences(40, seed=9)) + "\n", encoding="utf-8")
+    return made
+
+
+def distil(folder: Path, name: str, **options: Any) -> dict[str, Any]:
+    teacher = options.pop("teacher", folder / "teacher")
+    text = options.pop("text", folder / "texts.txt")
+    return df.distil(teacher, text, folder / name, **{**QUIET, **options})
+
+
+def test_a_student_is_a_folder_of_the_same_kind(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = distil(folder, "small", validation=folder / "held_out.txt", num_train_epochs=2)
+    said = capsys.readouterr().out
+
+    assert "texts: 122, cut to 20 tokens: 1 (0.8%)" in said
+    assert "warning: 122 texts are few" in said
+    assert summary["head"] == "embedding"
+    assert (summary["alpha_embedding"], summary["alpha_cos"], summary["alpha_hidden"]) == (1, 1, 1)
+    assert summary["learning_rate"] == 2e-4
+    assert summary["read_back_difference"] <= 1e-5
+    assert {"eval_teacher_spearman", "eval_teacher_cosine", "eval_neighbours@10"} <= set(summary["evaluations"][-1])
+    teacher, small = (load_sentence_encoder(folder / each) for each in ("teacher", "small"))
+    assert small.settings == teacher.settings
+    assert int(small.model.config.num_hidden_layers) == 2
+    vectors = small.encode(TEXTS)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+    library = pytest.importorskip("sentence_transformers").SentenceTransformer(str(folder / "small"), device="cpu")
+    assert library.max_seq_length == 20
+    assert library.prompts == {"query": "to ", "document": ""}
+    np.testing.assert_allclose(library.encode(TEXTS), vectors, atol=1e-5)
+    np.testing.assert_allclose(library.encode(TEXTS, prompt_name="query"), small.encode(TEXTS, "query"), atol=1e-5)
+
+    model, tokenizer = (kind.from_pretrained(folder / "small") for kind in (AutoModel, AutoTokenizer))
+    inputs = tokenizer(TEXTS, padding=True, truncation=True, return_tensors="pt")
+    with torch.inference_mode():
+        states = model(**inputs).last_hidden_state
+        mask = inputs["attention_mask"][..., None]
+        dense = load_file(folder / "small" / "2_Dense" / "model.safetensors")
+        pooled = torch.tanh((states * mask).sum(1) / mask.sum(1) @ dense["linear.weight"].T + dense["linear.bias"])
+    np.testing.assert_allclose(torch.nn.functional.normalize(pooled, dim=-1).numpy(), vectors, atol=1e-5)
+
+
+def test_it_learns(folder: Path) -> None:
+    summary = distil(folder, "learned", validation=folder / "held_out.txt", num_train_epochs=12, learning_rate=2e-3)
+    scores = [entry["eval_teacher_cosine"] for entry in summary["evaluations"]]
+    assert scores[-1] > scores[0] + 0.01
+
+
+def test_the_run_resumes_bit_for_bit(folder: Path) -> None:
+    options: dict[str, Any] = {"save_steps": 3, "save_total_limit": 10, "alpha_similarity": 0.5, "dimensions": [6]}
+    distil(folder, "whole", max_steps=6, **options)
+    distil(folder, "halved", max_steps=6, **options)
+    for left in (folder / "halved").glob("checkpoint-6"):
+        for file in left.rglob("*"):
+            if file.is_file():
+                file.unlink()
+    distil(folder, "halved", max_steps=6, resume_from_checkpoint="last", **options)
+    for file in ("model.safetensors", "2_Dense/model.safetensors", EXTRA_WEIGHTS):
+        expected, found = (load_file(folder / name / file) for name in ("whole", "halved"))
+        assert all(torch.equal(expected[key], found[key]) for key in expected)
+    assert load_sentence_encoder(folder / "whole" / "checkpoint-3").modules.width == 12
+
+
+def test_layouts_give_the_same_loss(folder: Path) -> None:
+    options: dict[str, Any] = {"max_steps": 1, "logging_steps": 1, "alpha_cos": 0.0, "alpha_hidden": 0.0}
+    options |= {"batch_tokens": 4096, "precision": "fp32"}
+    padded, packed = (distil(folder, layout, layout=layout, **options) for layout in ("padded", "packed"))
+    assert padded["log"][0]["loss"] == pytest.approx(packed["log"][0]["loss"], rel=1e-4)
+
+
+def test_kept_and_given_vectors(folder: Path) -> None:
+    options: dict[str, Any] = {"max_steps": 4, "logging_steps": 1, "precision": "fp32"}
+    plain = distil(folder, "run", alpha_cos=0.0, alpha_hidden=0.0, **options)
+    cached = distil(folder, "kept", cache_teacher=str(folder / "cache"), **options)
+    (file,) = (folder / "cache").glob("*/vectors.npy")
+    before = file.stat().st_mtime_ns
+    again = distil(folder, "again", cache_teacher=str(folder / "cache"), **options)
+    assert file.stat().st_mtime_ns == before
+    assert [entry["loss"] for entry in cached["log"]] == [entry["loss"] for entry in again["log"]]
+    assert cached["log"][-1]["loss"] == pytest.approx(plain["log"][-1]["loss"], rel=1e-2)
+    assert cached["alpha_cos"] == 0
+    assert "only vectors are there" in " ".join(cached["notes"])
+
+    texts = [text.strip() for text in TEXTS]
+    vectors = load_sentence_encoder(folder / "teacher").encode(texts)
+    table = pa.table({"text": texts, "vector": [list(map(float, vector)) for vector in vectors]})
+    pyarrow.parquet.write_table(table, folder / "texts.parquet")
+    given = distil(folder, "given", text=folder / "texts.parquet", teacher_vectors="vector", **options)
+    assert given["log"][-1]["loss"] == pytest.approx(plain["log"][-1]["loss"], rel=1e-3)
+
+
+def test_a_student_of_another_width_and_tokenizer(folder: Path) -> None:
+    words = [*reversed(WORDS), "zebra"]
+    other = encoder_folder(folder / "other", layers=2, width=16, words=words, seed=3)
+    summary = distil(folder, "foreign", student=other, max_steps=4)
+    assert "alpha_cos and alpha_hidden set to 0: the models have different tokenizers" in " ".join(summary["notes"])
+    found = load_sentence_encoder(folder / "foreign")
+    assert [type(step).__name__ for step in found.modules.steps] == ["Dense", "Normalize"]
+    assert found.modules.width == 12
+    assert found.tokenizer.get_vocab()["zebra"] == len(WORDS) + 5
+    distil(folder, "narrow", student=other, max_steps=4, keep_dimension=False)
+    assert load_sentence_encoder(folder / "narrow").modules.width == 16
+
+
+def test_several_teachers(folder: Path) -> None:
+    second = encoder_folder(folder / "second", layers=2, seed=5)
+    summary = distil(folder, "both", teacher=[folder / "teacher", second], teacher_weights=[3.0, 1.0], max_steps=3)
+    assert summary["read_back_difference"] <= 1e-5
+    assert len(summary["teacher_parameters"]) == 2
+
+
+def test_refusals(folder: Path) -> None:
+    bare = encoder_folder(folder / "bare", bare=True)
+    for options, message in (
+        ({"teacher": bare, "head": "embedding"}, "without modules.json"),
+        ({"pooling": "cls"}, "--pooling cls: .* pools by mean"),
+        ({"max_length": 21}, "--max_length 21: .* reads at most 20"),
+        ({"alpha_ce": 1.0}, "--alpha_ce is not for the head embedding"),
+        ({"mlm_mask_prop": 0.3}, "--mlm_mask_prop is not for the head embedding"),
+        ({"dimensions": [13]}, "--dimensions 13: the student's vectors have 12 numbers"),
+        ({"cache_teacher": "c", "alpha_hidden": 1.0}, "--alpha_hidden 1 compares the states of tokens, but only"),
+        ({"vocabulary": "10"}, "for sentence encoders give --teacher what distilfast trim"),
+        ({"teacher_vectors": "vector"}, "no parquet file with such a column"),
+        ({"train_file": "rows.csv"}, "not both|not for the head"),
+    ):
+        with pytest.raises(InputError, match=message):
+            distil(folder, "refused", **options)  # type: ignore[arg-type]
+        assert not (folder / "refused").exists()
+    with pytest.raises(InputError, match="--pooling is not for the head hidden_states"):
+        distil(folder, "refused", head="hidden_states", pooling="mean")
+
+
+def test_a_bare_encoder_with_pooling_named(folder: Path) -> None:
+    bare = encoder_folder(folder / "plain", bare=True)
+    distil(folder, "pooled", teacher=bare, pooling="cls", normalize=False, max_steps=2)
+    modules = json.loads((folder / "pooled" / "modules.json").read_text())
+    assert [each["type"].rsplit(".", 1)[1] for each in modules] == ["Transformer", "Pooling"]
+    assert load_sentence_encoder(folder / "pooled").modules.pooling == ("cls",)
