@@ -274,3 +274,18 @@ pub fn add_differences<S: Lanes>(simd: S, [s, t]: [&[f32]; 2], grad: &mut [f32],
         *grad += weight * (s - t);
     }
 }
+
+/// Sum of the squares of `mass + excess` over whole vectors.
+#[inline(always)]
+pub fn sum_of_squares<S: Lanes>(simd: S, mass: &[f32], excess: &[f32]) -> f64 {
+    let mut total = simd.splat(0.0);
+    for (mass, excess) in mass.chunks(VECTORS_PER_GROUP * S::LANES).zip(excess.chunks(VECTORS_PER_GROUP * S::LANES)) {
+        let mut sum = simd.splat(0.0);
+        for (mass, excess) in mass.chunks_exact(S::LANES).zip(excess.chunks_exact(S::LANES)) {
+            let student = simd.add(simd.load(mass), simd.load(excess));
+            sum = simd.mul_add(student, student, sum);
+        }
+        total = simd.add(total, sum);
+    }
+    simd.sum(total)
+}

@@ -14,6 +14,7 @@ use std::f64::consts::LN_2;
 use super::Job;
 use super::blocks::{
     Ahead, Exponent, Unscaled, VECTORS_PER_GROUP, add_differences, add_exponentials, exp_sum, exponential, padded_tail,
+    sum_of_squares,
 };
 use super::formats::{FloatRow, FloatRowMut, write_block};
 use super::lanes::{Lanes, MAX_LANES, ROUND};
@@ -153,21 +154,6 @@ pub fn compare<S: Lanes>(
 
 /// `phi(w) = e^w - 1 - w = w^2 (PHI[0] + w (PHI[1] + ...))` where `|w| <= ln 2 / 2`, relative error 1.3e-7: a minimax fit.
 const PHI: [f32; 5] = [0.5, 0.166_665_77, 0.041_666_854, 0.008_363_164, 0.001_390_129_5];
-
-/// Sum of `(e exp(u))^2` over whole vectors.
-#[inline(always)]
-pub fn sum_of_squares<S: Lanes>(simd: S, mass: &[f32], excess: &[f32]) -> f64 {
-    let mut total = simd.splat(0.0);
-    for (mass, excess) in mass.chunks(VECTORS_PER_GROUP * S::LANES).zip(excess.chunks(VECTORS_PER_GROUP * S::LANES)) {
-        let mut sum = simd.splat(0.0);
-        for (mass, excess) in mass.chunks_exact(S::LANES).zip(excess.chunks_exact(S::LANES)) {
-            let student = simd.add(simd.load(mass), simd.load(excess));
-            sum = simd.mul_add(student, student, sum);
-        }
-        total = simd.add(total, sum);
-    }
-    simd.sum(total)
-}
 
 /// Writes `weight * (excess - relative_excess * mass)`, a multiple of p - q, to `grad`, past the caches if `stream` says so,
 /// and with it, if `student` is there, a weight times `e exp(u)` or (true) its square.
