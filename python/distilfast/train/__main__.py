@@ -32,7 +32,6 @@ COMMAND = Command(
         "per_device_train_batch_size",
         "max_length",
         "alpha_ce",
-        "alpha_cos",
         "dry_run",
         "resume_from_checkpoint",
         "overwrite",
