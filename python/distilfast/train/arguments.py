@@ -155,9 +155,9 @@ class DistillationArguments(TrainingArguments):
 
     _argument_group_name = "losses and training (the flags of transformers.TrainingArguments follow)"
 
-    learning_rate: float = _choice(5e-4, "The highest learning rate, by default 5e-4, for rows 5e-5.")
+    learning_rate: float = _choice(5e-4, "Peak learning rate, by default 5e-4, for rows 5e-5.")
     num_train_epochs: float = _choice(3.0, "Epochs. Default: 3, for classifiers and taggers 4.")
-    per_device_train_batch_size: int = _choice(32, "Rows of a batch on each rank, for heads that learn from rows.")
+    per_device_train_batch_size: int = _choice(32, "Rows of a batch on each rank.")
     warmup_steps: float = _choice(0.05, "Steps of linear warm-up; below 1, the share of all steps.")
     adam_beta2: float = _choice(0.98, "Decay rate of Adam's second moments.")
     adam_epsilon: float = _choice(1e-6, "Adam's epsilon.")

@@ -39,7 +39,7 @@ class RowArguments:
     )
     label_column: list[str] | None = field(
         default=None,
-        metadata={"help": "Column of the label, or one of 0 and 1 for each class; none: labels are not read."},
+        metadata={"help": "Column of the label, or one of 0/1 for each class; none: labels are not read."},
     )
     label_separator: str | None = field(
         default=None, metadata={"help": "What stands between several labels in one cell, as in 'sport|news'."}
