@@ -71,7 +71,7 @@ def sentence_report(
     if pairs:
         found["sts"] = {name: _sts(encoders, teacher, each) for name, each in pairs.items()}
     if texts:
-        found["neighbours"] = {Path(options.sentences[0]).stem: _neighbours(encoders, teacher, texts)}
+        found["neighbours"] = {Path(options.sentences[0]).stem: _neighbours(encoders, teacher, texts, list(paths))}
     if collections:
         found["retrieval"] = {name: _retrieval(encoders, teacher, each) for name, each in collections.items()}
     return found
@@ -135,7 +135,10 @@ def _sts(encoders: Mapping[str, SentenceEncoder], teacher: str, pairs: Any) -> d
     }
 
 
-def _neighbours(encoders: Mapping[str, SentenceEncoder], teacher: str, texts: Sequence[str]) -> dict[str, Any]:
+def _neighbours(
+    encoders: Mapping[str, SentenceEncoder], teacher: str, texts: Sequence[str], judged: Sequence[str]
+) -> dict[str, Any]:
+    """`judged`: the models of which it is said where they have collapsed; controls have a right to."""
     vectors = {name: encoder.encode(texts) for name, encoder in encoders.items()}
     scores = {name: vector_metrics(each, vectors[teacher]) for name, each in vectors.items()}
     notes = []
@@ -150,7 +153,7 @@ def _neighbours(encoders: Mapping[str, SentenceEncoder], teacher: str, texts: Se
             "much alike"
         )
     for name, each in scores.items():
-        if each["uniformity"] > scores[teacher]["uniformity"] + 1:
+        if name in judged and each["uniformity"] > scores[teacher]["uniformity"] + 1:
             notes.append(f"{name} draws all sentences together (uniformity {each['uniformity']:.2f}): it has collapsed")
     return {"sentences": len(texts), "fingerprint": _fingerprint(texts), "models": scores, "notes": notes}
 
