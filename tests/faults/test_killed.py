@@ -12,6 +12,7 @@ from pathlib import Path
 
 import mutate_commands
 import pytest
+from command_material import material
 
 CALLS = {
     "prepare": mutate_commands.VALID["prepare"],
@@ -26,7 +27,7 @@ KILLS = {"dev": 2, "ci": 4, "nightly": 40}[os.environ.get("HYPOTHESIS_PROFILE", 
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("killed") / "material"
     mutate_commands.prepare_process()
-    mutate_commands.material(place)
+    material(place)
     return place
 
 
