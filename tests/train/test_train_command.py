@@ -89,7 +89,8 @@ def bare_teacher(folder: Path, tmp: Path) -> Path:
 @pytest.mark.parametrize(
     ("change", "part"),
     [
-        (lambda folder, tmp: {"output_dir": folder}, "holds something already"),
+        (lambda folder, tmp: {"output_dir": folder}, "would be lost"),
+        (lambda folder, tmp: {"output_dir": Path(__file__).parent}, "holds something already"),
         (lambda folder, tmp: {"output_dir": None}, "--output_dir is needed"),
         (lambda folder, tmp: {"text": None}, "either raw with --text or prepared with --tokens"),
         (lambda folder, tmp: {"teacher": None}, "give --teacher to distil, or --student_config"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +126,19 @@ def test_a_resume_with_another_text(folder: Path, tmp_path: Path, capsys: pytest
     said = refusal([*flags(folder, out, max_steps=2, text=tmp_path / "other.txt"), *resume], capsys)
     assert f"--text was {folder / 'text.txt'} and is {tmp_path / 'other.txt'}" in said
     train.main([*flags(folder, out, max_steps=2), *resume])
+
+
+@pytest.mark.parametrize("where", ["teacher", "teacher/..", "text.txt/..", "here"])
+def test_nothing_that_the_run_reads_is_replaced(
+    where: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--overwrite replaces what an earlier run wrote, and never the teacher, the text, or a folder that holds them."""
+    place = tmp_path / "place"
+    shutil.copytree(folder, place)
+    before = {path: path.read_bytes() for path in sorted(place.rglob("*")) if path.is_file()}
+    output = {"teacher": place / "teacher", "here": Path()}.get(where, place)
+    if where == "here":
+        monkeypatch.chdir(place)
+    line = refusal(flags(place, output, overwrite=True), capsys)
+    assert "would be lost" in line
+    assert {path: path.read_bytes() for path in sorted(place.rglob("*")) if path.is_file()} == before

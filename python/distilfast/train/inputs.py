@@ -58,6 +58,22 @@ class Given(NamedTuple):
     """The fields of `Arguments` that were given, and are not defaults."""
 
 
+def reads(arguments: Arguments, given: Given) -> list[str]:
+    """The names of all that a run reads, which may be files, folders, or ids on the Hub: none of them may be lost."""
+    models, rows, data, _ = arguments
+    named: list[Any] = [
+        *(models.teacher or []),
+        *(models.vocabulary_text or []),
+        *(data.text or []),
+        *(data.validation_text or []),
+        *(each for each in (models.student, models.student_config, models.vocabulary) if each is not None),
+        *(each for each in (rows.train_file, rows.validation_file, rows.unlabelled_file) if each is not None),
+        *(each for each in (rows.dataset_name, rows.data_dir, data.tokens, data.tokenizer) if each is not None),
+        *(each for part in (given.train, given.validation, given.unlabelled) for each in as_list(part)),
+    ]
+    return [str(each) for each in named if isinstance(each, str | PathLike)]
+
+
 def arguments_of(values: Mapping[str, Any]) -> Arguments:
     """The dataclasses with `values` in their fields, and their own defaults elsewhere."""
     return Arguments(

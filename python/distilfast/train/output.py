@@ -6,7 +6,7 @@ import dataclasses
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,9 @@ from .trainer import DistillationTrainer
 SUMMARY = "train_summary.json"
 
 
-def prepare(args: DistillationArguments) -> None:
-    """Refuses an output directory with something in it, unless the run goes on in it or replaces it."""
+def prepare(args: DistillationArguments, reads: Sequence[str]) -> None:
+    """Refuses an output directory with something in it, unless the run goes on in it or replaces it; and, whatever is
+    said, one that is or holds something of what the run `reads`."""
     assert args.output_dir is not None
     if args.resume_from_checkpoint:
         find_checkpoint(args.resume_from_checkpoint, args.output_dir)  # refuses where there is none
@@ -41,7 +42,7 @@ def prepare(args: DistillationArguments) -> None:
             f"{args.output_dir} holds a run with {whole[0]}; go on with it by --resume_from_checkpoint last, name "
             "another directory, or pass --overwrite to replace it"
         )
-    folder = files.refuse_occupied(args.output_dir, args.overwrite)
+    folder = files.refuse_occupied(args.output_dir, args.overwrite, reads)
     refuse_unwritable(folder)
 
 

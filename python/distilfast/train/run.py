@@ -29,7 +29,18 @@ from . import labelled, output, text
 from .checkpoint import checkpoints
 from .defaults import defaults_of, evaluation_defaults
 from .evaluation import HeldOutBatches, evaluate
-from .inputs import KINDS, Arguments, Given, Model, arguments_of, as_list, name_of, refuse_foreign, refuse_unknown
+from .inputs import (
+    KINDS,
+    Arguments,
+    Given,
+    Model,
+    arguments_of,
+    as_list,
+    name_of,
+    reads,
+    refuse_foreign,
+    refuse_unknown,
+)
 from .material import Material, rows_material, text_material
 from .report import next_commands, report, report_lines
 from .sentence_material import sentence_material
@@ -143,7 +154,7 @@ def run(values: Mapping[str, Any], given: Given) -> dict[str, Any]:
     args = arguments.training
     first = args.process_index == 0
     if first:
-        output.prepare(args)
+        output.prepare(args, reads(arguments, given))
     with output.nothing_left_if_refused(args, first):
         teachers = load_teachers(arguments.models, args, given)
         name = choose_head_name(arguments, given, teachers)
