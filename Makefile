@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 OUT ?= out
+# An older transformers beside the pinned one: what we save must load there too.
+OLDER := $(abspath $(VENV))/transformers-4
 
 RUST_SOURCES := $(shell find rust -type f) Cargo.toml Cargo.lock rust-toolchain.toml
 
@@ -12,14 +14,14 @@ RUST_SOURCES := $(shell find rust -type f) Cargo.toml Cargo.lock rust-toolchain.
 demo: $(VENV)/.built
 	$(PY) -m distilfast.demo --output_dir $(OUT)/demo --overwrite True
 
-test: $(VENV)/.built
-	PYTHON=$(PY) sh tests/run.sh
+test: $(VENV)/.built $(OLDER)/.installed
+	PYTHON=$(PY) DISTILFAST_TRANSFORMERS_4=$(OLDER) sh tests/run.sh
 
 test-rust: $(VENV)/.built
 	PYTHON=$(PY) sh tests/run.sh rust
 
-test-python: $(VENV)/.built
-	PYTHON=$(PY) sh tests/run.sh python
+test-python: $(VENV)/.built $(OLDER)/.installed
+	PYTHON=$(PY) DISTILFAST_TRANSFORMERS_4=$(OLDER) sh tests/run.sh python
 
 test-interpreter: $(VENV)/.built
 	PYTHON=$(PY) sh tests/run.sh interpreter
@@ -52,6 +54,10 @@ $(VENV)/.python:
 
 $(VENV)/.built: $(VENV)/.python pyproject.toml constraints.txt $(RUST_SOURCES)
 	$(PY) -m pip install --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	touch $@
+
+$(OLDER)/.installed: $(VENV)/.python
+	$(PY) -m pip install --quiet --no-deps --upgrade --target $(OLDER) transformers==4.57.6 tokenizers==0.22.2 huggingface_hub==0.36.2
 	touch $@
 
 clean:
