@@ -122,6 +122,7 @@ def test_classes_are_compared_by_name(tmp_path: Path) -> None:
     markdown = (tmp_path / "out" / "evaluate.md").read_text()
     assert "without looking" in markdown
     assert "120 rows, 120 rows with labels" in markdown
+    assert "\n- dev.csv: text 'text'" in markdown
     assert str(tmp_path) not in markdown
     assert str(tmp_path) not in (tmp_path / "out" / "evaluate.json").read_text()
 

@@ -276,8 +276,24 @@ def test_rows_without_text_are_left_out_and_counted() -> None:
     rows = rows_of(text=["a", None, ""], label=["1", "1", "0"])
     kept = with_text(rows, find_columns(rows))
     assert kept.column("text") == ["a", ""]
-    assert kept.counts == {"rows without text left out": 1}
+    assert kept.counts == {"rows without text left out": 1, "rows with a blank text": 1}
     words = rows_of(tokens=[["a"], [], None], tags=[["O"], [], None])
     assert with_text(words, find_columns(words)).column("tokens") == [["a"]]
     with pytest.raises(InputError, match="no row has text"):
         with_text(rows_of(text=[None, None], label=[1, 0]), Columns("text", ("text",)))
+
+
+def test_blank_texts_are_counted_and_refused_where_there_is_no_other() -> None:
+    rows = rows_of(premise=["a", " ", "b", ""], hypothesis=["c", "d", "\u00a0\t", ""], label=[0, 1, 0, 1])
+    kept = with_text(rows, find_columns(rows))
+    assert len(kept) == 4
+    assert kept.counts == {"rows with a blank text": 3}
+    blank = rows_of(text=["", " \n"], label=[0, 1])
+    with pytest.raises(InputError, match="no row has text"):
+        with_text(blank, find_columns(blank))
+
+
+def test_words_for_a_head_of_texts_name_the_head_that_reads_them() -> None:
+    words = rows_of(tokens=[["a", "b"], ["c"]], tags=[["O", "O"], ["O"]])
+    with pytest.raises(InputError, match=r"lists of words \('tokens', 'tags'\).*--head tokens"):
+        find_columns(words, kind="text")

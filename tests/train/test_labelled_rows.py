@@ -95,6 +95,7 @@ def test_the_command_keeps_the_teachers_classes_by_name(
         assert line in said, line
     assert "row 1: [CLS] " in said
     summary = json.loads((out / "train_summary.json").read_text())
+    assert summary["alpha_mlm"] == 0.0  # no loss of rows: a card would tell it as part of the recipe
     assert summary["data"]["labels"] == {
         "matched by": "names",
         "classes": {"negative": "negative", "positive": "positive"},

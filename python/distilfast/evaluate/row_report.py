@@ -109,7 +109,7 @@ def _notes(part: Mapping[str, Any], teacher: str) -> str:
     if not part["units"]:
         lines.append("No labels: the models are compared with the teacher alone.")
     lines += [f"**{warning[0].upper()}{warning[1:]}.**" for warning in part["warnings"]]
-    lines += [f"{note[0].upper()}{note[1:]}." for note in part["notes"] if note]
+    lines += [f"{note}." for note in part["notes"] if note]  # many begin with the name of a file or model
     return "\n".join(f"- {line}" for line in lines)
 
 

@@ -161,6 +161,12 @@ def _texts(rows: Rows, named: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[s
         single = [name for name in rows.column_names if name not in used and _is_string(rows, name)]
         if len(single) == 1:
             return (single[0],), LABELS
+    words = [name for name in rows.column_names if _is_list_of_strings(rows, name)]
+    if words and not single:
+        raise InputError(
+            f"{rows.source}: its rows are lists of words ({listed(words)}), which the head tokens reads and this run's "
+            "does not; pass --head tokens, with a model for it"
+        )
     what = f"its text could be any of {listed(single)}" if single else "none of its columns is text by its name"
     raise InputError(
         f"{rows.source}: {what}; name one with --text_column, or two for pairs. It has the columns "

@@ -179,7 +179,11 @@ def number_targets(values: Sequence[Any], source: str) -> list[float]:
 
 
 def with_text(rows: Rows, columns: Columns) -> Rows:
-    """The rows that have all their texts; those with null for one, or without a word, are left out and counted."""
+    """The rows that have all their texts; those with null for one, or without a word, are left out and counted.
+
+    A text of blanks alone is a text, and stays: some rows may have nothing to say. It is counted, and rows that are
+    all such are refused.
+    """
     keep: Any = None
     for name in columns.texts:
         column = rows.table.column(name)
@@ -190,11 +194,21 @@ def with_text(rows: Rows, columns: Columns) -> Rows:
             )
         keep = good if keep is None else pa.compute.and_(keep, good)
     kept = [number for number, good in enumerate(keep.to_pylist()) if good]
-    if len(kept) == len(rows):
-        return rows
-    if not kept:
+    found = rows if len(kept) == len(rows) else rows.take(kept)
+    blank = 0 if columns.kind == "tokens" else _blank(found, columns)
+    if blank == len(found):
         raise InputError(f"{rows.source}: no row has text in {listed(columns.texts)}")
-    return rows.take(kept).noting(rows_without_text_left_out=len(rows) - len(kept))
+    return found.noting(rows_without_text_left_out=len(rows) - len(kept), rows_with_a_blank_text=blank)
+
+
+def _blank(rows: Rows, columns: Columns) -> int:
+    """How many rows have a text of blanks alone."""
+    blank: Any = None
+    for name in columns.texts:
+        texts = rows.table.column(name).cast(pa.large_string())
+        found = pa.compute.equal(pa.compute.utf8_trim_whitespace(texts), "")
+        blank = found if blank is None else pa.compute.or_(blank, found)
+    return pa.compute.sum(blank).as_py() or 0
 
 
 def _flat_answer(text: Any, start: Any) -> dict[str, list[Any]] | None:
