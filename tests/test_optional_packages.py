@@ -55,9 +55,14 @@ def test_an_evaluation_without_matplotlib_leaves_the_pictures_out_and_says_so(fo
     flags = ["--teacher", "teacher", "--student", "student", "--text", "text.txt", "--output_dir", "report"]
     done = run(folder, "evaluate", *flags)
     assert done.returncode == 0, done.stderr
-    assert "no pictures: matplotlib is not installed; pip install 'distilfast[plots]' brings it" in done.stderr
     assert (folder / "report" / "evaluate.md").is_file()
     assert not [*(folder / "report").glob("*.png")]
+    report = '{"models": {"t": {}}, "teacher": "t", "rows": {"dev": {}}}'
+    draw = f"from distilfast.evaluate.pictures import draw_pictures; print(draw_pictures({report}, None))"
+    code = RUN.replace("main(sys.argv[1:])", draw)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
+    assert "no pictures: matplotlib is not installed; pip install 'distilfast[plots]' brings it" in done.stderr
 
 
 def test_safetensors_need_nothing_more_and_onnx_names_its_extra(folder: Path) -> None:

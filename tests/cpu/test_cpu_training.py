@@ -15,7 +15,7 @@ from distilfast.cpu import attention as cpu_attention
 from distilfast.cpu.attention import CPU_ATTENTION, attend
 from distilfast.cpu.dropout import CPUDropout, dropout_mask, use_cpu_dropout
 from distilfast.heads.objective import Objective
-from distilfast.train import run as train
+from distilfast.train import text
 from distilfast.train.arguments import DataArguments
 from distilfast.train.step import DistillationStep
 from hypothesis import given
@@ -217,14 +217,14 @@ def test_everything_takes_the_threads_that_torch_has(monkeypatch: pytest.MonkeyP
         seen["losses"] = threads
         raise SeenError
 
-    monkeypatch.setattr(train, "MaskedBatches", batches)
+    monkeypatch.setattr(text, "MaskedBatches", batches)
     monkeypatch.setattr(_core, "fill_dropout_mask", fill)
     monkeypatch.setattr(_core, "distillation_loss_rows", loss_rows)
     before = torch.get_num_threads()
     for number in (1, 3):
         torch.set_num_threads(number)
         with pytest.raises(SeenError):
-            train.build_batches(DataArguments(), tiny_training.arguments("none"), _Tokens())
+            text.build_batches(DataArguments(), tiny_training.arguments("none"), _Tokens())
         dropout_mask((4,), 0.5, torch.float32)
         logits = torch.zeros(2, 5, requires_grad=True)
         with pytest.raises(SeenError):

@@ -158,8 +158,6 @@ def test_heads_are_found_by_class_and_by_name() -> None:
     assert head.problem_type == KINDS[1]
     with pytest.raises(InputError, match="head 'ner' is not known"):
         choose_head(teacher, "ner")
-    with pytest.raises(InputError, match="the head embedding cannot be trained yet; there is masked_lm, class"):
-        choose_head(teacher, "embedding")
 
 
 def test_classifiers_that_do_not_fit_are_refused() -> None:

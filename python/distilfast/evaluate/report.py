@@ -37,7 +37,7 @@ def _models(report: dict[str, Any]) -> str:
         [
             name,
             f"{model['parameters']:,}",
-            *(f"{model[part]:,}" for part in ("embeddings", "layers", "head")),
+            *(f"{model[part]:,}" if part in model else "" for part in ("embeddings", "layers", "head")),
             percent(model["encoder_parameters"] / teacher["encoder_parameters"]),
             number(model["bytes"] / 1e6),
         ]

@@ -58,6 +58,7 @@ def keep_words(model: PreTrainedModel, teacher_ids: Sequence[int] | npt.NDArray[
 def _fewer_words(config: PreTrainedConfig, kept: npt.NDArray[np.int64]) -> PreTrainedConfig:
     places = {int(index): place for place, index in enumerate(kept)}
     fewer = copy.deepcopy(config)
+    fewer.name_or_path = ""  # what lies there has other words
     fewer.vocab_size = len(kept)
     for name, value in config.to_dict().items():
         if name.endswith("_token_id") and isinstance(value, int):
