@@ -95,7 +95,7 @@ def test_sharding_that_would_not_take_place(folder: Path, capsys: pytest.Capture
 
 
 def test_output_directory_and_configuration(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "tokens holds something already" in refused(folder, capsys, output_dir=folder / "tokens")
+    assert "would be lost" in refused(folder, capsys, output_dir=folder / "tokens")
     (folder / "run.yaml").write_text("temprature: 2\n")
     message = refused(folder, capsys, config=folder / "run.yaml")
     assert "unknown key 'temprature'; did you mean 'temperature'?" in message
