@@ -109,7 +109,9 @@ def test_a_trimmed_sentence_encoder_gives_the_same_vectors(tmp_path: Path) -> No
 @pytest.mark.parametrize("name", FAMILIES)
 def test_words_of_every_family(name: str) -> None:
     torch.manual_seed(0)
-    model = transformers.AutoModelForMaskedLM.from_config(copy.deepcopy(FAMILIES[name])).eval()
+    model = transformers.AutoModelForMaskedLM.from_config(
+        copy.deepcopy(FAMILIES[name]), attn_implementation="sdpa"
+    ).eval()
     kept = [0, 1, 2, 3, 7, 11, 12, 40, 60]
     small = keep_words(model, kept)
     ids = torch.tensor([[4, 8, 5, 6, 7, 4]])
@@ -138,7 +140,7 @@ def test_a_student_of_fewer_layers_and_words(folder: Path) -> None:  # noqa: F81
 
 
 def test_positions_that_begin_behind_the_padding_are_refused_if_it_moves() -> None:
-    model = transformers.AutoModel.from_config(copy.deepcopy(FAMILIES["roberta"])).eval()
+    model = transformers.AutoModel.from_config(copy.deepcopy(FAMILIES["roberta"]), attn_implementation="sdpa").eval()
     with pytest.raises(InputError, match="does not stay the same with fewer words"):
         keep_words(model, range(1, 61))
     for wrong in ([0, 0, 1], [61], [-1], []):
