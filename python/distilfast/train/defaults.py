@@ -7,39 +7,24 @@ from typing import Any
 
 from .._core import InputError
 
+# Heads that learn from labelled rows.
+_ROWS: dict[str, Any] = {
+    "learning_rate": 5e-5,
+    "num_train_epochs": 4,
+    "per_device_train_batch_size": 32,
+    "max_length": 256,
+    "alpha_ce": 1.0,
+    "alpha_mlm": 0.0,
+    "alpha_task": 1.0,
+    "alpha_cos": 1.0,
+}
+
 # Over the defaults of `DistillationArguments`, which are masked_lm's: those of the published run.
 HEADS: dict[str, dict[str, Any]] = {
     "masked_lm": {},
-    "classification": {
-        "learning_rate": 5e-5,
-        "num_train_epochs": 4,
-        "per_device_train_batch_size": 32,
-        "max_length": 256,
-        "alpha_ce": 1.0,
-        "alpha_mlm": 0.0,
-        "alpha_task": 1.0,
-        "alpha_cos": 1.0,
-    },
-    "tokens": {
-        "learning_rate": 5e-5,
-        "num_train_epochs": 4,
-        "per_device_train_batch_size": 32,
-        "max_length": 256,
-        "alpha_ce": 1.0,
-        "alpha_mlm": 0.0,
-        "alpha_task": 1.0,
-        "alpha_cos": 1.0,
-    },
-    "questions": {
-        "learning_rate": 5e-5,
-        "num_train_epochs": 3,
-        "per_device_train_batch_size": 32,
-        "max_length": 384,
-        "alpha_ce": 1.0,
-        "alpha_mlm": 0.0,
-        "alpha_task": 1.0,
-        "alpha_cos": 1.0,
-    },
+    "classification": _ROWS,
+    "tokens": _ROWS,
+    "questions": {**_ROWS, "num_train_epochs": 3, "max_length": 384},
     "hidden_states": {"alpha_ce": 0.0, "alpha_mlm": 0.0, "alpha_task": 0.0},
     "embedding": {
         "learning_rate": 2e-4,
