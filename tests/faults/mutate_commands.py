@@ -52,7 +52,18 @@ VALID = {
     f"--device cpu --output_dir {OUT}",
     "train rows": f"--teacher classifier --train_file rows.csv --max_length 32 --per_device_train_batch_size 8 "
     f"{FEW_STEPS} --output_dir {OUT}",
+    "trim": f"--model teacher --vocabulary 70 --text text.txt --output_dir {OUT}",
+    "demo": "--text text.txt --vocab_size 90 --hidden_size 64 --layers 2 --teacher_steps 1 --student_steps 1 "
+    f"--max_length 32 --batch_tokens 128 --disable_tqdm true --output_dir {OUT}",
+    "bench tokenize": f"--vocab vocab.txt --text text.txt --megabytes 0.01 --slow_megabytes 0.01 --runs 1 --json {OUT}",
+    "bench batches": f"--rows 200 --batch_tokens 1024 --rounds 1 --seconds 0.01 --plan_rows 200 --json {OUT}",
+    "bench losses": "--device cpu --rows 8 --vocabularies 50 --hidden 8 --runs 1 --compile false --threads 1 "
+    f"--json {OUT}",
+    "bench train": "--size tiny --batch_tokens 256 --max_length 32 --batches 1 --rounds 1 --text text.txt --threads 1 "
+    f"--json {OUT}",
 }
+LONG = ("demo", "bench batches", "bench losses", "bench train", "ablate")
+"""Commands that take minutes or more where a flag that makes them short is left out."""
 VALUES = [
     *("", "0", "1", "-1", "2", "7", "0.5", "nan", "inf", "-inf", "1e999", "99999999999999999999", "0x10", "none"),
     *("true", "False", "maybe", "auto", "all", "a b", "a,b", "é", "\udcff", "../..", "..", ".", "~", "/dev/null"),
@@ -134,7 +145,7 @@ def _is_read(path: Path, argv: list[str], folder: Path) -> bool:
 
 
 def something_in_the_way(chance: random.Random, argv: list[str], folder: Path, flags: list[str]) -> str:
-    out = argv.index("--output_dir") + 1
+    out = argv.index(output_flag(argv)) + 1
     how = chance.choice(
         ["file", "pipe", "full", "input", "holds input", "inside input", "link", "socket", "bytes", "long"]
     )
@@ -156,9 +167,14 @@ def something_in_the_way(chance: random.Random, argv: list[str], folder: Path, f
             "bytes": "o\udcff[1]*",
             "long": chance.choice(["o" * 255, "o" * 256, "/".join(["o" * 200] * 30)]),
         }[how]
-    if chance.random() < 0.5:
+    if chance.random() < 0.5 and "--overwrite" in flags:
         argv += ["--overwrite", "true"]
     return f"output: {how}, {' '.join(map(ascii, argv[out:]))}"
+
+
+def output_flag(argv: list[str]) -> str:
+    """The flag that names what is written: a folder, or the file of a bench."""
+    return "--output_dir" if "--output_dir" in argv else "--json"
 
 
 def a_place_not_to_be_written(chance: random.Random, argv: list[str], folder: Path, flags: list[str]) -> str:
@@ -190,7 +206,9 @@ def flags_of(command: str) -> list[str]:
 
     from distilfast._command import source
 
-    described: Any = importlib.import_module(f"distilfast.{command}.__main__").COMMAND
+    name, _, bench = command.partition(" ")
+    module: Any = importlib.import_module(f"distilfast.{name}.__main__")
+    described = module.BENCHES[bench] if name == "bench" else module.COMMAND
     stubs = [source.stub(f"distilfast.{reference}") for reference in described.options]
     return sorted({f"--{name}" for each in stubs for name in each.__dataclass_fields__})
 
@@ -294,12 +312,16 @@ def trial(command: str, seed: int, source: Path, folder: Path) -> list[str]:
     shutil.copytree(source, folder, symlinks=True, ignore=shutil.ignore_patterns("pipe", "socket", "loop", "dangling"))
     add_special_files(folder)
     argv = VALID[command].split()
-    name = command.split()[0]
-    how = chance.choice(MUTATIONS)(chance, argv, folder, flags_of(name))
+    words = command.split() if command.startswith("bench") else command.split()[:1]
+    mutation = chance.choice(MUTATIONS)
+    if mutation is leave_out_a_flag and command in LONG:
+        mutation = another_value
+    how = mutation(chance, argv, folder, flags_of(" ".join(words)))
     before = snapshot(folder)
     limit = [argv.pop(0)] if argv[0].startswith("ulimit=") else []
-    code, said = call([*limit, name, *argv], folder)
-    output = argv[argv.index("--output_dir") + 1] if "--output_dir" in argv[:-1] else ""
+    code, said = call([*limit, *words, *argv], folder)
+    flag = output_flag(argv)
+    output = argv[argv.index(flag) + 1] if flag in argv[:-1] else ""
     found = list(faults(code, said, before, snapshot(folder), output))
     shutil.rmtree(os.fsencode(folder))
     last = next((line for line in reversed(said.splitlines()) if line.strip()), "")
@@ -327,10 +349,16 @@ def prepare_process() -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ.setdefault("RAYON_NUM_THREADS", "1")
     import distilfast.ablate.run
+    import distilfast.bench.batches
+    import distilfast.bench.losses
+    import distilfast.bench.tokenize
+    import distilfast.bench.train
+    import distilfast.demo.run
     import distilfast.evaluate.run
     import distilfast.export.run
     import distilfast.prepare.run
-    import distilfast.train.run  # noqa: F401
+    import distilfast.train.run
+    import distilfast.trim.run  # noqa: F401
     import torch
 
     torch.set_num_threads(1)

@@ -7,17 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mutate_commands
 import pytest
 
 HERE = Path(__file__).parent
 COUNTS = {"dev": 3, "ci": 12, "nightly": 200}
-SLOW = {"ablate": 8}  # a call trains several students
+SLOW = {"ablate": 8, "demo": 8, "bench train": 4}  # a call trains several models
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["prepare", "train", "train tokens", "evaluate", "evaluate rows", "export", "train rows", "ablate"],
-)
+@pytest.mark.parametrize("command", mutate_commands.VALID)
 def test_no_mutated_call_ends_in_a_traceback_or_leaves_anything(command: str) -> None:
     count = COUNTS[os.environ.get("HYPOTHESIS_PROFILE", "dev")] // SLOW.get(command, 1)
     done = subprocess.run(

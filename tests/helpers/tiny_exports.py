@@ -22,6 +22,9 @@ FAMILIES = {
     "xlm-roberta": ("XLMRoberta", {"type_vocab_size": 1, "pad_token_id": 1}),
     "modernbert": ("ModernBert", {"pad_token_id": 0, "local_attention": 8, "global_attn_every_n_layers": 2}),
     "distilbert": ("DistilBert", {}),
+    "camembert": ("Camembert", {"type_vocab_size": 1, "pad_token_id": 1}),
+    "mpnet": ("MPNet", {"pad_token_id": 1}),
+    "deberta-v2": ("DebertaV2", {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "type_vocab_size": 0}),
 }
 HEADS = {
     "masked_lm": "ForMaskedLM",
@@ -34,7 +37,7 @@ HEADS = {
 
 def tokenizer(family: str = "bert") -> Any:
     """A word tokenizer with the special tokens, the pairs and the inputs of the family."""
-    angled = "roberta" in family
+    angled = "roberta" in family or family in ("camembert", "mpnet")
     names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"] if angled else ["[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]"]
     vocabulary = {word: index for index, word in enumerate([*names, *dict.fromkeys(WORDS)])}
     if not angled:
@@ -50,6 +53,7 @@ def tokenizer(family: str = "bert") -> Any:
         special_tokens=[cls, sep],
     )
     inputs = ["input_ids", "attention_mask"]
+    one_type = angled or family in ("modernbert", "deberta-v2")
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=made,
         cls_token=names[0],
@@ -59,7 +63,7 @@ def tokenizer(family: str = "bert") -> Any:
         mask_token=names[4],
         model_max_length=48,
         # A student cut from BERT keeps BERT's tokenizer, with the token types that DistilBERT has not.
-        model_input_names=inputs if angled or family == "modernbert" else ["input_ids", "token_type_ids", *inputs[1:]],
+        model_input_names=inputs if one_type else ["input_ids", "token_type_ids", *inputs[1:]],
     )
 
 

@@ -138,10 +138,8 @@ def test_bad_input_is_named() -> None:
         evaluate_held_out(bert(0), {}, [])
     with pytest.raises(InputError, match="may not be called"):
         evaluate_held_out(bert(0), {"teacher": bert(1)}, text)
-    with pytest.raises(InputError, match=r"different vocabulary sizes.*50.*60"):
-        evaluate_held_out(bert(0), {"other": bert(1, 60)}, text)
     unmasked = {**text[0], "mlm_labels": torch.full((6,), -100)}
-    with pytest.raises(InputError, match="mask no position"):
+    with pytest.raises(InputError, match="no position of the held-out text is masked: its 22 tokens"):
         evaluate_held_out(bert(0), {}, [unmasked])
     with pytest.raises(InputError, match="none that torch knows"):
         pick_device("gpu0")

@@ -249,6 +249,48 @@ def test_the_students_files_say_nothing_of_this_machine(folder: Path, tmp_path: 
     assert config["model_input_names"] == ["input_ids", "attention_mask"]  # a DistilBERT has no token types
 
 
+def test_a_resumed_run_took_as_long_as_all_of_it(folder: Path, tmp_path: Path) -> None:
+    given = {"max_steps": 3, "save_steps": 1}
+    train.main(flags(folder, tmp_path / "out", **given))
+    seal = tmp_path / "out" / "checkpoint-2" / "distilfast.json"
+    content = json.loads(seal.read_text())
+    assert 0 < content["progress"]["meters"][0]["seconds"] < 600
+    content["progress"]["meters"][0]["seconds"] = 1000.0
+    seal.write_text(json.dumps(content))
+    train.main(flags(folder, tmp_path / "out", **given, resume_from_checkpoint=tmp_path / "out" / "checkpoint-2"))
+    assert 1000 < json.loads((tmp_path / "out" / "train_summary.json").read_text())["seconds"] < 1600
+
+
+def test_what_is_left_out_of_text_is_counted_and_said(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Short texts are left out of a masked-language model's, not of an encoder's; and --column names their column."""
+    texts = ["abc def", "abcdefgh ijklmnop qrst"] * 20
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"body": text}) + "\n" for text in texts))
+    given: dict[str, Any] = {"text": tmp_path / "rows.jsonl", "column": "body", "max_steps": 1}
+    for number, (changes, least, rows) in enumerate(
+        [({}, 12, 20), ({"min_length": 0}, 0, 40), ({"head": "hidden_states"}, 0, 40)]
+    ):
+        out = tmp_path / f"out{number}"
+        train.main(flags(folder, out, **given, **changes))
+        told = (
+            f"text: 40 texts made {rows} rows; left out {40 - rows} of fewer than {least} tokens (--min_length), 0 of"
+        )
+        assert told in capsys.readouterr().out
+        summary = json.loads((out / "train_summary.json").read_text())
+        assert any(note.startswith(told) for note in summary["notes"])
+    resume = flags(folder, tmp_path / "out0", **given, min_length=3, resume_from_checkpoint="last", save_steps=1)
+    train.main(flags(folder, tmp_path / "out0", **given, save_steps=1, overwrite=True))
+    assert "cannot resume: --min_length was 12 and is 3" in refusal(resume, capsys)
+    for changes, told in (
+        ({"column": "gone"}, "no column 'gone', only 'body'"),
+        ({"column": ["a", "b"]}, "text has one column"),
+        ({"min_length": -1}, "min_length=-1"),
+    ):
+        assert told in refusal(flags(folder, tmp_path / "no", **{**given, **changes}), capsys)
+        assert not (tmp_path / "no").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

@@ -78,7 +78,7 @@ class AblateOptions:
     train_flags: str = field(
         default="", metadata={"help": 'Flags for every run of python -m distilfast.train, as "--batch_tokens 4096".'}
     )
-    max_length: int = field(default=128, metadata={"help": "Longest example in tokens, in training and held out."})
+    max_length: int = field(default=512, metadata={"help": "Longest example in tokens, in training and held out."})
     max_lines: int | None = field(default=None, metadata={"help": "Use this many held-out lines at most."})
     tasks: str | None = field(
         default=None, metadata={"help": "Also judge on tasks, comma-separated, as the published study did on GLUE."}

@@ -272,7 +272,10 @@ def check_length(tokenizer: Any, max_length: int, pairs: bool) -> None:
     if max_length < special + 1 + pairs:
         raise InputError(f"max_length={max_length} leaves no room for text beside {special} special tokens")
     if tokenizer.pad_token_id is None:
-        raise InputError("the tokenizer has no pad token, so rows of several lengths cannot stand in one batch")
+        raise InputError(
+            "the tokenizer has no pad token, so rows of several lengths cannot stand in one batch; set pad_token in "
+            "its tokenizer_config.json"
+        )
 
 
 def chunks(rows: int) -> Iterator[tuple[int, int]]:

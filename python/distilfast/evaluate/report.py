@@ -94,6 +94,7 @@ def _held_out(text: str, held_out: dict[str, Any]) -> str:
         + table(header, rows)
         + f"\n\n{first['masked']:,} masked of {first['tokens']:,} tokens in {held_out['rows']:,} rows, the same masks "
         "for every model. Loss and KL(teacher || model) in nats; top-1 and KL at masked positions, then at all of them."
+        + "".join(f"\n\n{note[0].upper()}{note[1:]}." for note in held_out.get("notes", []))
     )
 
 

@@ -15,9 +15,11 @@ import transformers
 from .. import _command as command
 from .._core import InputError, __version__
 from .._files import may_be_folder, write_json, write_text
-from ..metrics.held_out import evaluate_held_out, held_out_batches, pick_device, read_text
+from ..metrics.held_out import evaluate_held_out, held_out_batches, pick_device, read_text, words_of_all
 from ..metrics.speed import hardware, measure_size, measure_speed
+from ..models.families import longest_row
 from ..models.load import load_model, named_models, quiet, refuse_bare_directory
+from ..prepare.directory import unknown_note
 from .cells import model_fingerprint
 from .finetune import refuse_other_gpus
 from .finished import RowOptions, rows_report
@@ -127,7 +129,9 @@ class EvaluateOptions:
     bf16: bool = field(default=False, metadata={"help": "Fine-tune in bfloat16."})
     speed: bool = field(default=True, metadata={"help": "Measure latency and throughput on the CPU and a GPU, if any."})
     pictures: bool = field(default=True, metadata={"help": "Draw pictures; left out where matplotlib is missing."})
-    speed_length: int = field(default=128, metadata={"help": "Tokens a sequence when measuring speed."})
+    speed_length: int = field(
+        default=128, metadata={"help": "Tokens a sequence when measuring speed, or what the models have positions for."}
+    )
     speed_repeats: int = field(default=30, metadata={"help": "Timed forwards a model at batch 1."})
 
 
@@ -143,8 +147,9 @@ def describe_models(paths: dict[str, str], options: EvaluateOptions) -> dict[str
         for name, path in paths.items()
     }
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])] if options.speed else []
+    length = min([options.speed_length, *(most for each in models.values() if (most := longest_row(each)) is not None)])
     for device in devices:
-        speeds = measure_speed(models, device, options.speed_length, options.speed_repeats)
+        speeds = measure_speed(models, device, length, options.speed_repeats)
         for name, speed in speeds.items():
             described[name].setdefault("speed", {})[device] = vars(speed)
     return described
@@ -183,15 +188,20 @@ def text_scores(
     paths: Mapping[str, str], teacher: str, options: EvaluateOptions, lines: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Masked-LM quality of every model on `lines`, or on `options.tokens`."""
+    models = {name: load_model(path, "masked_lm") for name, path in paths.items()}
+    room = [most for model in models.values() if (most := longest_row(model)) is not None]
     batches, info = held_out_batches(
         paths,
         lines=lines,
         tokens=options.tokens,
-        max_length=options.max_length,
+        max_length=min([options.max_length, *room]),
         batch_tokens=options.batch_tokens,
         seed=options.mask_seed,
     )
-    models = {name: load_model(path, "masked_lm") for name, path in paths.items()}
+    words = words_of_all(models)
+    wider = [f"{name} {size:,}" for name, each in models.items() if (size := int(each.config.vocab_size)) > words]
+    notes = [f"{', '.join(wider)} words: all are scored over the {words:,} that every model has"] if wider else []
+    notes += [f"rows cut to {info['max_length']} tokens: {info['cut']:,}"] if info["cut"] else []
     scores = evaluate_held_out(
         models[teacher],
         {name: model for name, model in models.items() if name != teacher},
@@ -202,6 +212,7 @@ def text_scores(
     renamed = {teacher if name == "teacher" else name: score for name, score in scores.items()}
     return {
         **info,
+        "notes": [*notes, *filter(None, [unknown_note(info["unknown_share"])])],
         "models": {name: {**vars(score), "perplexity": score.perplexity} for name, score in renamed.items()},
     }
 
@@ -287,6 +298,9 @@ def run_evaluation(options: EvaluateOptions) -> dict[str, Any]:
     teacher = next(iter(paths))
     for path in paths.values():
         refuse_bare_directory(path)
+    for name in ("speed_length", "speed_repeats", "max_length", "batch_tokens"):
+        if getattr(options, name) < 1:
+            raise InputError(f"--{name} is {getattr(options, name)}; at least 1 is needed")
     if options.text and options.tokens:
         raise InputError("--text and --tokens both name held-out text; give one of them")
     folder = Path(options.output_dir)

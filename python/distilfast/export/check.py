@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from .._core import InputError
+from ..batches.encode import check_length
 from ..models.families import longest_row, model_input_names
 
 # Sentences of several lengths, so that padding is in the comparison too.
@@ -105,6 +106,7 @@ def encode(tokenizer: Any, texts: Sequence[str], model: Any) -> list[Batch]:
     are there so that a length frozen in a file shows.
     """
     names, longest = model_input_names(model), _longest(model, tokenizer)
+    check_length(tokenizer, longest, pairs=True)
     options: dict[str, Any] = {"truncation": True, "max_length": longest, "padding": True, "return_tensors": "pt"}
     second = [*texts[1:], texts[0]]
     long = " ".join([*texts, *texts])

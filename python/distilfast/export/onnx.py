@@ -9,13 +9,14 @@ import io
 import logging
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .._core import InputError
+from .._files import first_line
 from ..models.families import longest_row, model_input_names
 from ..models.pooling import SentenceModules
 from .check import Batch, Check, compare, outputs_of, refuse_past_tolerance
@@ -63,7 +64,7 @@ def write_onnx(
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=longest)}
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _one_line(model, "torch.onnx"):
         warnings.simplefilter("ignore")
         torch.onnx.export(
             _Outputs(model, pooling).eval(),
@@ -76,6 +77,20 @@ def write_onnx(
             external_data=False,
             verbose=False,
         )
+
+
+@contextlib.contextmanager
+def _one_line(model: Any, library: str) -> Iterator[None]:
+    """What the libraries of ONNX raise of a model, in one line; faults of the disk stay what they are."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:  # each has classes of its own, and most of the message is a graph
+        raise InputError(
+            f"a {type(model).__name__} cannot be written to ONNX: {library} says {first_line(error)[:300]}; export it "
+            "without --onnx"
+        ) from error
 
 
 def run_onnx(path: Path, batches: Sequence[Batch]) -> list[Batch]:
@@ -113,7 +128,8 @@ def check_onnx(
     # The tokenizer's limit is none of the file's: whoever has longer rows and positions for them may give them.
     write_onnx(single, path, list(reference[0]), longest_row(model) or 1 << 20, pooling)
     first = {name: value[:1] for name, value in batches[0].items()}
-    found = run_onnx(path, [*batches, first])
+    with _one_line(model, "onnxruntime"):
+        found = run_onnx(path, [*batches, first])
     alone = {name: value[:1] for name, value in reference[0].items()}
     check = compare("onnx", path, found[:-1], reference, batches, model, tokenizer, tolerance)
     refuse_past_tolerance(check)

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+import pyarrow as pa
 import torch
 from tqdm import tqdm
 
@@ -19,7 +21,7 @@ from ..batches.settings import Masking
 from ..losses.definitions import IGNORED
 from ..models.families import has_mlm_head, mlm_decoder, mlm_transform
 from ..models.last_layer import encode
-from ..prepare.directory import load_tokens
+from ..prepare.directory import load_tokens, unknown_share
 from ..prepare.text import read_texts
 from ..tokenizer import Tokenizer
 
@@ -133,15 +135,17 @@ def evaluate_held_out(
     """Scores of the teacher (under the name "teacher", where there is one) and of each student, in that order.
 
     teacher, students: masked-language models of one vocabulary (`...ForMaskedLM`); they are put in evaluation mode and
-    back as they were. batches: `MaskedBatches`, padded or (for models that `models.adapt` made ready for it) packed.
+    back as they were. Where some have spare rows or more words than others, all are scored over the words that all
+    have: softmaxes are over these alone. batches: `MaskedBatches`, padded or (for models that `models.adapt` made ready
+    for it) packed.
 
-    Raises `InputError` for no model, no batch, no masked position, a student called "teacher", models of different
-    vocabulary sizes.
+    Raises `InputError` for no model, no batch, no masked position, a student called "teacher", and ids that a model
+    does not have.
     """
     if TEACHER in students:
         raise InputError(f"a student may not be called {TEACHER!r}, the name of the teacher's row; rename it")
     models = ({TEACHER: teacher} if teacher is not None else {}) | dict(students)
-    _check_vocabularies(models)
+    words = words_of_all(models)
     number = len(batches) if max_batches is None else min(max_batches, len(batches))
     if number < 1:
         raise InputError("no batch of held-out text to evaluate on; give more text")
@@ -155,21 +159,27 @@ def evaluate_held_out(
             model.eval().to(on)
         with torch.inference_mode():
             for i in tqdm(range(number), desc="held-out text", disable=not progress):
-                batch = {
-                    key: value.to(on) if isinstance(value, torch.Tensor) else value for key, value in batches[i].items()
-                }
+                given = batches[i]
+                if (most := int(given["input_ids"].max())) >= words:
+                    raise InputError(f"the text has the id {most}, and a model has words up to {words - 1} alone")
+                batch = {key: each.to(on) if isinstance(each, torch.Tensor) else each for key, each in given.items()}
                 masked += int((batch["mlm_labels"] != IGNORED).sum())
                 tokens += int(_attended(batch).sum())
-                _score_batch(models, sums, batch)
+                _score_batch(models, sums, batch, words)
     finally:
         for name, model in models.items():
             model.train(modes[name]).to(homes[name])
     if masked == 0:
-        raise InputError("the held-out batches mask no position; raise the masking probability")
+        raise InputError(
+            f"no position of the held-out text is masked: its {tokens:,} tokens are special ones and [UNK]; give text "
+            "that the vocabulary has words for"
+        )
     return {name: total.scores(masked, tokens, teacher is not None) for name, total in sums.items()}
 
 
-def _check_vocabularies(models: Mapping[str, Any]) -> None:
+def words_of_all(models: Mapping[str, Any]) -> int:
+    """How many words, from id 0, every one of the masked-language models has. Raises `InputError` for other models, and
+    for none."""
     if not models:
         raise InputError("no model to evaluate: give a teacher or a student")
     for name, model in models.items():
@@ -177,10 +187,7 @@ def _check_vocabularies(models: Mapping[str, Any]) -> None:
             raise InputError(
                 f"{name} is a {type(model).__name__}, which predicts no tokens; give a masked-language model"
             )
-    sizes = {name: int(model.config.vocab_size) for name, model in models.items()}
-    if len(set(sizes.values())) > 1:
-        listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
-        raise InputError(f"models of different vocabulary sizes cannot be compared on one text: {listed}")
+    return min(mlm_decoder(model).out_features for model in models.values())
 
 
 def _attended(batch: Mapping[str, Any]) -> torch.Tensor:
@@ -191,8 +198,9 @@ def _attended(batch: Mapping[str, Any]) -> torch.Tensor:
     return torch.arange(input_ids.numel(), device=input_ids.device).lt(batch["num_tokens"])
 
 
-def _score_batch(models: Mapping[str, Any], sums: Mapping[str, _Sums], batch: Mapping[str, Any]) -> None:
-    """Adds the batch to every model's sums; the first model is the one the others are compared with."""
+def _score_batch(models: Mapping[str, Any], sums: Mapping[str, _Sums], batch: Mapping[str, Any], words: int) -> None:
+    """Adds the batch to every model's sums over the first `words`; the first model is the one the others are compared
+    with."""
     attended = _attended(batch)
     used = batch["mlm_labels"] != IGNORED
     labels = batch["mlm_labels"][used]
@@ -208,7 +216,7 @@ def _score_batch(models: Mapping[str, Any], sums: Mapping[str, _Sums], batch: Ma
         here = (places >= start) & (places < stop)
         teacher = None
         for name, model in models.items():
-            logits = mlm_decoder(model)(hidden[name][start:stop]).float()
+            logits = mlm_decoder(model)(hidden[name][start:stop])[:, :words].float()
             teacher = _Teacher(logits) if teacher is None else teacher
             sums[name].add(logits, teacher, places[here] - start, labels[here])
 
@@ -221,17 +229,28 @@ def read_text(files: Sequence[str], max_lines: int | None = None) -> list[str]:
     return read_texts(files, max_lines)
 
 
-def shared_tokenizer(paths: Mapping[str, str]) -> Tokenizer:
-    """The tokenizer of all the models; raises `InputError` where two models would see different ids."""
-    tokenizers = {name: Tokenizer.from_pretrained(path) for name, path in paths.items()}
-    first = next(iter(tokenizers))
+def shared_tokenizer(tokenizers: Mapping[str, Tokenizer], lines: Sequence[str] = ()) -> Tokenizer:
+    """The one with the fewest words among the models' tokenizers, once it is known that all of them read `lines` as the
+    same ids, and that an id is the same word to all that have it.
+
+    Raises `InputError` where two models would see different ids, or mean different words by them.
+    """
+    fewest = min(tokenizers, key=lambda name: tokenizers[name].vocab_size)
+    shared = tokenizers[fewest]
     for name, tokenizer in tokenizers.items():
-        if tokenizer.fingerprint != tokenizers[first].fingerprint:
-            raise InputError(
-                f"{first} and {name} have different tokenizers, so their masked-LM numbers cannot be compared; "
-                "evaluate them on tasks instead"
-            )
-    return tokenizers[first]
+        if tokenizer.fingerprint != shared.fingerprint:
+            shared.check_words(tokenizer, name)
+            if not _same_rows(shared.encode_batch(list(lines)), tokenizer.encode_batch(list(lines))):
+                raise InputError(
+                    f"{fewest} and {name} have different tokenizers, which read the text as other ids, so their "
+                    "masked-LM numbers cannot be compared; evaluate them on tasks instead"
+                )
+    return shared
+
+
+def _same_rows(ours: pa.ListArray, theirs: pa.ListArray) -> bool:
+    parts = ((each.offsets.to_numpy(), each.values.to_numpy()) for each in (ours, theirs))
+    return all(np.array_equal(mine, other) for mine, other in zip(*parts, strict=True))
 
 
 def held_out_batches(
@@ -244,15 +263,20 @@ def held_out_batches(
     seed: int = 0,
 ) -> tuple[MaskedBatches, dict[str, Any]]:
     """Masked batches of `lines` or of the prepared directory `tokens`, and what the report says about them."""
-    tokenizer = shared_tokenizer(paths)
+    tokenizers = {name: Tokenizer.from_pretrained(path) for name, path in paths.items()}
+    tokenizer = shared_tokenizer(tokenizers, lines)
+    cut = 0
     if tokens is not None:
         prepared = load_tokens(tokens)
-        prepared.check_tokenizer(tokenizer, "the models")
+        if prepared.tokenizer.fingerprint not in {each.fingerprint for each in tokenizers.values()}:
+            prepared.check_tokenizer(tokenizer, "the models")
         rows: Any = prepared.dataset
-        number = len(prepared.dataset)
+        number, counts = len(prepared.dataset), prepared.token_counts
     else:
-        rows = tokenizer.encode_batch(list(lines), max_length=max_length)
-        number = len(lines)
+        rows = tokenizer.encode_batch(list(lines), max_length=max_length + 1)
+        cut = int((np.diff(rows.offsets.to_numpy()) > max_length).sum())
+        rows = tokenizer.encode_batch(list(lines), max_length=max_length) if cut else rows
+        number, counts = len(lines), np.bincount(rows.values.to_numpy(), minlength=tokenizer.vocab_size)
     batches = MaskedBatches(
         rows,
         tokenizer,
@@ -267,6 +291,8 @@ def held_out_batches(
         "batches": len(batches),
         "max_length": max_length,
         "mask_seed": seed,
+        "cut": cut,
+        "unknown_share": unknown_share(tokenizer, counts),
         "fingerprint": batches.state_fingerprint,
     }
     return batches, info

@@ -116,6 +116,8 @@ def load_model(
         model, missing, mismatched = _read(name, "hidden_states", options)
         wanted = "hidden_states"
     _judge(name, model, wanted, missing, mismatched, new_head)
+    if wanted in ("classification", "tokens"):
+        _check_classes(name, model.config)
     model.config.return_dict = True  # False in some old files, and then nothing has a name
     return model.eval()
 
@@ -224,6 +226,22 @@ def _judge(
             f"{name} lacks {len(missing)} weights of {type(model).__name__}, the first {sorted(missing)[0]}; its "
             f"numbers would be those of random weights.{alone if of_head == absent else ''}"
         )
+
+
+def _check_classes(name: str, config: Any) -> None:
+    """Refuses an `id2label` that does not name the outputs of the head; `label2id` becomes its reverse: `pipeline`
+    reads the first alone."""
+    names = {int(number): str(label) for number, label in config.id2label.items()}
+    if sorted(names) != list(range(len(names))):
+        raise InputError(
+            f"{name}: the id2label of its config.json has the numbers {', '.join(map(str, sorted(names)))}, where the "
+            f"{len(names)} outputs of the head are numbered from 0; mend it"
+        )
+    inverse = {label: number for number, label in names.items()}
+    given = {str(label): int(number) for label, number in (config.label2id or {}).items()}
+    if any(inverse.get(label, number) != number for label, number in given.items()):
+        logger.warning("%s: its label2id contradicts its id2label; the latter is taken, as pipelines do", name)
+    config.label2id = inverse
 
 
 def split_name(argument: str) -> tuple[str, str]:

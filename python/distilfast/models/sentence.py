@@ -16,6 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from .._core import InputError
+from ..batches.encode import check_length
 from ..tokenizer import load_transformers_tokenizer
 from .attention import model_inputs
 from .families import encoder_of, longest_row
@@ -66,7 +67,9 @@ class SentenceEncoder:
         return vectors
 
     def _vectors(self, texts: list[str]) -> torch.Tensor:
-        batch = self.tokenizer(texts, padding=True, truncation=True, max_length=self.longest, return_tensors="pt")
+        batch = self.tokenizer(
+            texts, padding=True, padding_side="right", truncation=True, max_length=self.longest, return_tensors="pt"
+        )
         batch = {name: value.to(self.model.device) for name, value in batch.items()}
         encoder: Any = encoder_of(self.model)
         states = encoder(**model_inputs(self.model, batch), return_dict=True).last_hidden_state
@@ -98,7 +101,9 @@ def load_sentence_encoder(
     name = str(name_or_path)
     model: PreTrainedModel = load_model(name, "embedding", revision=revision, trust_remote_code=trust_remote_code)
     modules, settings = sentence_parts(name, model, pooling, normalize, max_length, revision)
-    return SentenceEncoder(model, modules, settings, load_transformers_tokenizer(transformer_folder(name)))
+    tokenizer = load_transformers_tokenizer(transformer_folder(name))
+    check_length(tokenizer, int(settings.max_length or 512), pairs=False)
+    return SentenceEncoder(model, modules, settings, tokenizer)
 
 
 def sentence_parts(

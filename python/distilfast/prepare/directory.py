@@ -37,6 +37,8 @@ _DESCRIPTION = {
 }
 SHARD_BYTES = 512 << 20
 """Size from which on another file is begun."""
+UNKNOWN_IS_MUCH = 0.1
+"""The share of [UNK] from which on it is said; of a vocabulary that fits its language it is some per mille."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,21 @@ class TokenWriter:
         self._stream = self._sink = None
 
 
+def unknown_share(tokenizer: Tokenizer, token_counts: np.ndarray[Any, Any]) -> float:
+    """The share of [UNK] among the tokens of a text, the special ones round it aside; `token_counts` [vocab_size]."""
+    unknown = 0 if tokenizer.unk_id is None else int(token_counts[tokenizer.unk_id])
+    words = int(token_counts.sum()) - int(token_counts[tokenizer.special_ids].sum())
+    words += unknown if tokenizer.unk_id in tokenizer.special_ids else 0
+    return unknown / words if words else 0.0
+
+
+def unknown_note(share: float) -> str | None:
+    """What is to be said of a share of [UNK]; None for one that is usual."""
+    if share < UNKNOWN_IS_MUCH:
+        return None
+    return f"warning: {share:.0%} of the tokens are [UNK]: the vocabulary does not have the words of this text"
+
+
 def write_description(
     directory: Path,
     tokenizer: Tokenizer,
@@ -140,6 +157,7 @@ def write_description(
         "fingerprint": tokenizer.fingerprint,
         "vocab_size": tokenizer.vocab_size,
         **info,
+        "unknown_share": unknown_share(tokenizer, token_counts),
         "files": files,
     }
     write_json(directory / "tokens.json", described)

@@ -60,6 +60,12 @@ def match_labels(
     Raises `InputError` with both lists where none fits all labels, or where some are names and all could be numbers.
     """
     names = {int(number): str(name) for number, name in id2label.items()}
+    twice = next((name for name in names.values() if list(names.values()).count(name) > 1), None)
+    if twice is not None:
+        raise InputError(
+            f"the teacher has two classes called {twice!r}, so labels cannot be told apart by name; mend the id2label "
+            "in its config.json"
+        )
     labels = sorted({spelled(label) for label in file_labels if not is_missing(label)}, key=_order)
     generic = all(GENERIC.fullmatch(name) for name in names.values())
     if class_names is not None and generic and len(class_names) == len(names) and set(labels) <= set(class_names):

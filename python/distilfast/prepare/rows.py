@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -21,6 +22,12 @@ from .text import column_block
 if TYPE_CHECKING:
     import datasets
     from typing_extensions import Unpack
+
+
+logger = logging.getLogger(__name__)
+
+_SAID: set[RowRules] = set()
+"""Rules of which this process has said that they leave rows out."""
 
 
 class BatchTokenizer:
@@ -56,6 +63,14 @@ class BatchTokenizer:
         )
         cutter = self.rules.cutter(self.tokenizer)
         rows = pa.chunked_array([cutter.push(token_ids), cutter.finish()])
+        totals = cutter.totals_by_name
+        if (totals["dropped_short"] or totals["dropped_unknown"]) and self.rules not in _SAID:
+            _SAID.add(self.rules)
+            logger.warning(
+                "%d texts from row %d on: %d rows of fewer than %d tokens and %d of unknown words are left out, and so "
+                "are others further on; min_length=0, max_unknown=2 keep all",
+                *(len(table), start, totals["dropped_short"], self.rules.min_length, totals["dropped_unknown"]),
+            )
         return pa.table({"input_ids": rows})
 
 

@@ -25,7 +25,7 @@ from .._files import first_line, is_path, refuse_occupied, whole_directory
 from ..tokenizer import Tokenizer
 from ..tokenizer import load_tokenizer as load_tokenizer
 from .directory import PreparedTokens as PreparedTokens
-from .directory import TokenWriter, write_description
+from .directory import TokenWriter, unknown_note, write_description
 from .directory import load_tokens as load_tokens
 from .rules import RowOptions, RowRules
 from .sources import TextCounts, check_column, find_text_files
@@ -268,7 +268,10 @@ def report(info: dict[str, Any], output_dir: str | os.PathLike[str]) -> str:
     files = f"{info['text_files']:,} files, " if info["text_files"] else ""
     counts = TextCounts(False, 0, Counter(info["passed_over"]), info["skipped_without_text"], info["skipped_not_utf8"])
     left_out = f"{counts.sentence()}\n" if counts.sentence() else ""
+    warning = unknown_note(info["unknown_share"])
+    left_out += f"{warning}\n" if warning else ""
     return (
-        f"{files}{info['lines']:,} texts, {megabytes:.1f} MB -> {info['rows']:,} rows, {info['tokens']:,} tokens "
-        f"({dropped})\n{left_out}{info['seconds']:.2f} s, {megabytes / info['seconds']:.1f} MB/s -> {output_dir}"
+        f"{files}{info['lines']:,} texts, {megabytes:.1f} MB -> {info['rows']:,} rows, {info['tokens']:,} tokens, "
+        f"{info['unknown_share']:.1%} [UNK] ({dropped})\n{left_out}"
+        f"{info['seconds']:.2f} s, {megabytes / info['seconds']:.1f} MB/s -> {output_dir}"
     )

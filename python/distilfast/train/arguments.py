@@ -115,7 +115,9 @@ class DataArguments:
     _argument_group_name = "data"
 
     text: list[str] | None = _choice(
-        None, "Text files (.txt, .jsonl, .parquet), a dataset directory or name; prepared in --output_dir first."
+        None,
+        "Text: files (.txt, .jsonl, .parquet; also packed), patterns, folders. Prepared in --output_dir first; for a "
+        "data set give --tokens, what `python -m distilfast.prepare --dataset` wrote.",
     )
     validation_text: list[str] | None = _choice(
         None, "Held-out text files, scored while training (--eval_strategy; default with them: epoch)."
@@ -125,6 +127,9 @@ class DataArguments:
         None, "vocab.txt, tokenizer.json, or a directory with one. Default: the teacher's, or that of --tokens."
     )
     max_length: int = _choice(512, "Longest sequence in tokens, by default 512, for rows 256, for questions 384.")
+    min_length: int = _choice(
+        12, "Texts of fewer tokens are left out and counted, by default 12 for masked_lm, 0 elsewhere."
+    )
     batch_tokens: int = _choice(16384, "Tokens in a micro-batch, padding included.")
     layout: Literal["padded", "packed"] = _choice("padded", "Rows of equal width, or sequences end to end.")
     mlm_mask_prop: float = _choice(0.15, "Share of the tokens that are to be predicted.")

@@ -25,7 +25,7 @@ HEADS: dict[str, dict[str, Any]] = {
     "classification": _ROWS,
     "tokens": _ROWS,
     "questions": {**_ROWS, "num_train_epochs": 3, "max_length": 384},
-    "hidden_states": {"alpha_ce": 0.0, "alpha_mlm": 0.0, "alpha_task": 0.0},
+    "hidden_states": {"min_length": 0, "alpha_ce": 0.0, "alpha_mlm": 0.0, "alpha_task": 0.0},
     "embedding": {
         "learning_rate": 2e-4,
         "num_train_epochs": 1,

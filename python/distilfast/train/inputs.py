@@ -20,12 +20,15 @@ Model = str | PathLike[str] | PreTrainedModel
 
 KINDS: tuple[Any, ...] = (ModelArguments, RowArguments, DataArguments, DistillationArguments)
 
-OF_ROWS = (*(field.name for field in dataclasses.fields(RowArguments)), "per_device_train_batch_size")
+OF_ROWS = (
+    *(field.name for field in dataclasses.fields(RowArguments) if field.name != "text_column"),
+    "per_device_train_batch_size",
+)
 OF_SENTENCES = ("pooling", "normalize", "keep_dimension", "cache_teacher", "teacher_vectors")
 """Flags of sentence encoders alone."""
 NOT_OF_SENTENCES = (
     *("tokens", "alpha_ce", "alpha_mlm", "alpha_task", "alpha_mse", "kl_positions", "cos_positions", "student_config"),
-    *("mlm_mask_prop", "word_mask", "word_rand", "mlm_smoothing", "whole_word_mask", "recipe"),
+    *("mlm_mask_prop", "word_mask", "word_rand", "mlm_smoothing", "whole_word_mask", "recipe", "min_length"),
 )
 OF_TEXT = (
     *(field.name for field in dataclasses.fields(DataArguments) if field.name not in ("tokenizer", "max_length")),
@@ -120,6 +123,8 @@ def refuse_foreign(values: Mapping[str, Any], head: str, takes_rows: bool, whose
                     f"--{name} is not for the head {head} ({whose}): texts stay as they are and vectors are compared; "
                     "use --alpha_embedding, --alpha_similarity, --alpha_cos or --alpha_hidden, or --head hidden_states"
                 )
+    if not takes_rows and values.get("text_column") is not None and values.get("tokens") is not None:
+        raise InputError("--text_column names a column of --text, and --tokens are prepared; leave it out")
     for name in OF_TEXT if takes_rows else OF_ROWS:
         if values.get(name) is not None:
             hint = instead.get(name, f"it is for {'text' if takes_rows else 'rows'}; leave it out")

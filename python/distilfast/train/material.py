@@ -44,23 +44,25 @@ class Material(NamedTuple):
 
 def text_material(arguments: Arguments, given: Given, teachers: Sequence[PreTrainedModel], write: bool) -> Material:
     """Text for masked-language models and encoders; `write`: this process prepares it, where it is raw."""
-    models, _, data, args = arguments
+    models, rows, data, args = arguments
     assert args.head is not None
+    column = text.column_of(rows)
     text.build_masking(data)  # what is wrong with it is said before the text is prepared
     if given.tokenizer is not None and not isinstance(given.tokenizer, Tokenizer):
         raise InputError(
             f"tokenizer is a {type(given.tokenizer).__name__}; text needs a distilfast.Tokenizer or a path"
         )
     tokenizer = given.tokenizer or text.choose_tokenizer(models, data, given.teachers)
-    tokens = text.open_tokens(models, data, args, tokenizer, given.tokens, write)
+    tokens = text.open_tokens(models, data, args, tokenizer, given.tokens, write, column)
     of_config: dict[str, Any] = {"vocab_size": tokens.tokenizer.vocab_size, "pad_token_id": tokens.tokenizer.pad_id}
     student = make_student(models, args, teachers, given, **of_config)
     text.check_vocabularies(models, teachers, student, tokens.tokenizer)
     head = choose_head(teachers[0] if teachers else student, args.head)
     batches = text.build_batches(data, args, tokens)
-    held_out = text.build_held_out(data, args, tokens)
+    held_out = text.build_held_out(data, args, tokens, column)
     text.check_positions(batches, [*teachers, student])
-    return Material(student, head, batches, held_out, tokens.tokenizer)
+    notes = tuple(text.read_notes(tokens))
+    return Material(student, head, batches, held_out, tokens.tokenizer, notes=notes)
 
 
 def rows_material(arguments: Arguments, given: Given, teachers: Sequence[PreTrainedModel], write: bool) -> Material:
@@ -83,6 +85,7 @@ def rows_material(arguments: Arguments, given: Given, teachers: Sequence[PreTrai
     labelled.check_models(tokenizer, whose, named, others)
     truth = teachers[0] if teachers else student
     saved = copy.deepcopy(tokenizer)  # tokenising leaves how it cut and padded behind
+    tokenizer.padding_side = "right"  # on the left it would move the positions of the text, as far as a batch is wide
     configs = [model.config for model in (*teachers, student)]
     run = labelled.encode(found, name, truth.config, configs, tokenizer, data.max_length, rows.label_separator)
     head = choose_head(truth, name, labelled.class_weights(rows.class_weights, run, name))

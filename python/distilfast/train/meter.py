@@ -22,7 +22,19 @@ class Meter:
         self.device = device
         # Exact sums of many float32 values; MPS has no float64.
         self.dtype = torch.float32 if device.type == "mps" else torch.float64
+        self.begun = time.perf_counter()
+        self.earlier = 0.0  # seconds of the run that this one goes on with
         self.reset()
+
+    def begin(self) -> None:
+        """Starts the clock of the run, and that of the next line of the log."""
+        self.begun = time.perf_counter()
+        self.restart_clock()
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole run, before a resume too."""
+        return self.earlier + time.perf_counter() - self.begun
 
     def reset(self) -> None:
         """Starts the next line of the log."""
@@ -67,6 +79,7 @@ class Meter:
             "losses": {name: value.item() for name, value in sorted(self.losses.items())},
             "tokens": int(self.tokens.item()),
             "positions": self.positions,
+            "seconds": self.seconds,
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -76,6 +89,7 @@ class Meter:
         }
         self.tokens = torch.tensor(state["tokens"], dtype=torch.int64, device=self.device)
         self.positions = int(state["positions"])
+        self.earlier = float(state.get("seconds", 0.0))
         self.restart_clock()
 
 
@@ -86,4 +100,5 @@ def add_states(states: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "losses": {name: sum(state["losses"].get(name, 0.0) for state in states) for name in sorted(names)},
         **{count: sum(state[count] for state in states) for count in counts},
+        "seconds": max(state.get("seconds", 0.0) for state in states),
     }

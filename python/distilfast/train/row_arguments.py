@@ -35,7 +35,11 @@ class RowArguments:
     )
     text_column: list[str] | None = field(
         default=None,
-        metadata={"help": "Column of the text, two for pairs; else found by the usual names.", "aliases": ["--column"]},
+        metadata={
+            "help": "Column of the text, two for pairs; else found by the usual names. Of --text in jsonl and parquet: "
+            "'text' by default.",
+            "aliases": ["--column"],
+        },
     )
     label_column: list[str] | None = field(
         default=None,

@@ -9,7 +9,6 @@ import difflib
 import shlex
 import shutil
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any
@@ -183,7 +182,6 @@ def run(values: Mapping[str, Any], given: Given) -> dict[str, Any]:
     if first and not args.resume_from_checkpoint:
         for old in checkpoints(str(args.output_dir)):
             shutil.rmtree(old)  # of the run that is replaced: a later resume must not find them
-    started = time.perf_counter()
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     if trainer.interrupted:
         number = trainer.interruption.signal
@@ -194,7 +192,7 @@ def run(values: Mapping[str, Any], given: Given) -> dict[str, Any]:
         )
     if material.held_out is not None and (args.load_best_model_at_end or not output.evaluated_last(trainer)):
         trainer.evaluate()
-    summary = output.summarise(arguments, trainer, material, time.perf_counter() - started) | of_words
+    summary = output.summarise(arguments, trainer, material, trainer.meter.seconds) | of_words
     output.save_student(trainer, summary, material)
     if first:
         print(f"the student is in {args.output_dir}")

@@ -30,6 +30,7 @@ from .inputs import Arguments, Given
 from .material import Material
 from .sentences import FEW_TEXTS, Reader, Sentences, batches_of, read_sentences
 from .student import make_student
+from .text import column_of
 
 AT_ONCE = 64
 """Texts that a teacher reads together when its vectors are kept."""
@@ -79,7 +80,8 @@ def student_sentence(
 
 def sentence_material(arguments: Arguments, given: Given, teachers: Sequence[PreTrainedModel], write: bool) -> Material:
     """Whole texts for a sentence encoder; `write`: this process writes the vectors that are kept."""
-    models, _, data, args = arguments
+    models, rows, data, args = arguments
+    column = column_of(rows)
     if data.text is None:
         raise InputError("a sentence encoder learns from whole texts: give them with --text, not with --tokens")
     if not teachers:
@@ -96,10 +98,10 @@ def sentence_material(arguments: Arguments, given: Given, teachers: Sequence[Pre
         _check_vocabulary(each)
     runs = models.teacher_vectors is None
     readers = [each.reader for each in loaded] if runs else []
-    texts = read_sentences(data.text, made.reader, readers, models.teacher_vectors)
+    texts = read_sentences(data.text, made.reader, readers, models.teacher_vectors, column)
     held_out = None
     if data.validation_text is not None:
-        held_out = read_sentences(data.validation_text, made.reader, readers, models.teacher_vectors)
+        held_out = read_sentences(data.validation_text, made.reader, readers, models.teacher_vectors, column)
     notes = list(texts.notes)
     if models.cache_teacher is not None:
         if not runs or len(loaded) != 1:

@@ -63,24 +63,26 @@ class Sentences:
     notes: Sequence[str]
 
 
-def read_blocks(names: Sequence[str], vectors: str | None = None) -> Iterator[tuple[pa.Array, np.ndarray | None, int]]:
-    """The texts of files in their order without white space at their ends, with the vectors in the column `vectors`
-    of parquet files where it is named, and how many blank ones were left out.
+def read_blocks(
+    names: Sequence[str], vectors: str | None = None, column: str = "text"
+) -> Iterator[tuple[pa.Array, np.ndarray | None, int]]:
+    """The texts of files (in jsonl and parquet those of `column`) in their order without white space at their ends,
+    with the vectors in the column `vectors` of parquet files where it is named, and how many blank ones were left out.
 
     Raises `InputError` as `find_text_files` and `read_files` do, and for vectors that are missing, not finite or of
     several widths.
     """
     paths = find_text_files(list(names))
     if vectors is not None:
-        yield from _with_vectors(paths, vectors)
+        yield from _with_vectors(paths, vectors, column)
         return
-    for block in read_files(paths):
+    for block in read_files(paths, column):
         texts = pc.utf8_trim_whitespace(block.texts)
         kept = texts.filter(pc.greater(pc.utf8_length(texts), 0))
         yield kept, None, len(texts) - len(kept)
 
 
-def _with_vectors(paths: Sequence[Path], column: str) -> Iterator[tuple[pa.Array, np.ndarray | None, int]]:
+def _with_vectors(paths: Sequence[Path], column: str, text: str) -> Iterator[tuple[pa.Array, np.ndarray | None, int]]:
     import pyarrow.parquet
 
     width = None
@@ -88,11 +90,11 @@ def _with_vectors(paths: Sequence[Path], column: str) -> Iterator[tuple[pa.Array
         if path.suffix not in (".parquet", ".pq"):
             raise InputError(f"--teacher_vectors {column}: {path} is no parquet file with such a column")
         file = pyarrow.parquet.ParquetFile(path)
-        for name in ("text", column):
+        for name in (text, column):
             if name not in file.schema_arrow.names:
                 raise InputError(f"{path} has no column {name!r}; it has {', '.join(file.schema_arrow.names)}")
-        for batch in file.iter_batches(columns=["text", column]):
-            texts = pc.utf8_trim_whitespace(batch.column("text").cast(pa.string()))
+        for batch in file.iter_batches(columns=[text, column]):
+            texts = pc.utf8_trim_whitespace(batch.column(text).cast(pa.string()))
             lists = batch.column(column)
             if not (pa.types.is_list(lists.type) or pa.types.is_fixed_size_list(lists.type)) or lists.null_count:
                 raise InputError(f"{path}: column {column!r} holds {lists.type}, not a list of numbers in every row")
@@ -108,16 +110,21 @@ def _with_vectors(paths: Sequence[Path], column: str) -> Iterator[tuple[pa.Array
 
 
 def read_sentences(
-    names: Sequence[str], student: Reader, teachers: Sequence[Reader] = (), vectors: str | None = None
+    names: Sequence[str],
+    student: Reader,
+    teachers: Sequence[Reader] = (),
+    vectors: str | None = None,
+    column: str = "text",
 ) -> Sentences:
-    """The texts of files, as the student and each of the `teachers` (those that are run) reads them."""
+    """The texts of files, as the student and each of the `teachers` (those that are run) reads them; see
+    `read_blocks`."""
     own = [None if each.same_ids(student) else each for each in teachers]
     ids: list[pa.Array] = []
     theirs: list[list[pa.Array]] = [[] for _ in own]
     found: list[np.ndarray] = []
     sample: list[str] = []
     blank = cut = 0
-    for texts, values, left_out in read_blocks(names, vectors):
+    for texts, values, left_out in read_blocks(names, vectors, column):
         blank += left_out
         if len(texts) == 0:
             continue
@@ -132,14 +139,14 @@ def read_sentences(
         sample += texts.slice(0, SAMPLE - len(sample)).to_pylist()
     if not ids:
         raise InputError(f"{' '.join(names)}: no line with text in it")
-    column = pa.chunked_array(ids)
-    notes = [f"texts: {len(column):,}"]
+    whole = pa.chunked_array(ids)
+    notes = [f"texts: {len(whole):,}"]
     if cut:
-        notes.append(f"cut to {student.settings.max_length} tokens: {cut:,} ({cut / len(column):.1%})")
+        notes.append(f"cut to {student.settings.max_length} tokens: {cut:,} ({cut / len(whole):.1%})")
     if blank:
         notes.append(f"blank ones left out: {blank:,}")
     return Sentences(
-        column,
+        whole,
         [
             None if reader is None else (_ragged(parts), int(reader.tokenizer.pad_id or 0))
             for parts, reader in zip(theirs, own, strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,14 @@ from .. import _files as files
 from .._core import InputError
 from ..batches.masked import MaskedBatches
 from ..batches.settings import Masking
-from ..metrics.held_out import read_text
-from ..prepare.directory import PreparedTokens, load_tokens
+from ..models.families import longest_row
+from ..prepare.directory import PreparedTokens, load_tokens, unknown_note, unknown_share
 from ..prepare.run import prepare
+from ..prepare.text import read_texts
 from ..tokenizer import Tokenizer, load_tokenizer
 from ..tokenizer_files import has_tokenizer
 from .arguments import DataArguments, DistillationArguments, ModelArguments
+from .row_arguments import RowArguments
 
 TEXT = "text.json"  # beside tokens that were prepared here: of which text
 PADDED_VOCABULARY = 128  # models round their vocabulary up to a multiple of this at most
@@ -38,43 +40,73 @@ def open_tokens(
     tokenizer: Tokenizer | None,
     tokens: PreparedTokens | None,
     write: bool,
+    column: str = "text",
 ) -> PreparedTokens:
-    """The prepared tokens; raw text is prepared into the output directory first, and found there on a resume."""
+    """The prepared tokens; raw text is prepared into the output directory first, and found there on a resume.
+
+    column: of the text in jsonl and parquet.
+    """
     if data.tokens is not None:
         tokens = load_tokens(data.tokens)
     elif tokens is None:
         folder = Path(str(args.output_dir)) / "tokens"
         if tokenizer is None:
             raise InputError("text needs a tokenizer: give --tokenizer, or a teacher that has one")
+        read = {"text": data.text, "text_column": column, "min_length": data.min_length}
         if args.resume_from_checkpoint and folder.is_dir():
-            refuse_other_text(folder, data.text)
+            refuse_other_text(folder, read)
         elif write:
             prepare(
                 folder,
                 tokenizer,
                 data.text,
                 max_length=data.max_length,
+                min_length=data.min_length,
+                column=column,
                 overwrite=args.overwrite or bool(args.resume_from_checkpoint),
                 progress=not args.disable_tqdm,
             )
-            files.write_json(folder / TEXT, {"text": data.text})
+            files.write_json(folder / TEXT, read)
         tokens = load_tokens(folder)
     if tokenizer is not None:
         tokens.check_tokenizer(tokenizer, data.tokenizer or (models.teacher or ["the teacher"])[0])
     return tokens
 
 
-def refuse_other_text(folder: Path, text: list[str] | None) -> None:
-    """Refuses to resume with --text `text` where what was prepared into `folder` is another."""
+def refuse_other_text(folder: Path, read: Mapping[str, Any]) -> None:
+    """Refuses to resume with text, or a way to read it (`read`), that is not what was prepared into `folder`."""
     try:
-        before = json.loads((folder / TEXT).read_text(encoding="utf-8"))["text"]
+        before = json.loads((folder / TEXT).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return
-    if before != text:
-        raise InputError(
-            f"cannot resume: --text was {' '.join(before)} and is {' '.join(text or [])}. Pass what the run was started"
-            f" with, or its tokens with --tokens {folder}, or start a new run with --student"
+    for name, value in read.items():
+        if before.get(name, value) != value:
+            was, given = (" ".join(each) if isinstance(each, list) else each for each in (before[name], value))
+            raise InputError(
+                f"cannot resume: --{name} was {was} and is {given}. Pass what the run was started with, or its tokens "
+                f"with --tokens {folder}, or start a new run with --student"
+            )
+
+
+def column_of(rows: RowArguments) -> str:
+    """The column of raw text in jsonl and parquet. Raises `InputError` for several."""
+    named = rows.text_column or ["text"]
+    if len(named) > 1:
+        raise InputError(f"--text_column {' '.join(named)}: text has one column; two are of rows that are pairs")
+    return named[0]
+
+
+def read_notes(tokens: PreparedTokens) -> list[str]:
+    """What the texts came to, and what of them was left out, a line each."""
+    info, notes = tokens.info, []
+    if "lines" in info:
+        dropped = f"{info['dropped_short']:,} of fewer than {info['min_length']} tokens (--min_length)"
+        notes.append(
+            f"text: {info['lines']:,} texts made {info['rows']:,} rows; left out {dropped}, "
+            f"{info['dropped_unknown']:,} of unknown words"
         )
+    warning = unknown_note(unknown_share(tokens.tokenizer, tokens.token_counts))
+    return [*notes, *([warning] if warning else [])]
 
 
 def choose_tokenizer(
@@ -142,9 +174,7 @@ def tokenizer_beside(model: PreTrainedModel) -> Tokenizer | None:
 def check_positions(batches: MaskedBatches, models: Sequence[PreTrainedModel]) -> None:
     """Refuses rows longer than a model has positions for, which would end in an index out of range."""
     for model in models:
-        positions = getattr(model.config, "max_position_embeddings", None)
-        if positions is not None and model.config.model_type in ("roberta", "xlm-roberta", "camembert"):
-            positions -= model.config.pad_token_id + 1  # their positions begin after the padding's
+        positions = longest_row(model)
         if positions is not None and batches.longest > positions:
             raise InputError(
                 f"the longest row has {batches.longest} tokens, but {type(model).__name__} has positions for "
@@ -183,7 +213,9 @@ def build_batches(data: DataArguments, args: DistillationArguments, tokens: Prep
     )
 
 
-def build_held_out(data: DataArguments, args: DistillationArguments, tokens: PreparedTokens) -> MaskedBatches | None:
+def build_held_out(
+    data: DataArguments, args: DistillationArguments, tokens: PreparedTokens, column: str = "text"
+) -> MaskedBatches | None:
     """The held-out text as batches, the same in every epoch: 15 % of its tokens masked, as `distilfast evaluate` does.
 
     None where there is none. Raises `InputError` for held-out text that is never looked at, or the reverse.
@@ -195,7 +227,7 @@ def build_held_out(data: DataArguments, args: DistillationArguments, tokens: Pre
         return None
     if not evaluates:
         raise InputError("--validation_text is never looked at with --eval_strategy no; give --eval_strategy epoch")
-    rows = tokens.tokenizer.encode_batch(read_text(data.validation_text), max_length=data.max_length)
+    rows = tokens.tokenizer.encode_batch(read_texts(data.validation_text, column=column), max_length=data.max_length)
     return MaskedBatches(
         rows,
         tokens.tokenizer,

@@ -262,7 +262,7 @@ class DistillationTrainer(PublicTrainer):
                 return TrainOutput(state.global_step, 0.0, {})
             resume_from_checkpoint = str(chosen)
         self.adapt_models()
-        self.meter.restart_clock()
+        self.meter.begin()
         # With a limit of 1 Trainer would remove the checkpoint of an interruption in favour of the best.
         self._save_total_limit, self.args.save_total_limit = self.args.save_total_limit, None
         with self.interruption:

@@ -45,6 +45,7 @@ def with_fewer_words(
         raise InputError("--vocabulary needs the teacher's tokenizer: give --tokenizer, or a teacher that has one")
     for name, teacher in zip(models.teacher or [], teachers, strict=True):
         text.check_vocabulary(teacher, whole, f"the teacher {name}")
-    fitted = fit_vocabulary(whole, models.vocabulary, models.vocabulary_text or data.text or [], models.characters)
+    words_of = models.vocabulary_text or data.text or []
+    fitted = fit_vocabulary(whole, models.vocabulary, words_of, models.characters, text.column_of(arguments.rows))
     fewer = [keep_words(teacher, fitted.vocabulary.teacher_ids) for teacher in teachers]
     return fitted, given._replace(tokenizer=fitted.vocabulary.tokenizer), fewer
