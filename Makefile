@@ -9,7 +9,7 @@ OLDER := $(abspath $(VENV))/transformers-4
 
 RUST_SOURCES := $(shell find rust -type f) Cargo.toml Cargo.lock rust-toolchain.toml
 
-.PHONY: demo test test-rust test-python test-interpreter lint bench gpu-check wheel clean
+.PHONY: demo test test-rust test-python test-interpreter examples docs lint bench gpu-check wheel clean
 
 demo: $(VENV)/.built
 	$(PY) -m distilfast.demo --output_dir $(OUT)/demo --overwrite True
@@ -30,11 +30,20 @@ lint: $(VENV)/.built
 	cargo fmt --check
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo clippy --all-targets -- -D warnings
+	$(VENV)/bin/zizmor --offline --no-progress .github/workflows
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 	cd python && ../$(VENV)/bin/lint-imports ../pyproject.toml
 	cd python && ../$(PY) -m mypy.stubtest --mypy-config-file ../tests/stubtest.ini distilfast._core
+
+# Every file of examples/ whole, a few minutes each; `make test` runs them with few rows and steps.
+examples: $(VENV)/.built
+	for name in examples/*.py; do $(PY) $$name --output_dir $(OUT)/$$name || exit 1; done
+
+# The pages of docs/ and the reference that is made of docstrings; warnings are errors.
+docs: $(VENV)/.built
+	$(PY) -m mkdocs build --strict
 
 # What is measured, on the machine at hand; JSON beside the printed tables.
 bench: $(VENV)/.built
@@ -46,6 +55,7 @@ gpu-check:
 
 wheel: $(VENV)/.built
 	$(PY) -m maturin build --release --locked --out dist
+	$(PY) .ci/inspect_wheel.py dist/*.whl
 
 $(VENV)/.python:
 	$(PYTHON) -m venv $(VENV)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import yaml
 from distilfast import __main__ as executable
 from distilfast._command import Command
 from distilfast._command.parser import build, read
@@ -89,3 +94,46 @@ def test_links_lead_to_files(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_site_and_its_index_have_every_page() -> None:
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")}
+    placed: list[str] = []
+    for part in yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]:
+        placed += [part] if isinstance(part, str) else next(iter(part.values()))
+    assert sorted(placed) == sorted(pages)
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    assert pages - {"index.md"} == set(re.findall(r"\]\((\w+\.md)", index))
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    for needed in ("mkdocs", "material", "mkdocstrings_handlers"):
+        pytest.importorskip(needed)
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    reference = (tmp_path / "site" / "reference.html").read_text(encoding="utf-8")
+    for name in ("distil", "MaskedBatches", "create_student", "losses.linear_distillation_loss"):
+        assert f'id="distilfast.{name}"' in reference
+
+
+def study() -> ModuleType:
+    """docs/study/tables.py."""
+    spec = importlib.util.spec_from_file_location("study_tables", ROOT / "docs" / "study" / "tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_table_of_the_study_is_what_its_json_says() -> None:
+    page = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
+    assert study().filled(page) == page, "run python docs/study/tables.py"
+
+
+def test_a_figure_of_the_study_that_is_stale_is_noticed() -> None:
+    page = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
+    assert study().filled(page.replace("85.85 |", "85.86 |")) == page != page.replace("85.85 |", "85.86 |")
+    with pytest.raises(ValueError, match="must have the tables similarity"):
+        study().filled(page.replace("<!-- table: similarity -->", ""))

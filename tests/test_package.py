@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import sysconfig
@@ -14,6 +15,9 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import distilfast
+import inspect_wheel
+import published_links
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,19 +64,65 @@ def run_clean(python: Path, arguments: list[str], cwd: Path) -> subprocess.Compl
     return subprocess.run([str(python), *arguments], cwd=cwd, env=environment, capture_output=True, text=True)
 
 
-def test_wheel_holds_the_kernels_and_nothing_foreign(wheel: Path) -> None:
-    names = zipfile.ZipFile(wheel).namelist()
-    for kernel in (ROOT / "kernels" / "fused").glob("*.py"):
-        assert f"distilfast/fused/{kernel.name}" in names
-    for needed in ("distilfast/py.typed", "distilfast/_core.pyi", "distilfast/_core.abi3.so"):
-        assert needed in names
-    assert any(name.endswith("licenses/LICENSE") for name in names)
-    top = {name.split("/")[0] for name in names}
-    assert all(re.fullmatch(r"distilfast(-.*)?", name) for name in top), f"foreign names at the top of the wheel: {top}"
+def test_wheel_is_what_is_meant_to_be_shipped(wheel: Path) -> None:
+    assert inspect_wheel.faults(wheel, distilfast.__version__) == []
 
 
-def test_wheel_is_abi3(wheel: Path) -> None:
-    assert "-cp310-abi3-" in wheel.name
+def test_a_wheel_that_is_not_is_told_by_what_is_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "distilfast-0.2.0-cp311-cp311-linux_x86_64.whl"
+    names = dict.fromkeys((*inspect_wheel.NEEDED, "distilfast/_core.abi3.so"), b"")
+    names |= {
+        "kernels/fused/rows.py": b"",
+        "distilfast-0.2.0.dist-info/METADATA": b"Name: distilfast\nVersion: 0.1.9\n",
+    }
+    names |= {"distilfast-0.2.0.dist-info/sboms/distilfast.cyclonedx.json": b"{}"}
+    names["distilfast/_core.abi3.so"] = elf(["", ".text", ".symtab"])
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in names.items():
+            archive.writestr(name, content)
+    found = "\n".join(inspect_wheel.faults(path, "0.2.0"))
+    for fault in (
+        "cp310-abi3",
+        "distilfast/fused/rows.py is missing",
+        "kernels stands at its top",
+        "bill of materials",
+        "not stripped: it has .symtab",
+        "says version 0.1.9, the tag 0.2.0",
+        "license is missing",
+    ):
+        assert fault in found
+    path.write_bytes(b" " * inspect_wheel.LARGEST + path.read_bytes())
+    assert "bytes; 6,000,000 are the most" in "\n".join(inspect_wheel.faults(path))
+
+
+def elf(sections: list[str]) -> bytes:
+    """A 64-bit ELF file that has these sections, empty but for the last: their names."""
+    names = b"\0".join(name.encode() for name in [*sections, ".shstrtab"]) + b"\0"
+    offsets = [names.index(name.encode() + b"\0") for name in [*sections, ".shstrtab"]]
+    headers = b"".join(struct.pack("<IIQQQQIIQQ", offset, 1, 0, 0, 64, len(names), 0, 0, 1, 0) for offset in offsets)
+    head = b"\x7fELF\x02\x01\x01".ljust(0x28, b"\0") + struct.pack("<Q", 64 + len(names)) + bytes(10)
+    return head + struct.pack("<HHH", 64, len(offsets), len(offsets) - 1) + names + headers
+
+
+def test_a_released_readme_has_no_link_that_leads_nowhere() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    page = published_links.absolute(readme, "owner/name", "v9.9.9")
+    targets = re.findall(r"\]\(([^)\s]+)\)", page)
+    assert targets
+    assert all("://" in target or target.startswith("#") for target in targets)
+    assert published_links.absolute(page, "other/name", "v1") == page
+    picture = published_links.absolute("![a](docs/a.png) and [b](docs/b.md#c)", "o/n", "v1")
+    assert picture == (
+        "![a](https://github.com/o/n/raw/v1/docs/a.png) and [b](https://github.com/o/n/blob/v1/docs/b.md#c)"
+    )
+
+
+def test_a_released_project_names_its_repository() -> None:
+    tomllib = pytest.importorskip("tomllib")
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    before, after = tomllib.loads(text), tomllib.loads(published_links.with_urls(text, "owner/name", "v9.9.9"))
+    assert after["project"].pop("urls")["Repository"] == "https://github.com/owner/name"
+    assert before == after
 
 
 def test_sdist_holds_what_builds_it(tmp_path: Path) -> None:

@@ -1,21 +1,26 @@
-"""Writes the tables and pictures of docs/study.md from the JSON files beside this one: generated_*.md, *.png.
+"""Writes the tables and pictures of docs/study.md from the JSON files beside this one.
 
 python docs/study/tables.py
+
+A table stands in docs/study.md below the line `<!-- table: its name -->`. A test compares them with the JSON.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from pathlib import Path
 from typing import Any
 
 from distilfast.ablate.report import TITLES as VARIANTS
 from distilfast.ablate.report import ablation_markdown, draw_deltas
-from distilfast.evaluate.pictures import COLOURS, draw_losses, figure_and_axes
-from distilfast.evaluate.report import number, table
+from distilfast.evaluate.pictures import COLOURS, figure_and_axes
+from distilfast.metrics.markdown import number, table
 
 HERE = Path(__file__).parent
+PAGE = HERE.parent / "study.md"
+PLACE = re.compile(r"(?m)^<!-- table: (\w+) -->\n\n((?:\|.*\n)+)")
 TITLES = {
     "teacher": "teacher, 6 layers",
     "distilled": "student, 3 layers, distilled",
@@ -107,35 +112,47 @@ def longer_table(longer: dict[str, Any], short: dict[str, Any]) -> str:
     return table(["student", "MLM accuracy, %", "MLM loss", "top-1 as teacher, %", "KL"], rows)
 
 
+def tables() -> dict[str, str]:
+    """Every table of the page by its name, as Markdown."""
+    absolute, relative = re.findall(r"(?m)(?:^\|.*\n)+", ablation_markdown(read("ablation_controls")))
+    tasks = task_table(*map(read, ("ablation_tasks", "ablation_tasks_seed1", "stsb_earlier", "longer")))
+    return {
+        "similarity": similarity_table(read("sentence_similarity")) + "\n",
+        "ablation": absolute,
+        "against_the_full_loss": relative,
+        "longer": longer_table(read("longer"), read("dropout")) + "\n",
+        "tasks": tasks + "\n",
+    }
+
+
+def filled(page: str) -> str:
+    """The page with each of its tables as the JSON has it. Raises `ValueError` where it lacks one, or has another."""
+    found = tables()
+    if sorted(found) != sorted(match[1] for match in PLACE.finditer(page)):
+        raise ValueError(f"{PAGE} must have the tables {', '.join(found)}, once each")
+    return PLACE.sub(lambda match: f"<!-- table: {match[1]} -->\n\n{found[match[1]]}", page)
+
+
 def draw_similarity(found: dict[str, Any], path: Path) -> None:
-    """Bars of the dev correlations."""
-    figure, axes = figure_and_axes(6.4, 2.4)
+    """Dots of the dev correlations, their numbers beside them."""
+    figure, axes = figure_and_axes(7.0, 2.6)
     names = list(reversed(found["models"]))
     values = [found["models"][name]["dev"]["people"] for name in names]
-    bars = axes.barh(
-        range(len(names)), values, color=[COLOURS[0] if name != "teacher" else "#8a8a8a" for name in names]
-    )
-    axes.bar_label(bars, [f"{value:.1f}" for value in values], padding=3, fontsize=8)
+    axes.scatter(values, range(len(names)), s=36, zorder=3, color=COLOURS[0])
+    for row, value in enumerate(values):
+        axes.annotate(f"{value:.1f}", (1.02, row), xycoords=("axes fraction", "data"), va="center", fontsize=8)
+    axes.axvline(found["models"]["teacher"]["dev"]["people"], color="#8a8a8a", linewidth=0.8)
     axes.set_yticks(range(len(names)), [TITLES[name] for name in names])
-    axes.set_xlim(0, 100)
-    axes.set_xlabel("STS-B dev, Spearman x 100, no fine-tuning")
+    axes.set_xlim(50, 90)
+    axes.set_xlabel("Spearman x 100 on STS-B dev, no fine-tuning")
     axes.grid(axis="x", linewidth=0.4)
     figure.savefig(path)
 
 
 def main() -> None:
-    similarity = read("sentence_similarity")
-    (HERE / "generated_similarity.md").write_text(similarity_table(similarity) + "\n", encoding="utf-8")
-    draw_similarity(similarity, HERE / "similarity.png")
-    held_out = read("ablation_controls")
-    draw_deltas(held_out, HERE / "ablation.png")
-    (HERE / "generated_ablation.md").write_text(ablation_markdown(held_out), encoding="utf-8")
-    tasks = task_table(*map(read, ("ablation_tasks", "ablation_tasks_seed1", "stsb_earlier", "longer")))
-    (HERE / "generated_ablation_tasks.md").write_text(tasks + "\n", encoding="utf-8")
-    longer = longer_table(read("longer"), read("dropout"))
-    (HERE / "generated_longer.md").write_text(longer + "\n", encoding="utf-8")
-    losses = read("losses")
-    draw_losses(losses, HERE / "losses.png")
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    draw_similarity(read("sentence_similarity"), HERE / "similarity.png")
+    draw_deltas(read("ablation_controls"), HERE / "ablation.png")
 
 
 if __name__ == "__main__":

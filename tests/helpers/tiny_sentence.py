@@ -51,6 +51,7 @@ def encoder_folder(
     settings: SentenceSettings | None = None,
     words: list[str] | None = None,
     bare: bool = False,
+    positions: int = 40,
     seed: int = 0,
 ) -> str:
     """Writes the encoder; `dense`: the width of a dense layer behind the pooling; `bare`: the encoder alone."""
@@ -65,7 +66,7 @@ def encoder_folder(
         num_hidden_layers=layers,
         num_attention_heads=4,
         intermediate_size=2 * width,
-        max_position_embeddings=40,
+        max_position_embeddings=positions,
         initializer_range=0.2,
     )
     model = BertModel(config, add_pooling_layer=False).eval()

@@ -121,35 +121,47 @@ def ordering(report: Mapping[str, Any]) -> str:
 
 
 def draw_deltas(report: Mapping[str, Any], path: Path) -> list[str]:
-    """A panel of the change by variant: every seed a dot, the median a line, the published change a square."""
+    """The change by variant: every seed a dot, the median a line and a number; an arrow where it lies far outside.
+
+    The published change is a square where the tasks were scored, and nowhere else: it is one of task scores.
+    """
     if not can_draw():
         return []
     metric = "tasks" if "tasks" in next(iter(report["deltas"].values())) else "mlm_accuracy"
     figure, axes = figure_and_axes(7.0, 3.2)
     names = list(reversed(report["deltas"]))
-    for row, variant in enumerate(names):
-        values = report["deltas"][variant][metric]
-        axes.scatter(
-            values, [row] * len(values), color=COLOURS[0], s=28, zorder=3, label="one seed" if row == 0 else None
-        )
-        axes.plot([statistics.median(values)] * 2, [row - 0.25, row + 0.25], color=COLOURS[0], linewidth=2, zorder=3)
-        if variant not in ABLATION:
+    changes = {name: report["deltas"][name][metric] for name in names}
+    published = {name: ABLATION[name] for name in names if name in ABLATION and metric == "tasks"}
+    end = _reach([[*changes[name], *([published[name]] if name in published else [])] for name in names])
+    for row, values in enumerate(changes.values()):
+        median = statistics.median(values)
+        axes.annotate(f"{median:+.2f}", (1.02, row), xycoords=("axes fraction", "data"), va="center", fontsize=8)
+        if abs(median) > end:
+            side = 1 if median > 0 else -1
+            arrow = {"arrowstyle": "->", "color": COLOURS[0], "linewidth": 2}
+            axes.annotate("", (side * end, row), (side * 0.85 * end, row), arrowprops=arrow)
             continue
-        axes.scatter(
-            ABLATION[variant],
-            row,
-            facecolor="white",
-            edgecolor=PUBLISHED,
-            marker="s",
-            s=40,
-            zorder=2,
-            label="published, GLUE" if variant == next(iter(report["deltas"])) else None,
-        )
+        axes.scatter(values, [row] * len(values), color=COLOURS[0], s=28, zorder=3)
+        axes.plot([median] * 2, [row - 0.25, row + 0.25], color=COLOURS[0], linewidth=2, zorder=3)
+    if published:
+        rows = [names.index(name) for name in published]
+        square = {"facecolor": "white", "edgecolor": PUBLISHED, "marker": "s", "s": 40, "zorder": 2}
+        axes.scatter(list(published.values()), rows, label="published, GLUE", **square)
+        axes.scatter([], [], color=COLOURS[0], s=28, label="one seed")
+        figure.legend(loc="outside upper center", ncols=2, fontsize=8, frameon=False)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(names)), [TITLES[name] for name in names])
     axes.set_ylim(-0.6, len(names) - 0.4)
+    axes.set_xlim(-end, max(0.15 * end, *(max(values) for values in changes.values() if max(values) <= end)) * 1.05)
     axes.set_xlabel(f"{METRICS[metric][0]}, against the full loss with the same seed")
     axes.grid(axis="x", linewidth=0.4)
-    figure.legend(loc="outside upper center", ncols=2, fontsize=8, frameon=False)
     figure.savefig(path)
     return [path.name]
+
+
+def _reach(values: Sequence[Sequence[float]]) -> float:
+    """How far from 0 the axis goes: as far as anything lies, but for one that lies three times as far as the others."""
+    furthest = sorted(max(map(abs, each)) for each in values)
+    if len(furthest) > 1 and furthest[-1] > 3 * furthest[-2] > 0:
+        return 1.15 * furthest[-2]
+    return 1.05 * furthest[-1] or 1.0

@@ -66,8 +66,10 @@ def draw_kept(report: Mapping[str, Any], path: Path) -> list[str]:
         groups.append((task["title"], kept, published_kept(name)))
     if not any(value is not None for _, kept, _ in groups for value in kept.values()):
         return []
-    figure, axes = figure_and_axes(max(6.4, 1.1 + 0.42 * len(groups) * (len(rows) + 1)), 4.0)
-    width = 0.84 / (len(rows) + 1)
+    published = [share for *_, share in groups]
+    bars_a_group = len(rows) + any(share is not None for share in published)
+    figure, axes = figure_and_axes(max(6.4, 1.1 + 0.42 * len(groups) * bars_a_group), 4.0)
+    width = 0.84 / bars_a_group
     for i, row in enumerate(rows):
         at = [group + i * width for group in range(len(groups))]
         heights = [100 * (kept[row] or 0.0) for _, kept, _ in groups]
@@ -79,19 +81,13 @@ def draw_kept(report: Mapping[str, Any], path: Path) -> list[str]:
         labels = axes.bar_label(bars, known, fontsize=7, padding=2)
         for label in labels:
             label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
-    at = [group + len(rows) * width for group in range(len(groups))]
-    heights = [100 * (published or 0.0) for *_, published in groups]
-    axes.bar(
-        at,
-        heights,
-        0.92 * width,
-        label="DistilBERT of BERT-base, published",
-        color="white",
-        edgecolor=PUBLISHED,
-        hatch="///",
-    )
+    heights = [100 * (share or 0.0) for share in published]
+    if bars_a_group > len(rows):
+        at = [group + len(rows) * width for group in range(len(groups))]
+        theirs = "DistilBERT of BERT-base, published"
+        axes.bar(at, heights, 0.92 * width, label=theirs, color="white", edgecolor=PUBLISHED, hatch="///")
     axes.axhline(100, color="black", linewidth=0.8, linestyle=":")
-    axes.set_xticks([group + width * len(rows) / 2 for group in range(len(groups))], [title for title, *_ in groups])
+    axes.set_xticks([group + width * (bars_a_group - 1) / 2 for group in range(len(groups))], [title for title, *_ in groups])
     axes.tick_params(axis="x", length=0)
     axes.set_ylabel(f"% of {report['teacher']}'s score")
     axes.grid(axis="y", linewidth=0.4)
@@ -229,6 +225,7 @@ def draw_losses(
                 linewidth=1.3,
             )
         axes.set_title(title, fontsize=9)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.tick_params(labelsize=8)
         axes.grid(linewidth=0.4)
     for axes in list(grid.flat)[len(panels) :]:
