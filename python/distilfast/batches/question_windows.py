@@ -11,6 +11,14 @@ from .._core import InputError
 from ..prepare.targets import IGNORED
 from .encode import EncodedRows, Ragged, check_length, chunks
 
+PASSAGE_STRIDE = 128
+"""Tokens that the windows of a long passage share, as in the published baselines of SQuAD."""
+
+
+def passage_stride(max_length: int) -> int:
+    """What windows of `max_length` tokens share: the published number, or a quarter of short windows."""
+    return min(PASSAGE_STRIDE, max_length // 4)
+
 
 def encode_questions(
     tokenizer: Any,

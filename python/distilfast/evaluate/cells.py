@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -21,7 +22,7 @@ from filelock import FileLock, Timeout
 from .._core import InputError
 from .._files import whole_directory, write_json
 from .finetune import FineTuneSettings, fine_tune
-from .task_data import TaskData
+from .tasks import TaskData
 
 
 @dataclass(frozen=True)
@@ -152,9 +153,11 @@ class Runner:
         teacher = None if cell.teacher is None else str(self._tuned(cell.teacher))
         if keep:
             with whole_directory(self._kept(cell), overwrite=True) as beside:
-                result = fine_tune(cell.path, data, cell.seed, cell.settings, self.device, save_to=beside)
+                result = fine_tune(cell.path, data, cell.seed, cell.settings, self.device, beside)
         else:
-            result = fine_tune(cell.path, data, cell.seed, cell.settings, self.device, teacher=teacher)
+            with tempfile.TemporaryDirectory(prefix="distilfast-") as scratch:
+                folder = Path(scratch)
+                result = fine_tune(cell.path, data, cell.seed, cell.settings, self.device, folder, teacher)
         found = {"row": cell.row, "task": cell.task, "seed": cell.seed, **asdict(result), "device": str(self.device)}
         write_json(cell.file(self.folder), found | {"conditions": conditions(cell, data, self.fingerprints)})
         print(f"    {result.score:.2f} after {result.steps} steps in {result.seconds:.0f} s", flush=True)

@@ -35,7 +35,7 @@ HEADS = ("classification", "tokens", "questions")
 class RowOptions:
     """Where the rows are and which of their columns are read; None: by the usual names."""
 
-    validation_file: str
+    source: str | Rows
     text_column: tuple[str, ...] = ()
     label_column: tuple[str, ...] = ()
     group_column: str | None = None
@@ -100,6 +100,7 @@ def rows_report(
         if other != head:
             raise InputError(f"{name} is a {type(models[name]).__name__}, {teacher} a {type(models[teacher]).__name__}")
     rows, columns = _rows(head, options)
+    file = Path(rows.source if isinstance(options.source, Rows) else options.source)
     config = models[teacher].config
     notes = [columns.note, *rows.notes, *(f"{count:,} {what}" for what, count in rows.counts.items())]
     orders: dict[str, list[int]] = {}
@@ -129,20 +130,20 @@ def rows_report(
         )
         notes += [f"{name}: {count:,} {what}" for what, count in cut.items()]
     return {
-        "file": Path(options.validation_file).name,
-        "fingerprint": _fingerprint(rows, columns, options),
+        "file": file.name,
+        "fingerprint": rows_fingerprint(rows, columns, options.max_length),
         "head": head,
         "problem": problem_of(config) if head == "classification" else head,
         "rows": len(rows),
         # A card may carry them to the world, which the folders of this machine are no business of.
-        "notes": [note.replace(str(options.validation_file), Path(options.validation_file).name) for note in notes],
+        "notes": [note.replace(str(file), file.name) for note in notes],
         **compared(comparison, outputs, teacher),
     }
 
 
 def _rows(head: str, options: RowOptions) -> tuple[Rows, Columns]:
     kind: Any = "text" if head == "classification" else head
-    rows = read_rows(options.validation_file, split="validation")
+    rows = read_rows(options.source, split="validation")
     columns = find_columns(rows, kind, options.text_column, options.label_column, options.group_column)
     rows = with_text(rows, columns)
     if options.max_rows is not None and options.max_rows < 1:
@@ -154,9 +155,9 @@ def _rows(head: str, options: RowOptions) -> tuple[Rows, Columns]:
     return rows, columns
 
 
-def _fingerprint(rows: Rows, columns: Columns, options: RowOptions) -> str:
-    """sha256 of the rows that are scored and of how they are read."""
-    digest = hashlib.sha256(f"{options.max_length}".encode())
+def rows_fingerprint(rows: Rows, columns: Columns, max_length: int) -> str:
+    """sha256 of the texts, labels and groups of rows, and of how many tokens of them are read."""
+    digest = hashlib.sha256(f"{max_length}".encode())
     for name in dict.fromkeys([*columns.texts, *columns.labels, *([columns.group] if columns.group else [])]):
         content = json.dumps([name, rows.column(name)], ensure_ascii=False, default=str)
         digest.update(content.encode("utf-8", "surrogatepass"))

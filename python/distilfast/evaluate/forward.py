@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from .._core import InputError
 from ..batches.encode import EncodedRows, encode_texts, encode_words, longest_input
-from ..batches.question_windows import encode_questions
-from ..metrics.questions import STRIDE, best_answers
+from ..batches.question_windows import encode_questions, passage_stride
+from ..metrics.questions import best_answers
 
 BATCH = 32
 
@@ -82,7 +82,7 @@ def answers(
     """The likeliest span of each question over the windows of its passage ("" for none, where `unanswerable`), and what
     was cut, counted."""
     length = room_for(model, tokenizer, max_length)
-    rows = encode_questions(tokenizer, questions, passages, max_length=length, stride=min(STRIDE, length // 4))
+    rows = encode_questions(tokenizer, questions, passages, max_length=length, stride=passage_stride(length))
     assert rows.offsets is not None
     widest = int(rows.input_ids.lengths.max())
     start = np.full((len(rows), widest), -np.inf, np.float32)

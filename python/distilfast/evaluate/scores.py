@@ -15,7 +15,7 @@ from ..metrics.kept import share_of
 from ..tokenizer import load_transformers_tokenizer
 from .cells import Cell, Runner, model_fingerprint
 from .finetune import published_settings
-from .task_data import load_task
+from .tasks import load_task
 
 SWEEP = (2e-5, 3e-5, 5e-5)
 DISTILLED = " (D)"

@@ -1,5 +1,5 @@
-"""Answers in passages, SQuAD 1.1 and 2.0: windows over long passages, the best span, exact match and F1 after the
-official normalisation.
+"""Answers in passages, SQuAD 1.1 and 2.0: the best span over windows, exact match and F1 after the official
+normalisation.
 
 Rajpurkar et al., "SQuAD: 100,000+ questions for machine comprehension of text", 2016, and "Know what you don't know:
 unanswerable questions for SQuAD", 2018. All scores are shares from 0 to 1.
@@ -18,7 +18,6 @@ from scipy.special import log_softmax
 
 from .._core import InputError
 
-STRIDE = 128
 MAX_ANSWER_TOKENS = 30
 BEST = 20
 
@@ -113,65 +112,6 @@ def _log_probabilities(logits: np.ndarray) -> np.ndarray:
     if not np.isfinite(logits.max(-1)).all():
         raise InputError("the model's outputs are not finite; its training diverged, or its weights are damaged")
     return np.asarray(log_softmax(logits, -1))
-
-
-def windows(
-    tokenizer: Any,
-    questions: Sequence[str],
-    passages: Sequence[str],
-    max_length: int,
-    labels: Sequence[Mapping[str, Any]] | None = None,
-) -> dict[str, list[Any]]:
-    """Questions with overlapping windows of their passages, as columns.
-
-    Beside the model's inputs: `example` (number of the question) and `offsets` (character span of each passage token,
-    None elsewhere); with `labels` ({"answers": texts, "starts": character offsets}) also `start_positions` and
-    `end_positions`, token indices of the first answer, those of the first token ([CLS]) where the window does not hold
-    it or there is none. Raises `InputError` for a tokenizer without character offsets.
-    """
-    if not getattr(tokenizer, "is_fast", False):
-        raise InputError(
-            f"questions need a tokenizer with character offsets; {type(tokenizer).__name__} has none: save one with a "
-            "tokenizer.json"
-        )
-    encoded = tokenizer(
-        [question.lstrip() for question in questions],
-        list(passages),
-        truncation="only_second",
-        max_length=max_length,
-        stride=min(STRIDE, max_length // 3),
-        return_overflowing_tokens=True,
-        return_offsets_mapping=True,
-    )
-    columns: dict[str, list[Any]] = {
-        key: encoded[key] for key in encoded if key not in ("overflow_to_sample_mapping", "offset_mapping")
-    }
-    columns |= {"example": list(encoded["overflow_to_sample_mapping"]), "offsets": []}
-    for i in range(len(columns["example"])):
-        parts = encoded.sequence_ids(i)
-        columns["offsets"].append(
-            [tuple(span) if part == 1 else None for span, part in zip(encoded["offset_mapping"][i], parts, strict=True)]
-        )
-    if labels is not None:
-        spans = []
-        for example, offsets in zip(columns["example"], columns["offsets"], strict=True):
-            answers, starts = labels[example]["answers"], labels[example]["starts"]
-            spans.append(_token_span(offsets, starts[0], starts[0] + len(answers[0])) if answers else (0, 0))
-        columns |= {"start_positions": [span[0] for span in spans], "end_positions": [span[1] for span in spans]}
-    return columns
-
-
-def _token_span(offsets: Sequence[tuple[int, int] | None], start: int, end: int) -> tuple[int, int]:
-    """First and last token of the characters [start, end), or (0, 0) where the window does not hold all of them."""
-    passage = [i for i, span in enumerate(offsets) if span is not None]
-    first, last = offsets[passage[0]], offsets[passage[-1]]
-    assert first is not None
-    assert last is not None
-    if first[0] > start or last[1] < end:
-        return 0, 0
-    begins = [i for i in passage if (span := offsets[i]) is not None and span[0] <= start]
-    ends = [i for i in passage if (span := offsets[i]) is not None and span[1] >= end]
-    return begins[-1], ends[0]
 
 
 def best_answers(

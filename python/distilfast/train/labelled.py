@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from .._core import InputError
 from ..batches.encode import EncodedRows, encode_texts, encode_words, longest_input
 from ..batches.labelled import LabelledBatches
-from ..batches.question_windows import encode_questions
+from ..batches.question_windows import encode_questions, passage_stride
 from ..heads.classification import problem_type_of
 from ..heads.head import Head
 from ..heads.objective import Objective
@@ -34,8 +34,8 @@ KINDS: dict[str, Kind] = {"classification": "text", "tokens": "tokens", "questio
 """What a row is to each head that learns from rows."""
 
 GLUE = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
-PASSAGE_STRIDE = 128
-"""Tokens that the windows of a long passage share, as in the published baselines of SQuAD."""
+ON_HUB = {**dict.fromkeys(GLUE, "nyu-mll/glue"), "imdb": "stanfordnlp/imdb", "squad": "rajpurkar/squad"}
+"""Where tasks are on the Hub; GLUE's names are those of configurations there."""
 SHOWN_ROWS, SHOWN_TOKENS = 3, 40
 
 
@@ -104,27 +104,34 @@ def source_of(rows: RowArguments) -> str | None:
     if rows.dataset_config_name is not None and rows.dataset_name is None:
         raise InputError("--dataset_config_name belongs to --dataset_name, which is not given")
     if rows.task is not None:
-        return _task_source(rows.task, rows.data_dir)
+        return task_source(rows.task, rows.data_dir)[0]
     return rows.train_file or rows.dataset_name
 
 
-def _task_source(task: str, data_dir: str | None) -> str:
-    """The folder of the task in `data_dir` (sst2 is SST-2, whatever its case), or its data set on the Hub."""
+def task_source(task: str, data_dir: str | None) -> tuple[str, str | None]:
+    """Where the rows of a task are, and which configuration: its folder in `data_dir` or in `glue` there (sst2 is
+    SST-2, whatever its case), or its data set on the Hub."""
+    plain = _plain(task)
     if data_dir is None:
-        if _plain(task) in GLUE:
-            return "nyu-mll/glue"
-        if _plain(task) == "imdb":
-            return "stanfordnlp/imdb"
-        raise InputError(f"--task {task} is none of {', '.join(GLUE)}, imdb; give --data_dir, the folder that holds it")
+        if plain not in ON_HUB:
+            raise InputError(f"task {task!r} is none of {', '.join(ON_HUB)}; give --data_dir, the folder that holds it")
+        return ON_HUB[plain], plain if plain in GLUE else None
     folder = Path(data_dir)
     if not folder.is_dir():
         raise InputError(f"--data_dir {data_dir}: there is no such directory")
-    inside = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir()}
-    names = (_plain(task), "acl" + _plain(task))
-    found = inside.get(task) or next((path for name, path in inside.items() if _plain(name) in names), None)
+    inside: dict[str, Path] = {}
+    for place in (folder, *(folder / name for name in ("glue", "GLUE"))):
+        for path in sorted(place.iterdir()) if place.is_dir() else []:
+            if path.is_dir():
+                inside.setdefault(path.name, path)
+    found = inside.get(task) or next(
+        (path for name, path in inside.items() if _plain(name) in (plain, "acl" + plain)), None
+    )
     if found is None:
-        raise InputError(f"--task {task}: {data_dir} has no folder of that name; it has {listed(inside)}")
-    return str(found)
+        raise InputError(
+            f"task {task!r}: neither {folder} nor its folder glue has a folder of that name; there is {listed(inside)}"
+        )
+    return str(found), None
 
 
 def _plain(name: str) -> str:
@@ -141,8 +148,8 @@ def read(
     if rows.min_confidence is not None and unlabelled is None:
         raise InputError("--min_confidence is for rows without labels; give them with --unlabelled_file")
     config = rows.dataset_config_name
-    if rows.task is not None and rows.data_dir is None and _plain(rows.task) in GLUE:
-        config = _plain(rows.task)
+    if rows.task is not None:
+        config = task_source(rows.task, rows.data_dir)[1]
     return load_labelled(
         source_of(rows) if train is None else train,
         rows.validation_file if validation is None else validation,
@@ -226,8 +233,7 @@ def _encoded(part: Part, targets: Targets, head: str, tokenizer: Any, max_length
     if head == "tokens":
         return encode_words(tokenizer, texts[0], labels, max_length)
     if head == "questions":
-        stride = min(PASSAGE_STRIDE, max_length // 4)
-        return encode_questions(tokenizer, texts[0], texts[1], labels, max_length, stride)
+        return encode_questions(tokenizer, texts[0], texts[1], labels, max_length, passage_stride(max_length))
     return encode_texts(tokenizer, texts[0], texts[1] if len(texts) == 2 else None, labels, max_length)
 
 

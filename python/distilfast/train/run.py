@@ -65,6 +65,7 @@ def distil(
     student: Model | None = None,
     layers: int | Sequence[int] | None = None,
     tokenizer: Any = None,
+    report: bool = True,
     **options: Any,
 ) -> dict[str, Any]:
     """Distils `teacher` into a student in `output_dir`, and returns what `train_summary.json` there holds.
@@ -80,6 +81,8 @@ def distil(
     unlabelled: more rows, whose labels are not read.
     student: a model to train on, instead of one that is cut. layers: how many of the teacher's layers, or which.
     tokenizer: needed with a loaded teacher that is from nowhere; otherwise the teacher's.
+    report: False leaves out what a run ends with: the evaluation of the last student, and the scores, size and speed
+        of the saved one.
     options: every flag of `distilfast train` by its name, the fields of `DistillationArguments` among them.
 
     A loaded model is changed as training asks (`models.adapt`); the student is trained in place. Raises `InputError`
@@ -110,7 +113,7 @@ def distil(
         validation,
         unlabelled,
     )
-    return run(values, given)
+    return run(values, given, report)
 
 
 def cut_student(
@@ -146,8 +149,10 @@ def without_resume(argv: Sequence[str]) -> list[str]:
     return kept
 
 
-def run(values: Mapping[str, Any], given: Given) -> dict[str, Any]:
-    """The whole run; `values` are the fields of `Arguments` that were given, and win over the head's defaults."""
+def run(values: Mapping[str, Any], given: Given, scored: bool = True) -> dict[str, Any]:
+    """The whole run; `values` are the fields of `Arguments` that were given, and win over the head's defaults.
+
+    `scored`: it ends with an evaluation and a report."""
     arguments = arguments_of({**evaluation_defaults(values), **values})
     _check_sources(arguments, given)
     args = arguments.training
@@ -190,13 +195,14 @@ def run(values: Mapping[str, Any], given: Given) -> dict[str, Any]:
             f"{args.output_dir}, and --resume_from_checkpoint last goes on from it",
             number,
         )
-    if material.held_out is not None and (args.load_best_model_at_end or not output.evaluated_last(trainer)):
+    unknown = args.load_best_model_at_end or not output.evaluated_last(trainer)
+    if scored and material.held_out is not None and unknown:
         trainer.evaluate()
     summary = output.summarise(arguments, trainer, material, trainer.meter.seconds) | of_words
     output.save_student(trainer, summary, material)
     if first:
         print(f"the student is in {args.output_dir}")
-        if material.labelled is not None:
+        if scored and material.labelled is not None:
             summary |= final_report(arguments, given, trainer, material)
             output.write_summary(args, summary)
     return summary
