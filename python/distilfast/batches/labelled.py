@@ -6,6 +6,7 @@ import hashlib
 import json
 import operator
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -15,7 +16,7 @@ from transformers import DataCollatorForTokenClassification, DataCollatorWithPad
 
 from .._core import InputError, __version__
 from ..prepare.targets import IGNORED
-from .encode import EncodedRows, joined
+from .encode import EncodedRows, Ragged, joined
 from .shared_epoch import SharedEpoch
 
 DRAWS = 1
@@ -69,6 +70,7 @@ class LabelledBatches:
             stands for no answer (only for questions);
         start_positions, end_positions: int64 [rows], -100 for none (only for questions with answers);
         row_numbers: int64 [rows], which rows these are, counted through all of `rows`;
+        teacher_0_outputs, ...: float32 [places of these rows, ...], what is in `teacher_outputs`;
         num_tokens: int64 [], attended positions;
         num_attended_in_step, num_rows_in_step, num_labelled_in_step: int64 [], sums over the batches
             [k * batches_per_step, (k + 1) * batches_per_step) that this one is among, cut at the end of the epoch: of
@@ -107,6 +109,9 @@ class LabelledBatches:
         self._collate = collator(tokenizer, pad_to_multiple_of=pad_to_multiple_of, return_tensors="np")
         self._lengths = self.rows.input_ids.lengths
         self._counted, self._labelled = _rows_and_labels(self.rows)
+        self.teacher_outputs: dict[int, tuple[str, NDArray[Any]]] = {}
+        """What teachers say of the rows, by their number: a digest of what that depends on, and an array whose first
+        axis has the places of all rows end to end (`output_starts`)."""
         self._shared_epoch = SharedEpoch()
         self.set_epoch(0)
 
@@ -156,6 +161,14 @@ class LabelledBatches:
         """Rows (for words: words) with a label."""
         return int(self._labelled.sum())
 
+    @cached_property
+    def output_starts(self) -> NDArray[np.int64]:
+        """[rows + 1]: where each row's places begin among those of all: one a row, the first token of each word, or the
+        tokens where an answer may begin or end."""
+        marks = self.rows.answer_places if self.rows.word_starts is None else self.rows.word_starts
+        counts = np.ones(len(self.rows), np.int64) if marks is None else _marked(marks)
+        return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
     @property
     def padding(self) -> float:
         """The share of this epoch's elements of `input_ids` that holds no token."""
@@ -184,6 +197,8 @@ class LabelledBatches:
             "pad": [self.tokenizer.pad_token_id, self.tokenizer.padding_side, self.pad_to_multiple_of],
             "settings": [self.batch_size, self.batches_per_step, self.seed, self.shuffle],
         }
+        if self.teacher_outputs:
+            state["teacher outputs"] = [key for _, (key, _) in sorted(self.teacher_outputs.items())]
         return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
     def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
@@ -227,16 +242,25 @@ class LabelledBatches:
                 target = torch.where(target >= 0, target + shift, target)
             batch[name] = target
         batch["row_numbers"] = torch.from_numpy(chosen)
+        if self.teacher_outputs:
+            starts = self.output_starts
+            places = np.concatenate([np.arange(starts[row], starts[row + 1]) for row in chosen.tolist()])
+            for number, (_, outputs) in self.teacher_outputs.items():
+                batch[f"teacher_{number}_outputs"] = torch.from_numpy(np.asarray(outputs[places]))
         return batch
+
+
+def _marked(marks: Ragged) -> NDArray[np.int64]:
+    """[rows]: how many places of each row are marked."""
+    before = np.concatenate([[0], np.cumsum(marks.flat, dtype=np.int64)])
+    return np.diff(before[marks.offsets])
 
 
 def _rows_and_labels(rows: EncodedRows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """For each row what the head looks at (itself, or its words), and how many of these have a label."""
     if rows.word_starts is not None and rows.word_labels is not None:
-        owner = np.repeat(np.arange(len(rows)), rows.input_ids.lengths)
-        starts = np.bincount(owner, weights=rows.word_starts.flat, minlength=len(rows)).astype(np.int64)
-        labels = np.bincount(owner, weights=rows.word_labels.flat != IGNORED, minlength=len(rows)).astype(np.int64)
-        return starts, labels
+        labelled = Ragged(rows.word_labels.flat != IGNORED, rows.word_labels.offsets)
+        return _marked(rows.word_starts), _marked(labelled)
     target = next(iter(rows.targets.values()), None)
     if target is None:
         given = np.zeros(len(rows), np.int64)

@@ -133,6 +133,15 @@ class Head(nn.Module):
         logits: Tensor = outputs.logits
         return logits
 
+    def kept(self, compared: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        """`Outputs.compared` of a batch without its padding, [places, ...], as it is kept on disk; the places of a row
+        (one, here) stand together, in the order of `LabelledBatches.output_starts`."""
+        return compared
+
+    def from_kept(self, kept: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        """The reverse of `kept`, for a batch of any rows and width."""
+        return kept
+
     # The third and fourth: losses.
 
     def losses(

@@ -52,6 +52,15 @@ class Questions(LogitHead):
         both = torch.stack([outputs.start_logits, outputs.end_logits], 1)
         return both.masked_fill(~batch["answer_places"][:, None], -torch.inf)
 
+    def kept(self, compared: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        return compared.transpose(1, 2)[batch["answer_places"]]
+
+    def from_kept(self, kept: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        places = batch["answer_places"]
+        compared = kept.new_full((*places.shape, 2), -torch.inf)
+        compared[places] = kept
+        return compared.transpose(1, 2)
+
     def joined(self, parts: Sequence[Tensor]) -> Tensor:
         width = max(part.shape[-1] for part in parts)
         return torch.cat([F.pad(part, (0, width - part.shape[-1]), value=-torch.inf) for part in parts])

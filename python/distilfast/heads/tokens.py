@@ -56,6 +56,15 @@ class Tokens(LogitHead):
     def logits_of(self, outputs: Any, batch: Mapping[str, Any]) -> Tensor:
         return super().logits_of(outputs, batch).flatten(0, 1)
 
+    def kept(self, compared: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        return compared[batch["word_starts"].flatten()]
+
+    def from_kept(self, kept: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        starts = batch["word_starts"].flatten()
+        compared = kept.new_zeros(len(starts), kept.shape[1])
+        compared[starts] = kept
+        return compared
+
     def metrics(self, predictions: Predictions) -> dict[str, float]:
         """Of the words that the model got to see: `accuracy`, and `precision`, `recall` and `f1` of whole entities (or
         `macro_f1` of tags that mark none) over the sentences all of whose words have a label; `loss` over all words

@@ -99,7 +99,9 @@ class ModelArguments:
         True, "A student of another width gives vectors as long as the teacher's, by a dense layer that is saved."
     )
     cache_teacher: str | None = _choice(
-        None, "Directory in which a sentence encoder's vectors are kept (float16), for every epoch and every later run."
+        None,
+        "Directory in which the teacher's logits of rows, or vectors of texts, are kept for every epoch and later run; "
+        "losses on hidden states are then left out.",
     )
     teacher_vectors: str | None = _choice(
         None, "Column of the parquet files of --text with the teacher's vectors, instead of running it."

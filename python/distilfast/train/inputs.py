@@ -24,7 +24,7 @@ OF_ROWS = (
     *(field.name for field in dataclasses.fields(RowArguments) if field.name != "text_column"),
     "per_device_train_batch_size",
 )
-OF_SENTENCES = ("pooling", "normalize", "keep_dimension", "cache_teacher", "teacher_vectors")
+OF_SENTENCES = ("pooling", "normalize", "keep_dimension", "teacher_vectors")
 """Flags of sentence encoders alone."""
 NOT_OF_SENTENCES = (
     *("tokens", "alpha_ce", "alpha_mlm", "alpha_task", "alpha_mse", "kl_positions", "cos_positions", "student_config"),
@@ -123,22 +123,8 @@ def refuse_foreign(values: Mapping[str, Any], head: str, takes_rows: bool, whose
                     f"--{name} is not for the head {head} ({whose}): texts stay as they are and vectors are compared; "
                     "use --alpha_embedding, --alpha_similarity, --alpha_cos or --alpha_hidden, or --head hidden_states"
                 )
-    if not takes_rows and values.get("text_column") is not None and values.get("tokens") is not None:
-        raise InputError("--text_column names a column of --text, and --tokens are prepared; leave it out")
-    for name in OF_TEXT if takes_rows else OF_ROWS:
-        if values.get(name) is not None:
-            hint = instead.get(name, f"it is for {'text' if takes_rows else 'rows'}; leave it out")
-            raise InputError(f"--{name} is not for the head {head} ({whose}): {hint}")
-
-
-def as_list(value: Any) -> list[Any]:
-    if value is None:
-        return []
-    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-
-
-def name_of(model: Model) -> str:
-    """The path or id of a model; of one that is loaded, where it is from, or its class."""
-    if isinstance(model, PreTrainedModel):
-        return model.name_or_path or type(model).__name__
-    return str(model)
+    if values.get("cache_teacher") is not None and not takes_rows and head != "embedding":
+        raise InputError(
+            f"--cache_teacher is not for the head {head} ({whose}): its batches differ in every epoch, and with them "
+            "what the teacher says; it is for heads that learn from rows and for --head embedding"
+        )

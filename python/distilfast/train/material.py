@@ -18,6 +18,7 @@ from ..heads.head import Head
 from ..tokenizer import Tokenizer, load_transformers_tokenizer
 from . import labelled, text
 from .inputs import Arguments, Given
+from .kept_outputs import check_cache
 from .labelled import LabelledRun
 from .student import fine_tuned_student, make_student
 
@@ -89,6 +90,7 @@ def rows_material(arguments: Arguments, given: Given, teachers: Sequence[PreTrai
     configs = [model.config for model in (*teachers, student)]
     run = labelled.encode(found, name, truth.config, configs, tokenizer, data.max_length, rows.label_separator)
     head = choose_head(truth, name, labelled.class_weights(rows.class_weights, run, name))
+    notes = check_cache(arguments, given, head, len(teachers))
     if rows.min_confidence is not None:
         for teacher in teachers:
             teacher.to(args.device)  # type: ignore[arg-type]
@@ -98,7 +100,8 @@ def rows_material(arguments: Arguments, given: Given, teachers: Sequence[PreTrai
     student.config.problem_type = getattr(head, "problem_type", None)
     assert args.batches_per_step is not None
     batches = run.batches(args.per_device_train_batch_size, args.batches_per_step, seed)
-    return Material(student, head, batches, run.held_out(args.per_device_eval_batch_size), saved, run)
+    held_out = run.held_out(args.per_device_eval_batch_size)
+    return Material(student, head, batches, held_out, saved, run, notes=tuple(notes))
 
 
 def rows_tokenizer(arguments: Arguments, given: Given) -> Any:

@@ -40,6 +40,7 @@ from .inputs import (
     refuse_foreign,
     refuse_unknown,
 )
+from .kept_outputs import keep_teachers
 from .material import Material, rows_material, text_material
 from .report import next_commands, report, report_lines
 from .sentence_material import sentence_material
@@ -184,6 +185,10 @@ def run(values: Mapping[str, Any], given: Given, scored: bool = True) -> dict[st
             print(output.describe(trainer, material), flush=True)
     if args.dry_run:
         return output.summarise(arguments, trainer, material, 0.0) | of_words
+    if arguments.models.cache_teacher is not None and isinstance(material.batches, LabelledBatches):
+        with args.main_process_first(desc="what the teacher says"):
+            lines = keep_teachers(trainer, material.batches, arguments.models.cache_teacher, first)
+        print("\n".join(lines if first else []), end="\n" * first, flush=True)
     if first and not args.resume_from_checkpoint:
         for old in checkpoints(str(args.output_dir)):
             shutil.rmtree(old)  # of the run that is replaced: a later resume must not find them

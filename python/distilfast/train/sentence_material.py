@@ -3,8 +3,7 @@ batches of whole texts, and the teachers' vectors where they are kept."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +13,6 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from .. import _files as files
 from .._core import InputError
 from ..batches.encode import Ragged
 from ..heads.embedding import Embedding
@@ -26,14 +24,12 @@ from ..models.sentence_folder import read_sentence_folder, transformer_folder
 from ..tokenizer import Tokenizer, load_transformers_tokenizer
 from .arguments import DistillationArguments, ModelArguments
 from .checkpoint import fingerprint
-from .inputs import Arguments, Given
+from .inputs import Arguments, Given, set_to_zero
+from .kept_outputs import AT_ONCE, ids_digest, kept_outputs
 from .material import Material
 from .sentences import FEW_TEXTS, Reader, Sentences, batches_of, read_sentences
 from .student import make_student
 from .text import column_of
-
-AT_ONCE = 64
-"""Texts that a teacher reads together when its vectors are kept."""
 
 
 @dataclass(frozen=True)
@@ -154,17 +150,10 @@ def _without_states(
     shared = runs and all(each.reader.same_ids(student.reader) for each in teachers)
     widths = {int(each.model.config.hidden_size) for each in (student, *teachers)}
     why = "only vectors are there" if not runs else "the models have different tokenizers" if not shared else None
-    wrong = {} if shared else dict.fromkeys(("alpha_cos", "alpha_hidden", "alpha_rel"), why)
-    if shared and len(widths) > 1:
-        wrong = {"alpha_cos": f"the models are {' and '.join(map(str, sorted(widths)))} wide"}
-    changed = []
-    for name, reason in wrong.items():
-        if getattr(args, name) != 0:
-            if name in given.named:
-                raise InputError(f"--{name} {getattr(args, name):g} compares the states of tokens, but {reason}")
-            setattr(args, name, 0.0)
-            changed.append(name)
-    return [f"{' and '.join(changed)} set to 0: {next(iter(wrong.values()))}"] if changed else []
+    reasons = {} if why is None else dict.fromkeys(("alpha_cos", "alpha_hidden", "alpha_rel"), why)
+    if why is None and len(widths) > 1:
+        reasons = {"alpha_cos": f"the models are {' and '.join(map(str, sorted(widths)))} wide"}
+    return set_to_zero(args, given.named, reasons)
 
 
 def with_kept_vectors(
@@ -175,13 +164,11 @@ def with_kept_vectors(
     own = texts.teachers[0]
     ids = Ragged(*_flat(texts)) if own is None else own[0]
     pad_id = int(teacher.reader.tokenizer.pad_id or 0) if own is None else own[1]
-    key = hashlib.sha256(np.ascontiguousarray(ids.flat).tobytes() + ids.offsets.tobytes())
+    key = ids_digest(ids)
     key.update(f"{fingerprint([teacher.model, teacher.modules])} {teacher.modules}".encode())
-    place = Path(folder) / key.hexdigest()[:32]
-    if write and not (place / "vectors.npy").is_file():
-        with files.whole_directory(place, overwrite=True) as beside:
-            _write_vectors(beside / "vectors.npy", teacher, ids, pad_id, args.device)
-    return replace(texts, teachers=(), vectors=np.load(place / "vectors.npy", mmap_mode="r"))
+    parts = _vectors(teacher, ids, pad_id, args.device)
+    vectors, _ = kept_outputs(folder, key.hexdigest(), len(ids), np.float16, parts, write)
+    return replace(texts, teachers=(), vectors=vectors)
 
 
 def _flat(texts: Sentences) -> tuple[np.ndarray, np.ndarray]:
@@ -194,8 +181,10 @@ def _flat(texts: Sentences) -> tuple[np.ndarray, np.ndarray]:
 
 
 @torch.inference_mode()
-def _write_vectors(file: Path, teacher: Sentence, ids: Ragged, pad_id: int, device: torch.device) -> None:
-    vectors = np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=(len(ids), teacher.modules.width))
+def _vectors(
+    teacher: Sentence, ids: Ragged, pad_id: int, device: torch.device
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The numbers of some texts and their vectors, float16, until there are all."""
     for part in (teacher.model, teacher.modules):
         cast(nn.Module, part).to(device)
     order = np.argsort(-ids.lengths, kind="stable")
@@ -209,8 +198,7 @@ def _write_vectors(file: Path, teacher: Sentence, ids: Ragged, pad_id: int, devi
         made = teacher.modules(encoder(**model_inputs(teacher.model, batch)).last_hidden_state, batch)
         if not bool(made.isfinite().all()):
             raise InputError(f"{teacher.model.name_or_path}: its vectors hold numbers that are not finite")
-        vectors[here] = made.cpu().numpy().astype(np.float16)
-    vectors.flush()
+        yield here, made.cpu().numpy().astype(np.float16)
 
 
 def saved_tokenizer(path: str, student: PreTrainedModel, reader: Reader) -> Any:

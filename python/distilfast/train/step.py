@@ -96,7 +96,7 @@ class DistillationStep(nn.Module):
         """The losses with the weights that the student has at this moment."""
         objective, head = self.objective, self.head
         rows = head.rows(batch, objective)
-        targets = [self.target(each, batch, rows) for each in self.needed_teachers]
+        targets = [self.target(number, batch, rows) for number in range(len(self.needed_teachers))]
         student = head.outputs(self.student, batch, rows, objective)
         parts: dict[str, Tensor] = {}
         total = student.compared.new_zeros((), dtype=torch.promote_types(student.compared.dtype, torch.float32))
@@ -113,8 +113,11 @@ class DistillationStep(nn.Module):
                 parts[name] = loss.detach()
         return {"loss": total, **parts}
 
-    def target(self, teacher: PreTrainedModel, batch: Mapping[str, Any], rows: Rows) -> Outputs:
-        """What a teacher makes of the batch, without a graph."""
+    def target(self, number: int, batch: Mapping[str, Any], rows: Rows) -> Outputs:
+        """What a teacher makes of the batch, without a graph: run, or as it comes with the batch, where it is kept."""
+        teacher = self.teachers[number]
+        if (kept := batch.get(f"teacher_{number}_outputs")) is not None:
+            return Outputs(teacher, self.head.from_kept(kept, batch), None, None)
         if teacher.training:
             raise InputError(
                 f"the teacher {type(teacher).__name__} is in training mode and would drop what it says; call "
