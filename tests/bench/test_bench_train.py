@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from distilfast import InputError
-from distilfast.bench import plain_loop, train
-from transformers import BertConfig, BertForMaskedLM
+from distilfast.bench import plain_loop, train, trainers
+from transformers import BertConfig, BertForMaskedLM, Trainer, TrainingArguments
 
 ROWS = [[2, *range(5, 5 + length), 3] for length in (4, 30, 6, 28, 5, 31, 7, 29)]
 
@@ -46,6 +46,66 @@ def test_the_bench_runs_and_its_result_is_whole(
     printed = capsys.readouterr().out
     assert "| plain loop |" in printed
     assert f"ours is {result['ratio_to_plain']:.2f} times the plain loop" in printed
+
+
+HEADS = ["classification", "tokens", "embedding"]
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_trainers_of_every_head_take_turns_on_the_same_tokens(
+    head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if head == "embedding":
+        pytest.importorskip("sentence_transformers")
+    monkeypatch.delenv("DISTILFAST_DATA", raising=False)
+    flags = f"--head {head} --size tiny --rows 24 --per_device_train_batch_size 8 --batch_tokens 256 --max_length 32"
+    threads = torch.get_num_threads()
+    train.main([*flags.split(), "--rounds", "2", "--threads", "1", "--json", str(tmp_path / "result.json")])
+    torch.set_num_threads(threads)
+    result = json.loads((tmp_path / "result.json").read_text())
+    ours, *usual = result["contenders"]
+    assert ours == "ours"
+    assert [name.endswith("best settings") for name in usual] == [False, True]
+    assert result["loss"]["ours"] == pytest.approx(result["loss"]["usual"], rel=1e-4)
+    assert result["loss"]["ours"] > 0
+    for numbers in result["contenders"].values():
+        assert 0 < numbers["lowest"] <= numbers["tokens_per_second"] <= numbers["highest"]
+    assert len(result["ratios"]) == 2
+    assert min(result["ratios"]) <= result["ratio_to_best"] <= max(result["ratios"])
+    assert 24 * 6 <= result["tokens_per_epoch"] <= 24 * 32
+    printed = capsys.readouterr().out
+    assert f"ours is {result['ratio_to_best']:.2f} times {result['best']}" in printed
+    assert "step" not in printed.replace("steps", "")  # what the trainers say is left out
+
+
+def contenders(tokens: int) -> dict[str, trainers.Make]:
+    """Two trainers of made-up rows, the second of which has other tokens than the first."""
+
+    def make(rows: int) -> trainers.Make:
+        class Loss(torch.nn.Linear):
+            def forward(self, attention_mask: torch.Tensor) -> dict[str, torch.Tensor]:
+                return {"loss": super().forward(attention_mask.float()).mean()}
+
+        def trainer(folder: Path) -> Trainer:
+            data = [{"attention_mask": torch.ones(2)} for _ in range(rows)]
+            args = TrainingArguments(str(folder), per_device_train_batch_size=1, **trainers.OPTIMISER)
+            return Trainer(model=Loss(2, 1), args=args, train_dataset=data)  # type: ignore[arg-type]
+
+        return trainer
+
+    return {"ours": make(3), "usual": make(tokens // 2)}
+
+
+def test_other_tokens_and_other_losses_stop_the_bench() -> None:
+    device = torch.device("cpu")
+    result = trainers.run(trainers.Contest((1.0, 1.0), contenders(6), {}), device, 1)
+    assert result["tokens_per_epoch"] == 6
+    with pytest.raises(AssertionError, match="usual trained on 8 tokens, not 6"):
+        trainers.run(trainers.Contest((1.0, 1.0), contenders(8), {}), device, 1)
+    with pytest.raises(AssertionError, match="losses differ: ours 1"):
+        trainers.run(trainers.Contest((1.0, 1.01), contenders(6), {}), device, 1)
+    with pytest.raises(InputError, match="one step"):
+        trainers.run(trainers.Contest((1.0, 1.0), {"usual": contenders(2)["usual"]}, {}), device, 1)
 
 
 def test_unequal_losses_stop_the_bench(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ BENCHES = {
         ),
         Command(
             "bench train",
-            "The whole training step: tokens/s and memory against a plain loop and its best settings.",
+            "The whole training step of each head: tokens/s and memory against the usual way and its best settings.",
             "bench.train:main",
             ("bench.train:TrainBench",),
         ),

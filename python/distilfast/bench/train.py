@@ -1,4 +1,5 @@
-"""`python -m distilfast.bench train`: the training step against a plain loop over the same models, as it is and tuned.
+"""`python -m distilfast.bench train`: the training step against a plain loop over the same models, as it is and tuned;
+with `--head`, our trainer against the usual one.
 
 First the losses of one batch are computed both ways and must be equal. Then the contenders take turns, and the median
 tokens of text per second of each, the peak of its memory and the ratios are printed.
@@ -22,7 +23,7 @@ import transformers
 from tokenizers import Tokenizer as HFTokenizer
 from tokenizers.models import WordPiece
 from torch import Tensor
-from transformers import BertConfig, BertForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import BertConfig, BertForMaskedLM, BertTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from .. import cpu
 from .._command import parse
@@ -34,6 +35,7 @@ from ..metrics.speed import device_name
 from ..models.adaptation import adapt, freeze
 from ..models.student import create_student
 from ..tokenizer import Tokenizer
+from ..train.arguments import bf16_is_fast
 from ..train.step import DistillationStep
 from .measure import count_flops, loader_seconds, loss_seconds, measure, peak_flops
 from .plain_loop import PlainLoop, collated_batches, distillation_losses
@@ -55,13 +57,26 @@ SIZES: dict[str, dict[str, Any]] = {
 class TrainBench:
     """What to measure."""
 
+    head: Literal["masked_lm", "classification", "tokens", "embedding"] = field(
+        default="masked_lm",
+        metadata={
+            "help": "What is distilled; classification and tokens against transformers.Trainer, embedding against "
+            "SentenceTransformerTrainer."
+        },
+    )
     size: Literal["base", "small", "tiny"] = field(
         default="base", metadata={"help": "Teacher of 12x768 (base), 6x384 or 2x64; the student has half the layers."}
     )
     batch_tokens: int | None = field(
         default=None, metadata={"help": "Tokens of a micro-batch. Default: 2048 on a CPU, 32768 on a GPU."}
     )
-    max_length: int = field(default=512, metadata={"help": "Longest row, in tokens."})
+    per_device_train_batch_size: int = field(
+        default=32, metadata={"help": "Rows of a batch, for --head classification and tokens."}
+    )
+    rows: int = field(default=512, metadata={"help": "Rows of an epoch, for heads other than masked_lm."})
+    max_length: int | None = field(
+        default=None, metadata={"help": "Longest row, in tokens. Default: 512, for heads other than masked_lm 128."}
+    )
     batches: int = field(default=4, metadata={"help": "Micro-batches that a contender trains on before the next."})
     rounds: int = field(default=3, metadata={"help": "Turns of each contender; the median counts."})
     batches_per_step: int = field(default=4, metadata={"help": "Micro-batches of an optimiser step."})
@@ -184,13 +199,54 @@ def rows_of_text(arguments: TrainBench, vocabulary: Path, vocab_size: int) -> tu
     if text is None:
         generator = np.random.default_rng(0)
         # Lengths as WikiText's paragraphs have them: mean and spread of their logarithms.
-        lengths = np.clip(generator.lognormal(4.6, 0.7, 3000), 12, arguments.max_length).astype(int)
+        lengths = np.clip(generator.lognormal(4.6, 0.7, 3000), 12, longest(arguments)).astype(int)
         return [[2, *generator.integers(5, vocab_size, n - 2).tolist(), 3] for n in lengths], "made up", vocabulary
+    tokens = Tokenizer.from_file(str(vocabulary)).encode_batch(lines_of(text, 6000), max_length=longest(arguments))
+    return [row for row in tokens.to_pylist() if len(row) >= 12], Path(text).name, vocabulary
+
+
+def longest(arguments: TrainBench) -> int:
+    return arguments.max_length or (512 if arguments.head == "masked_lm" else 128)
+
+
+def lines_of(text: str, most: int) -> list[str]:
+    """The first lines of a file that are longer than a heading."""
     if not Path(text).is_file():
         raise InputError(f"--text {text}: there is no such file")
-    lines = [line for line in Path(text).read_text(encoding="utf-8").splitlines() if len(line) > 40][:6000]
-    tokens = Tokenizer.from_file(str(vocabulary)).encode_batch(lines, max_length=arguments.max_length)
-    return [row for row in tokens.to_pylist() if len(row) >= 12], Path(text).name, vocabulary
+    return [line for line in Path(text).read_text(encoding="utf-8").splitlines() if len(line) > 40][:most]
+
+
+def bench_trainers(arguments: TrainBench) -> dict[str, Any]:
+    """Our trainer against the usual one, for heads other than masked_lm; the result as JSON values."""
+    from . import rows, sentences, trainers
+
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    config, data = BertConfig(**SIZES[arguments.size]), os.environ.get("DISTILFAST_DATA")
+    text = arguments.text
+    if text is None and data and config.vocab_size == 30522:
+        text = str(Path(data) / "wikitext-2" / "wiki.train.tokens")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{n}" for n in range(config.vocab_size - 5))]
+    if text is not None and data:
+        words = (Path(data) / "vocab" / "bert-base-uncased.vocab.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    tokenizer: Any = BertTokenizer(vocab={word: number for number, word in enumerate(words)})
+    if text is None:
+        generator = np.random.default_rng(0)
+        lengths = np.clip(generator.lognormal(4.6, 0.7, arguments.rows), 4, longest(arguments) - 2).astype(int)
+        texts = [" ".join(words[word] for word in generator.integers(5, len(words), length)) for length in lengths]
+    else:
+        texts = lines_of(text, arguments.rows)
+    bf16 = bf16_is_fast(device)
+    if arguments.head == "embedding":
+        batch_tokens = arguments.batch_tokens or (32768 if device.type == "cuda" else 2048)
+        contest = sentences.contest(config, tokenizer, texts, batch_tokens, longest(arguments), bf16)
+    else:
+        size = arguments.per_device_train_batch_size
+        contest = rows.contest(arguments.head, config, tokenizer, texts, size, longest(arguments), bf16)
+    source = "made up" if text is None else Path(text).name
+    facts = {"head": arguments.head, "size": arguments.size, "rows": len(texts), "source": source, **contest.facts}
+    return trainers.run(contest._replace(facts=facts), device, arguments.rounds)
 
 
 def bench(arguments: TrainBench) -> dict[str, Any]:
@@ -214,9 +270,7 @@ def bench(arguments: TrainBench) -> dict[str, Any]:
 
     def our_batches(layout: Literal["padded", "packed"]) -> MaskedBatches:
         column = pa.array(rows, pa.list_(pa.uint16()))
-        return MaskedBatches(
-            column, tokenizer, batch_tokens, arguments.max_length, layout=layout, batches_per_step=steps
-        )
+        return MaskedBatches(column, tokenizer, batch_tokens, longest(arguments), layout=layout, batches_per_step=steps)
 
     padded = our_batches("padded")
     ours, theirs = check_equal_losses(student, teacher, to_device(padded[0], device))
@@ -258,7 +312,7 @@ def bench(arguments: TrainBench) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "size": arguments.size,
-        "rows": {"source": source, "mean_length": mean_length, "max_length": arguments.max_length},
+        "rows": {"source": source, "mean_length": mean_length, "max_length": longest(arguments)},
         "batch_tokens": batch_tokens,
         "loss": {"ours": ours, "plain": theirs},
         "contenders": measured,
@@ -310,7 +364,13 @@ def table(result: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     (arguments,) = parse([TrainBench], argv)
-    result = bench(arguments)
-    print(table(result))
+    if arguments.head == "masked_lm":
+        result = bench(arguments)
+        print(table(result))
+    else:
+        from .trainers import table as table_of_trainers
+
+        result = bench_trainers(arguments)
+        print(table_of_trainers(result))
     if arguments.json is not None:
         write_json(arguments.json, result)
