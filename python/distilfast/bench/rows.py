@@ -74,7 +74,7 @@ def usual_loss(student: Any, teacher: Any, inputs: dict[str, Any]) -> Tensor:
 def contest(
     head: str, config: BertConfig, tokenizer: Any, texts: Sequence[str], batch_size: int, max_length: int, bf16: bool
 ) -> Contest:
-    """Ours and the usual way, as it is and at its best settings, on models of `config` and `texts`; labels are drawn."""
+    """Ours and the usual way, as it is and at its best settings, on models of `config`; labels are drawn."""
     draws = np.random.default_rng(0)
     config.num_labels = CLASSES
     torch.manual_seed(0)
