@@ -62,6 +62,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
             intermediate_size=32,
             max_position_embeddings=64,
             initializer_range=0.1,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
         )
     )
     student = DistilBertForMaskedLM(

@@ -149,7 +149,8 @@ def _check_classes(train: Rows, dev: Rows, train_columns: Columns, columns: Colu
         try:
             match_labels(label_values(dev, columns.labels[0]), classes)
         except InputError as error:
-            raise InputError(f"{dev.source}: {str(error).replace('the teacher', 'the training rows')}") from None
+            said = str(error).replace("the teacher's", "the training rows'").replace("the teacher", "the training rows")
+            raise InputError(f"{dev.source}: {said}") from None
 
 
 def score(task: Task, metrics: Mapping[str, float]) -> float:
