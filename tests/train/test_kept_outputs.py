@@ -20,7 +20,7 @@ from distilfast.batches.labelled import LabelledBatches
 from distilfast.train.kept_outputs import keep_teachers, kept_outputs
 from film_rows import QUICK, reviews, save_blank, write_csv
 from tiny_classifiers import CLASSES
-from transformers import BertForSequenceClassification
+from transformers import AutoTokenizer, BertForSequenceClassification
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -31,10 +31,9 @@ def classifier(kind: str, seed: int = 0) -> Any:
     return BertForSequenceClassification(config).eval()
 
 
-def text_batches(kind: str, side: str = "right") -> LabelledBatches:
+def text_batches(kind: str) -> LabelledBatches:
     draws = np.random.default_rng(0)
     tokenizer = tiny_rows.tokenizer()
-    tokenizer.padding_side = side
     texts = [" ".join(tiny_rows.words(draws, 9)) for _ in range(tiny_rows.ROWS)]
     labels: Any = {
         "single_label_classification": draws.integers(0, 3, len(texts)).tolist(),
@@ -59,11 +58,6 @@ CASES: dict[str, Any] = {
         tiny_rows.answerer(),
         tiny_rows.answerer(seed=1),
         shuffled(tiny_rows.question_batches(4, stride=4, max_length=24)),
-    ),
-    "left": lambda: (
-        classifier("single_label_classification"),
-        classifier("single_label_classification", 1),
-        text_batches("single_label_classification", "left"),
     ),
 }
 
@@ -165,11 +159,13 @@ def test_it_is_computed_once_for_a_teacher_and_its_rows(
 
 
 def test_refusals(films: Path, tmp_path: Path) -> None:
+    left = AutoTokenizer.from_pretrained(films / "teacher", padding_side="left")
     for changes, message in (
         ({"alpha_cos": 1.0}, "--alpha_cos 1 compares the states of tokens, but --cache_teacher keeps"),
         ({"alpha_rel": 0.5}, "--alpha_rel 0.5 compares the states"),
         ({"alpha_ce": 0.0}, "--cache_teacher: no loss reads what the teacher says"),
-        ({"teacher": None, "student": films / "teacher"}, "and there is none"),
+        ({"teacher": None, "student": films / "teacher", "head": "classification"}, "and there is none"),
+        ({"tokenizer": left}, "the tokenizer pads on the left"),
         ({"head": "hidden_states", "train": films / "train.csv"}, "--cache_teacher is not for the head hidden_states"),
     ):
         with pytest.raises(InputError, match=message):

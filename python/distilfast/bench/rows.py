@@ -142,7 +142,7 @@ def losses(student: Any, teacher: Any, batch: dict[str, Any]) -> tuple[float, fl
     objective = DistillationArguments("unused", alpha_ce=1.0, alpha_cos=0.0, alpha_mlm=0.0, report_to="none").objective
     own = copy.deepcopy(student).eval()
     step = DistillationStep(own, teacher, objective, head=choose_head(teacher))
-    inputs = {
+    inputs: dict[str, Any] = {
         name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids", "labels") if name in batch
     }
     with torch.no_grad():

@@ -101,7 +101,7 @@ def contest(
 
     batch = batches()[0]
     step = DistillationStep(
-        copy.deepcopy(student).eval(),
+        cast(Any, copy.deepcopy(student)).eval(),
         None,
         DistillationArguments("unused", report_to="none", **OURS).objective,
         head=Embedding(modules(), settings, vectors=width),

@@ -81,7 +81,7 @@ def fine_tune(
     """
     refuse_other_gpus(device)
     head = {kind: head for head, kind in KINDS.items()}[data.kind]
-    optimiser = {"adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8, "max_grad_norm": 1.0}
+    optimiser: dict[str, Any] = {"adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8, "max_grad_norm": 1.0}
     losses: dict[str, Any] = {}
     if teacher is not None:
         losses = {name: getattr(settings, name) for name in ("alpha_ce", "alpha_task", "temperature")}
