@@ -92,7 +92,7 @@ def check_cache(arguments: Arguments, given: Given, head: Head, teachers: int, p
         )
     if padding_side == "left":
         raise InputError(
-            "--cache_teacher: the tokenizer pads on the left, and what a model says of a row then changes with its batch; "
+            "--cache_teacher: the tokenizer pads on the left, and what a model says of a row changes with its batch; "
             "set padding_side to right in tokenizer_config.json, or leave --cache_teacher out"
         )
     why = "--cache_teacher keeps the teacher's logits alone; leave one of the two out"
