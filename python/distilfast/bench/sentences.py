@@ -48,7 +48,10 @@ def contest(
         raise InputError(
             "bench train --head embedding needs sentence-transformers: pip install 'distilfast[sentence]'"
         ) from None
-    from sentence_transformers.losses import MSELoss
+    try:
+        from sentence_transformers.sentence_transformer.losses import MSELoss
+    except ImportError:  # before 6.0
+        from sentence_transformers.losses import MSELoss
 
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
     torch.manual_seed(0)
@@ -79,7 +82,7 @@ def contest(
             student.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
             write_sentence_folder(Path(folder), modules(), settings)
-            return st.SentenceTransformer(folder, device=str(student.device))
+            return st.SentenceTransformer(folder, device="cpu")  # its trainer moves it
 
     table = datasets.Dataset.from_dict({"sentence": list(texts), "label": vectors.tolist()})
     lengths = np.diff(ids.offsets.to_numpy()).tolist()
@@ -108,11 +111,11 @@ def contest(
     )
     numbers = batch["row_numbers"].numpy()
     model = encoder()
-    features = model.tokenize([texts[number] for number in numbers])
-    features = {name: value.to(model.device) for name, value in features.items()}
+    read = [texts[number] for number in numbers]
+    features = dict(tokenizer(read, padding=True, truncation=True, max_length=max_length, return_tensors="pt"))
     with torch.no_grad():
         mine = float(cast(Any, step)(batch)["loss"]) / (1.5 * width)
-        theirs = float(MSELoss(model)([features], torch.from_numpy(vectors[numbers]).to(model.device)))
+        theirs = float(MSELoss(model)([features], torch.from_numpy(vectors[numbers])))
     return Contest(
         (mine, theirs),
         {

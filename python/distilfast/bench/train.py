@@ -201,7 +201,8 @@ def rows_of_text(arguments: TrainBench, vocabulary: Path, vocab_size: int) -> tu
         # Lengths as WikiText's paragraphs have them: mean and spread of their logarithms.
         lengths = np.clip(generator.lognormal(4.6, 0.7, 3000), 12, longest(arguments)).astype(int)
         return [[2, *generator.integers(5, vocab_size, n - 2).tolist(), 3] for n in lengths], "made up", vocabulary
-    tokens = Tokenizer.from_file(str(vocabulary)).encode_batch(lines_of(text, 6000), max_length=longest(arguments))
+    lines = lines_of(text, 6000)
+    tokens = Tokenizer.from_file(str(vocabulary)).encode_batch(lines, max_length=longest(arguments))
     return [row for row in tokens.to_pylist() if len(row) >= 12], Path(text).name, vocabulary
 
 

@@ -31,6 +31,8 @@ OPTIMISER: dict[str, Any] = {
     "save_strategy": "no",
     "report_to": "none",
     "disable_tqdm": True,
+    "use_cpu": not torch.cuda.is_available(),
+    "dataloader_pin_memory": torch.cuda.is_available(),
 }
 """What every trainer of the contest is told."""
 
