@@ -151,7 +151,10 @@ def test_refusals(folder: Path) -> None:
         ({"alpha_ce": 1.0}, "--alpha_ce is not for the head embedding"),
         ({"mlm_mask_prop": 0.3}, "--mlm_mask_prop is not for the head embedding"),
         ({"dimensions": [13]}, "--dimensions 13: the student's vectors have 12 numbers"),
-        ({"cache_teacher": "c", "alpha_hidden": 1.0}, "--alpha_hidden 1 compares the states of tokens, but only"),
+        (
+            {"cache_teacher": str(folder / "none"), "alpha_hidden": 1.0},
+            "--alpha_hidden 1 compares the states of tokens, but only",
+        ),
         ({"vocabulary": "10"}, "for sentence encoders give --teacher what distilfast trim"),
         ({"teacher_vectors": "vector"}, "no parquet file with such a column"),
         ({"train_file": "rows.csv"}, "not both|not for the head"),
@@ -159,6 +162,8 @@ def test_refusals(folder: Path) -> None:
         with pytest.raises(InputError, match=message):
             distil(folder, "refused", **options)  # type: ignore[arg-type]
         assert not (folder / "refused").exists()
+    distil(folder, "refused", cache_teacher=str(folder / "none"), dry_run=True)
+    assert not (folder / "none").exists()
     with pytest.raises(InputError, match="--pooling is not for the head hidden_states"):
         distil(folder, "refused", head="hidden_states", pooling="mean")
 

@@ -51,7 +51,7 @@ def contest(
     try:
         from sentence_transformers.sentence_transformer.losses import MSELoss
     except ImportError:  # before 6.0
-        from sentence_transformers.losses import MSELoss
+        from sentence_transformers.losses import MSELoss  # type: ignore[no-redef]
 
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
     torch.manual_seed(0)

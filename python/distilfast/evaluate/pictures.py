@@ -87,7 +87,9 @@ def draw_kept(report: Mapping[str, Any], path: Path) -> list[str]:
         theirs = "DistilBERT of BERT-base, published"
         axes.bar(at, heights, 0.92 * width, label=theirs, color="white", edgecolor=PUBLISHED, hatch="///")
     axes.axhline(100, color="black", linewidth=0.8, linestyle=":")
-    axes.set_xticks([group + width * (bars_a_group - 1) / 2 for group in range(len(groups))], [title for title, *_ in groups])
+    axes.set_xticks(
+        [group + width * (bars_a_group - 1) / 2 for group in range(len(groups))], [title for title, *_ in groups]
+    )
     axes.tick_params(axis="x", length=0)
     axes.set_ylabel(f"% of {report['teacher']}'s score")
     axes.grid(axis="y", linewidth=0.4)

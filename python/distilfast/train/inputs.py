@@ -123,8 +123,42 @@ def refuse_foreign(values: Mapping[str, Any], head: str, takes_rows: bool, whose
                     f"--{name} is not for the head {head} ({whose}): texts stay as they are and vectors are compared; "
                     "use --alpha_embedding, --alpha_similarity, --alpha_cos or --alpha_hidden, or --head hidden_states"
                 )
+    if not takes_rows and values.get("text_column") is not None and values.get("tokens") is not None:
+        raise InputError("--text_column names a column of --text, and --tokens are prepared; leave it out")
     if values.get("cache_teacher") is not None and not takes_rows and head != "embedding":
         raise InputError(
             f"--cache_teacher is not for the head {head} ({whose}): its batches differ in every epoch, and with them "
             "what the teacher says; it is for heads that learn from rows and for --head embedding"
         )
+    for name in OF_TEXT if takes_rows else OF_ROWS:
+        if values.get(name) is not None:
+            hint = instead.get(name, f"it is for {'text' if takes_rows else 'rows'}; leave it out")
+            raise InputError(f"--{name} is not for the head {head} ({whose}): {hint}")
+
+
+def set_to_zero(args: DistillationArguments, named: frozenset[str], reasons: Mapping[str, str]) -> list[str]:
+    """Sets losses that cannot be computed to 0 where their weights are defaults, and says so.
+
+    reasons: by the names of the weights. Raises `InputError` for one that was asked for (is among `named`).
+    """
+    changed: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        if getattr(args, name) != 0:
+            if name in named:
+                raise InputError(f"--{name} {getattr(args, name):g} compares the states of tokens, but {reason}")
+            setattr(args, name, 0.0)
+            changed.setdefault(reason, []).append(name)
+    return [f"{' and '.join(names)} set to 0: {reason}" for reason, names in changed.items()]
+
+
+def as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+
+
+def name_of(model: Model) -> str:
+    """The path or id of a model; of one that is loaded, where it is from, or its class."""
+    if isinstance(model, PreTrainedModel):
+        return model.name_or_path or type(model).__name__
+    return str(model)

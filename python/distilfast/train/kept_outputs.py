@@ -76,12 +76,11 @@ def ids_digest(ids: Ragged) -> Any:
     return hashlib.sha256(np.ascontiguousarray(ids.flat).tobytes() + ids.offsets.tobytes())
 
 
-def check_cache(arguments: Arguments, given: Given, head: Head, teachers: int, padding_side: str) -> list[str]:
+def check_cache(arguments: Arguments, given: Given, head: Head, teachers: int) -> list[str]:
     """What is to be said of --cache_teacher for heads that learn from rows; defaults of losses on hidden states, which
     are not kept, are set to 0.
 
-    Raises `InputError` without a teacher, where such a loss was asked for, where no loss reads logits, and where the
-    tokenizer pads on the left: what a model says of a row then depends on how far its batch is padded.
+    Raises `InputError` without a teacher, where such a loss was asked for, and where no loss reads logits.
     """
     folder, args = arguments.models.cache_teacher, arguments.training
     if folder is None:
@@ -89,11 +88,6 @@ def check_cache(arguments: Arguments, given: Given, head: Head, teachers: int, p
     if not teachers:
         raise InputError(
             "--cache_teacher keeps what a teacher says, and there is none; give --teacher, or leave it out"
-        )
-    if padding_side == "left":
-        raise InputError(
-            "--cache_teacher: the tokenizer pads on the left, and what a model says of a row changes with its batch; "
-            "set padding_side to right in tokenizer_config.json, or leave --cache_teacher out"
         )
     why = "--cache_teacher keeps the teacher's logits alone; leave one of the two out"
     notes = set_to_zero(args, given.named, dict.fromkeys(("alpha_cos", "alpha_hidden", "alpha_rel"), why))

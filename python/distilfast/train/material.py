@@ -90,7 +90,7 @@ def rows_material(arguments: Arguments, given: Given, teachers: Sequence[PreTrai
     configs = [model.config for model in (*teachers, student)]
     run = labelled.encode(found, name, truth.config, configs, tokenizer, data.max_length, rows.label_separator)
     head = choose_head(truth, name, labelled.class_weights(rows.class_weights, run, name))
-    notes = check_cache(arguments, given, head, len(teachers), tokenizer.padding_side)
+    notes = check_cache(arguments, given, head, len(teachers))
     if rows.min_confidence is not None:
         for teacher in teachers:
             teacher.to(args.device)  # type: ignore[arg-type]

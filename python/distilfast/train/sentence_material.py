@@ -103,11 +103,13 @@ def sentence_material(arguments: Arguments, given: Given, teachers: Sequence[Pre
         if not runs or len(loaded) != 1:
             raise InputError("--cache_teacher keeps the vectors of one teacher that is run; give one, or leave it out")
         runs = False
+    reasons = _without_states(args, given, made, loaded, runs)  # refused before anything is computed
+    if models.cache_teacher is not None:
         texts = with_kept_vectors(texts, loaded[0], models.cache_teacher, args, write)
         if held_out is not None:
             held_out = with_kept_vectors(held_out, loaded[0], models.cache_teacher, args, write)
         notes.append(f"the teacher's vectors are kept in {models.cache_teacher}")
-    notes += _without_states(args, given, made, loaded, runs)
+    notes += reasons
     if len(texts.ids) < FEW_TEXTS:
         notes.append(f"warning: {len(texts.ids):,} texts are few; a student learns from some {FEW_TEXTS:,} or more")
     head = Embedding(
@@ -167,6 +169,8 @@ def with_kept_vectors(
     key = ids_digest(ids)
     key.update(f"{fingerprint([teacher.model, teacher.modules])} {teacher.modules}".encode())
     parts = _vectors(teacher, ids, pad_id, args.device)
+    if args.dry_run:  # which writes nothing
+        return replace(texts, teachers=(), vectors=np.broadcast_to(np.float16(0), (len(ids), teacher.modules.width)))
     vectors, _ = kept_outputs(folder, key.hexdigest(), len(ids), np.float16, parts, write)
     return replace(texts, teachers=(), vectors=vectors)
 
