@@ -9,7 +9,7 @@ OLDER := $(abspath $(VENV))/transformers-4
 
 RUST_SOURCES := $(shell find rust -type f) Cargo.toml Cargo.lock rust-toolchain.toml
 
-.PHONY: demo test test-rust test-python test-interpreter examples docs lint bench gpu-check wheel clean
+.PHONY: demo mutants test test-rust test-python test-interpreter examples docs lint bench gpu-check wheel clean
 
 demo: $(VENV)/.built
 	$(PY) -m distilfast.demo --output_dir $(OUT)/demo --overwrite True
@@ -25,6 +25,9 @@ test-python: $(VENV)/.built $(OLDER)/.installed
 
 test-interpreter: $(VENV)/.built
 	PYTHON=$(PY) sh tests/run.sh interpreter
+
+mutants: $(VENV)/.built
+	$(PY) tests/faults/run_mutants.py --json $(OUT)/mutants.json --survivors 5
 
 lint: $(VENV)/.built
 	cargo fmt --check

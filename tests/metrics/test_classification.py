@@ -71,6 +71,12 @@ def test_many_labels_a_row_by_hand() -> None:
     assert found["loss"] == pytest.approx((7 * right + 2 * wrong) / 9)
 
 
+def test_a_label_is_given_above_a_half() -> None:
+    # Probabilities just above and just below a half.
+    found = multi_label_metrics(np.array([[0.01, -0.01], [0.4, -0.4]]), np.array([[1, 0], [1, 0]]))
+    assert found["subset_accuracy"] == found["micro_f1"] == 1.0
+
+
 def test_many_labels_beside_the_teacher() -> None:
     teacher, student = np.array([[math.log(3), -1.0]]), np.array([[0.0, -1.0]])  # probabilities 3/4 and 1/2
     found = multi_label_metrics(student, np.full((1, 2), IGNORED), teacher)

@@ -79,6 +79,14 @@ def test_times_that_lie_far_apart_are_taken_again_and_said(monkeypatch: pytest.M
     assert speed_warnings({name: vars(speed) for name, speed in steady.items()}) == []
 
 
+def test_throughput_is_of_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A forward takes 10 ms and 1 ms a row.
+    monkeypatch.setattr(speeds_of, "_seconds", lambda _, ids, *__: 0.010 + 0.001 * len(ids))
+    speed = measure_speed({"model": bert(1)}, length=8, repeats=3, batch_size=30)["model"]
+    assert speed.latency_ms == pytest.approx(11.0)
+    assert speed.throughput == pytest.approx(30 / 0.040)
+
+
 def test_bad_input_is_named() -> None:
     with pytest.raises(InputError, match=r"length 600 .* 512 positions"):
         measure_speed({"model": bert(1)}, length=600)

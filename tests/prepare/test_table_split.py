@@ -116,6 +116,10 @@ def test_shared_rows_are_found_in_either_order() -> None:
     train = read_rows({"first": ["a", "c"], "second": ["B", "d"]})
     other = read_rows({"first": ["b ", "c", "a"], "second": ["a", "a", "a"]})
     assert shared_rows(train, PAIRS, other, PAIRS) == [0]
+    # Whichever of the two texts has the smaller hash.
+    first, second = list("abcdefgh"), list("ijklmnop")
+    train, other = read_rows({"first": first, "second": second}), read_rows({"first": second, "second": first})
+    assert shared_rows(train, PAIRS, other, PAIRS) == list(range(8))
 
 
 @given(count=st.integers(1, 30), seed=st.integers(0, 3), shuffle=st.randoms())
