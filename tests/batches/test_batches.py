@@ -88,6 +88,8 @@ def test_every_row_once_and_denominators_of_the_step(lengths, layout, seed, epoc
         assert len(batch["mlm_positions"]) == math.ceil(0.15 * batch["input_ids"].numel())
         assert "labels" not in batch
     assert sorted(seen) == sorted(rows)
+    elements = sum(batches[index]["input_ids"].numel() for index in range(number))
+    assert batches.padding == pytest.approx(1 - sum(tokens) / elements)
     for index in range(number):
         step = slice(index - index % per_step, index - index % per_step + per_step)
         assert int(batches[index]["num_attended_in_step"]) == sum(tokens[step])

@@ -32,6 +32,21 @@ def test_soft_kl_is_that_of_distilbert(temperature: float) -> None:
     torch.testing.assert_close(grad, expected_grad)
 
 
+@pytest.mark.parametrize("left", [float("nan"), float("inf")])
+def test_a_row_that_does_not_count_may_hold_anything(left: float) -> None:
+    student, teacher, _ = make_logits()
+    counted = torch.tensor([True, False, True, True, True])
+    expected = losses.soft_kl(student[counted], teacher[counted], 2.0, impl="eager")
+    student[1] = left
+    teacher[1, 0] = left
+    student.requires_grad_()
+    value = losses.soft_kl(student, teacher, 2.0, counted, impl="eager")
+    torch.testing.assert_close(value, expected)
+    (grad,) = torch.autograd.grad(value, student)
+    assert grad.isfinite().all()
+    assert not grad[1].any()
+
+
 def test_masked_ce_is_cross_entropy() -> None:
     student = make_logits()[0].requires_grad_()
     labels = torch.tensor([3, -100, 10, 0, -100])

@@ -120,6 +120,15 @@ def test_a_bert_becomes_a_distilbert_with_the_same_head(head: str) -> None:
         torch.testing.assert_close(actual[name], expected[name], rtol=1e-12, atol=1e-12)
 
 
+def test_a_distilbert_drops_out_where_its_teacher_did() -> None:
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 20}
+    shares = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.3, "classifier_dropout": 0.2}
+    config = transformers.BertConfig(num_hidden_layers=2, **sizes, **shares)
+    teacher = transformers.BertForSequenceClassification(config)
+    student = create_student(teacher, 1, student_type="distilbert").config
+    assert (student.dropout, student.attention_dropout, student.seq_classif_dropout) == (0.1, 0.3, 0.2)
+
+
 def test_a_bert_is_a_distilbert_by_itself_only_where_that_is_as_published() -> None:
     kinds = {head: type(create_student(teacher_of("bert", head))).__name__ for head in HEADS}
     assert kinds == {
