@@ -38,9 +38,9 @@ def with_urls(pyproject: str, repository: str, ref: str) -> str:
 
 
 def main() -> None:
-    repository, ref = sys.argv[1:]
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", repository) is None:
-        raise SystemExit(f"{repository!r} is not OWNER/NAME")
+    repository, ref = [*sys.argv[1:], "", ""][:2]
+    if not ref or re.fullmatch(r"[\w.-]+/[\w.-]+", repository) is None:
+        raise SystemExit(f"OWNER/NAME and a tag are needed, not {sys.argv[1:]}")
     for name, change in (("README.md", absolute), ("pyproject.toml", with_urls)):
         path = ROOT / name
         path.write_text(change(path.read_text(encoding="utf-8"), repository, ref), encoding="utf-8")

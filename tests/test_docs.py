@@ -137,3 +137,7 @@ def test_a_figure_of_the_study_that_is_stale_is_noticed() -> None:
     assert study().filled(page.replace("85.85 |", "85.86 |")) == page != page.replace("85.85 |", "85.86 |")
     with pytest.raises(ValueError, match="must have the tables similarity"):
         study().filled(page.replace("<!-- table: similarity -->", ""))
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 120
