@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import transformers
-from distilfast.train import output
 from distilfast.train import run as train
 from train_command import flags, folder, refusal
 
@@ -101,9 +100,7 @@ def test_an_output_directory_that_cannot_be_written(
     (tmp_path / "file").write_text("")
     assert "is a file" in refusal(flags(folder, tmp_path / "file" / "out"), capsys)
     # Whoever runs the tests may be allowed everything.
-    monkeypatch.setattr(
-        output.os, "access", lambda path, mode: False if Path(path) == tmp_path else os.path.exists(path)
-    )
+    monkeypatch.setattr(os, "access", lambda path, mode: False if Path(path) == tmp_path else os.path.exists(path))
     assert f"{tmp_path} cannot be written to" in refusal(flags(folder, tmp_path / "out"), capsys)
 
 

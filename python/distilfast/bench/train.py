@@ -26,9 +26,9 @@ from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from .. import cpu
-from .._command import parse
+from .._command import parse, require_positive
 from .._core import InputError
-from .._files import write_json
+from .._files import refuse_no_file, write_json
 from ..batches.masked import MaskedBatches
 from ..heads.objective import Objective
 from ..metrics.speed import device_name
@@ -365,6 +365,9 @@ def table(result: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     (arguments,) = parse([TrainBench], argv)
+    require_positive(arguments, "batch_tokens", "max_length", "batches", "rounds", "batches_per_step", "threads")
+    if arguments.json is not None:
+        refuse_no_file(arguments.json)
     if arguments.head == "masked_lm":
         result = bench(arguments)
         print(table(result))

@@ -298,9 +298,7 @@ def run_evaluation(options: EvaluateOptions) -> dict[str, Any]:
     teacher = next(iter(paths))
     for path in paths.values():
         refuse_bare_directory(path)
-    for name in ("speed_length", "speed_repeats", "max_length", "batch_tokens"):
-        if getattr(options, name) < 1:
-            raise InputError(f"--{name} is {getattr(options, name)}; at least 1 is needed")
+    command.require_positive(options, "speed_length", "speed_repeats", "max_length", "batch_tokens")
     if options.text and options.tokens:
         raise InputError("--text and --tokens both name held-out text; give one of them")
     folder = Path(options.output_dir)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -42,17 +41,7 @@ def prepare(args: DistillationArguments, reads: Sequence[str]) -> None:
             f"{args.output_dir} holds a run with {whole[0]}; go on with it by --resume_from_checkpoint last, name "
             "another directory, or pass --overwrite to replace it"
         )
-    folder = files.refuse_occupied(args.output_dir, args.overwrite, reads)
-    refuse_unwritable(folder)
-
-
-def refuse_unwritable(folder: Path) -> None:
-    """Refuses a place that nothing can be written to, before hours of work."""
-    parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not parent.is_dir():
-        raise InputError(f"--output_dir {folder}: {parent} is a file")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise InputError(f"--output_dir {folder}: {parent} cannot be written to")
+    files.refuse_occupied(args.output_dir, args.overwrite, reads)
 
 
 @contextmanager
