@@ -85,6 +85,8 @@ class EncodedRows:
     questions."""
     row_numbers: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     """Which row of the table each is: for questions several windows may be of one row."""
+    groups: NDArray[np.int64] | None = None
+    """The group of each row: those of one are compared with each other, as the passages of a query."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """{"rows cut to 256 tokens": 12, ...}; only what happened."""
 
@@ -212,7 +214,7 @@ def encode_words(
 def joined(parts: Sequence[EncodedRows]) -> EncodedRows:
     """Several lots of rows as one, such as unlabelled ones after labelled ones; their row numbers go on counting.
 
-    Raises `InputError` where some have tags of words, or places of answers, and some do not.
+    Raises `InputError` where some have tags of words, places of answers or groups, and some do not.
     """
     first = parts[0]
     if len(parts) == 1:
@@ -237,6 +239,11 @@ def joined(parts: Sequence[EncodedRows]) -> EncodedRows:
         values = [getattr(part, name) for part in parts]
         return None if any(value is None for value in values) else Ragged.joined(values)
 
+    groups = [part.groups for part in parts if part.groups is not None]
+    if 0 < len(groups) < len(parts):
+        raise InputError("some rows are grouped and some are not; give all of them a group, or none")
+    firsts = np.cumsum([0, *(int(each.max(initial=-1)) + 1 for each in groups)])
+
     def listed(name: str) -> Any:
         values = [getattr(part, name) for part in parts]
         return None if values[0] is None else tuple(one for value in values for one in value)
@@ -252,6 +259,7 @@ def joined(parts: Sequence[EncodedRows]) -> EncodedRows:
         listed("passages"),
         listed("answers"),
         np.concatenate(numbers),
+        np.concatenate([each + first for each, first in zip(groups, firsts, strict=False)]) if groups else None,
         counts,
     )
 

@@ -26,6 +26,7 @@ from .finished import RowOptions, rows_report
 from .merge import FORMAT, earlier_report, fits, merged, set_aside
 from .pictures import draw_pictures
 from .report import markdown
+from .rerankers import reranker_report, scores_pairs
 from .row_report import kept_lines
 from .scores import SWEEP, TaskPlan, parse_tasks, task_report
 from .sentences import SentenceOptions, sentence_report
@@ -85,7 +86,7 @@ class EvaluateOptions:
     )
     retrieval_dir: list[str] = field(
         default_factory=list,
-        metadata={"help": "Sentence encoders: folders with corpus.jsonl, queries.jsonl, qrels/, as BEIR's."},
+        metadata={"help": "Sentence encoders, rerankers: folders with corpus.jsonl, queries.jsonl, qrels/, as BEIR's."},
     )
     pooling: str | None = field(
         default=None, metadata={"help": "How bare encoders among the models are pooled: mean, cls or max."}
@@ -319,7 +320,8 @@ def run_evaluation(options: EvaluateOptions) -> dict[str, Any]:
     if options.text or options.tokens:
         report["held_out"] = held_out_report(paths, teacher, options)
     if (of_sentences := sentence_options(options)) is not None:
-        report |= sentence_report(paths, teacher, of_sentences, on)
+        scored = reranker_report if scores_pairs(paths[teacher]) else sentence_report
+        report |= scored(paths, teacher, of_sentences, on)
     report["models"] = describe_models(paths, options)
     if plan is not None:
         found, report["missing"] = task_report(paths, plan, folder, on)

@@ -41,6 +41,10 @@ class Rows(NamedTuple):
     """[K] int64, flat indices into the batch's rows * width where rows are picked token positions; None otherwise."""
     row_numbers: Tensor | None = None
     """[K] int64, which row of the data each is of, where the batch says so."""
+    groups: Tensor | None = None
+    """[K] int64, the group of each, counted in the batch, where rows of one are compared with each other."""
+    num_groups: Tensor | None = None
+    """0-dim, the denominator of such losses: the groups of two rows or more in the whole optimiser step."""
 
 
 class Outputs(NamedTuple):
@@ -69,6 +73,9 @@ class Predictions(NamedTuple):
     """[rows] int64, which row of the data each is of (several may be of one); None where batches do not say so."""
     data: EncodedRows | None = None
     """The data that the row numbers count through, where they are known."""
+    pair_scores: np.ndarray | None = None
+    """How alike people find row i of the first half and row i of the second, by row number [rows / 2], where the rows
+    are pairs of texts."""
 
 
 class Head(nn.Module):

@@ -18,8 +18,9 @@ class Objective:
     masked_lm. alpha_task: the loss against labels of every other head. alpha_mse: squared distance of logits, summed
     over classes. alpha_cos: 1 - cosine of the last hidden states. alpha_hidden: intermediate layers
     (`HiddenLayerLoss`). alpha_rel: attention relations (`RelationLoss`). alpha_embedding, alpha_similarity: vectors of
-    texts, and how alike those of a batch are, with `similarity_temperature` and `dimensions` (see `Embedding`). A head
-    reads the alphas that it has.
+    texts, and how alike those of a batch are, with `similarity_temperature` and `dimensions` (see `Embedding`).
+    alpha_margin_mse, alpha_listnet: scores of the rows of a group (see `Reranking`). A head reads the alphas that it
+    has.
 
     For masked_lm, `kl_positions`: the rows of KL and MSE, "all" that are attended (the original's default), "masked"
     ones alone, or the masked and a "sampled" share of the others, that comes with the batches, weighted to be unbiased.
@@ -43,6 +44,8 @@ class Objective:
     relation_layers: tuple[int, int] | None = None
     alpha_embedding: float = 0.0
     alpha_similarity: float = 0.0
+    alpha_margin_mse: float = 0.0
+    alpha_listnet: float = 0.0
     similarity_temperature: float = 0.05
     dimensions: tuple[int, ...] | None = None
     seed: int = 0

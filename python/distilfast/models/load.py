@@ -23,6 +23,7 @@ from .._files import first_line, is_path
 from .adaptation import freeze
 from .families import check_family, check_head
 from .head import AUTO_CLASSES, Head, head_called, head_of_checkpoint, head_of_class, modules_of
+from .sentence_folder import keep_activation
 
 # Raised by `from_pretrained` for what is wrong with a file.
 _LOADING = (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError)
@@ -118,6 +119,8 @@ def load_model(
     _judge(name, model, wanted, missing, mismatched, new_head)
     if wanted in ("classification", "tokens"):
         _check_classes(name, model.config)
+    if wanted == "classification":
+        keep_activation(name, model.config, **where)
     model.config.return_dict = True  # False in some old files, and then nothing has a name
     return model.eval()
 

@@ -15,6 +15,7 @@ from transformers import EvalPrediction
 
 from .._core import InputError
 from ..batches.encode import EncodedRows
+from ..batches.sentences import SentenceBatches
 from ..heads.head import Head, Predictions
 from ..heads.hidden_states import HiddenStates
 from ..heads.masked_lm import MaskedLM
@@ -43,9 +44,13 @@ def greater_is_better(metric: str) -> bool:
 
 
 def choose_best_metric(args: DistillationArguments, head: Head, held_out: Any) -> None:
-    """Sets which metric chooses the best model, and which way, where `args` do not say."""
+    """Sets which metric chooses the best model, and which way, where `args` do not say.
+
+    Of several held-out sets, by name, the last chooses."""
     if args.metric_for_best_model is None:
-        args.metric_for_best_model = head.best_metric(args.objective, has_labels(held_out))
+        name, chosen = list(held_out.items())[-1] if isinstance(held_out, dict) and held_out else ("", held_out)
+        metric = head.best_metric(args.objective, has_labels(chosen))
+        args.metric_for_best_model = f"{name}_{metric}" if name else metric
     if args.greater_is_better is None:
         args.greater_is_better = greater_is_better(args.metric_for_best_model)
 
@@ -119,6 +124,7 @@ def predict(
         torch.cat(labels).numpy() if labels else None,
         torch.cat(numbers).numpy() if numbers else None,
         data if isinstance(data, EncodedRows) else None,
+        getattr(batches, "pair_scores", None),
     )
 
 
@@ -164,4 +170,6 @@ def has_labels(held_out: Any) -> bool:
     """Whether held-out batches (or any of several) have a label."""
     if isinstance(held_out, dict):
         return any(map(has_labels, held_out.values()))
+    if isinstance(held_out, SentenceBatches):
+        return held_out.pair_scores is not None
     return held_out is not None and len(held_out) > 0 and int(held_out[0].get("num_labelled_in_step", 1)) > 0

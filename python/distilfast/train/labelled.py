@@ -172,11 +172,13 @@ def encode(
     tokenizer: Any,
     max_length: int,
     separator: str | None = None,
+    compares_groups: bool = False,
 ) -> LabelledRun:
     """The rows as token ids, their labels as the classes of `config` (the teacher's, which is the truth).
 
-    `configs`: those of all models that read the rows, which bound their length. Raises `InputError` for labels that fit
-    no class, and for rows that are no food for the head.
+    `configs`: those of all models that read the rows, which bound their length. `compares_groups`: a loss compares the
+    rows of a group, which then stay together. Raises `InputError` for labels that fit no class, for rows that are no
+    food for the head, and for such a loss where no two rows are of one group.
     """
     notes = list(data.notes)
     longest = longest_input(*configs, tokenizer=tokenizer)
@@ -184,7 +186,13 @@ def encode(
         notes.append(f"rows may have {longest} tokens, which the models have positions for, not {max_length}")
         max_length = longest
     id2label = class_names(config)
-    if head == "classification" and problem_type_of(config) == "regression" and len(id2label) != 1:
+    scores = head == "classification" and problem_type_of(config) == "regression"
+    if compares_groups and not scores:
+        raise InputError(
+            "--alpha_margin_mse and --alpha_listnet compare the scores of a query's passages, and the teacher gives no "
+            "single number a row; leave them out"
+        )
+    if scores and len(id2label) != 1:
         raise InputError(f"the teacher gives {len(id2label)} numbers a row; rows have one label, a number")
     parts: dict[str, EncodedPart] = {}
     mapping: LabelMapping | None = None
@@ -194,6 +202,10 @@ def encode(
         targets = targets_of(part, head, config, separator, mapping)
         mapping = mapping or targets.mapping
         encoded = _encoded(part, targets, head, tokenizer, max_length)
+        if scores and compares_groups:
+            encoded = replace(encoded, groups=_groups(part))
+        elif scores and name == "validation" and part.columns.group is not None:
+            encoded = replace(encoded, groups=part.groups)
         parts[name] = EncodedPart(part, targets, encoded)
         notes += [note for note in targets.notes if note not in notes]
         notes += [f"{name}: {count:,} {what}" for what, count in encoded.counts.items()]
@@ -235,6 +247,18 @@ def _encoded(part: Part, targets: Targets, head: str, tokenizer: Any, max_length
     if head == "questions":
         return encode_questions(tokenizer, texts[0], texts[1], labels, max_length, passage_stride(max_length))
     return encode_texts(tokenizer, texts[0], texts[1] if len(texts) == 2 else None, labels, max_length)
+
+
+def _groups(part: Part) -> np.ndarray:
+    """The group of each row. Raises `InputError` where no two rows are of one."""
+    groups = part.groups
+    if groups is None or len(part) == int(groups.max(initial=-1)) + 1:
+        of = "nothing says which rows are of one" if groups is None else "no two rows are of one"
+        raise InputError(
+            f"{part.rows.source}: --alpha_margin_mse and --alpha_listnet compare the passages of a query, and {of}; "
+            "name the query's column with --group_column, or leave them out"
+        )
+    return groups
 
 
 def class_weights(given: Sequence[str] | None, run: LabelledRun, head: str) -> list[float] | None:

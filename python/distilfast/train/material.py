@@ -31,7 +31,7 @@ class Material(NamedTuple):
     student: PreTrainedModel
     head: Head
     batches: MaskedBatches | LabelledBatches | SentenceBatches
-    held_out: MaskedBatches | LabelledBatches | SentenceBatches | None
+    held_out: MaskedBatches | LabelledBatches | SentenceBatches | dict[str, SentenceBatches] | None
     tokenizer: Any
     labelled: LabelledRun | None = None
     """The rows, where the head learns from rows."""
@@ -88,8 +88,12 @@ def rows_material(arguments: Arguments, given: Given, teachers: Sequence[PreTrai
     saved = copy.deepcopy(tokenizer)  # tokenising leaves how it cut and padded behind
     tokenizer.padding_side = "right"  # on the left it would move the positions of the text, as far as a batch is wide
     configs = [model.config for model in (*teachers, student)]
-    run = labelled.encode(found, name, truth.config, configs, tokenizer, data.max_length, rows.label_separator)
-    head = choose_head(truth, name, labelled.class_weights(rows.class_weights, run, name))
+    compares_groups = args.alpha_margin_mse != 0 or args.alpha_listnet != 0
+    run = labelled.encode(
+        found, name, truth.config, configs, tokenizer, data.max_length, rows.label_separator, compares_groups
+    )
+    ranks = run.validation.rows.groups is not None
+    head = choose_head(truth, name, labelled.class_weights(rows.class_weights, run, name), ranks)
     notes = check_cache(arguments, given, head, len(teachers))
     if rows.min_confidence is not None:
         for teacher in teachers:

@@ -279,7 +279,7 @@ def _with_defaults(values: Mapping[str, Any], head: str, given: Given) -> dict[s
     takes_rows, teacher = HEADS[head].takes_rows, (values.get("teacher") or [None])[0]
     refuse_foreign(values, head, takes_rows, f"that of {teacher}" if teacher else "asked for")
     defaults = defaults_of(head, teacher is not None, values.get("recipe"))
-    held_out = takes_rows or values.get("validation_text") is not None
+    held_out = takes_rows or values.get("validation_text") is not None or values.get("sts_file") is not None
     return {**defaults, **(evaluation_defaults(values) if held_out else {}), **values}
 
 
@@ -305,11 +305,22 @@ def check_best_metric(values: Mapping[str, Any], trainer: DistillationTrainer, m
     metric = values.get("metric_for_best_model")
     if metric is None or material.held_out is None:
         return
-    found = evaluate(trainer.step, First(material.held_out), trainer.args.device)
+    held_out = material.held_out if isinstance(material.held_out, dict) else {"": material.held_out}
+    found = [
+        f"{name}_{each}" if name else each
+        for name, batches in held_out.items()
+        for each in evaluate(trainer.step, _sample(batches), trainer.args.device)
+    ]
     if metric.removeprefix("eval_") not in found:
         nearest = difflib.get_close_matches(metric, found, n=1)
         hint = f"; did you mean {nearest[0]}?" if nearest else ""
         raise InputError(f"--metric_for_best_model {metric}: an evaluation gives {', '.join(found)}{hint}")
+
+
+def _sample(batches: Any) -> HeldOutBatches:
+    """Enough of held-out batches to see what an evaluation gives."""
+    whole: HeldOutBatches = batches
+    return whole if getattr(batches, "pair_scores", None) is not None else First(whole)
 
 
 class First:
