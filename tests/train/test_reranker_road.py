@@ -131,6 +131,12 @@ def test_several_teachers_and_a_resume_are_exact(folder: Path) -> None:
     expected, found = (load_file(folder / name / "model.safetensors") for name in ("whole", "halved"))
     assert all(torch.equal(expected[key], found[key]) for key in expected)
     assert "loss_task" in whole["log"][-1]
+    labelled = queries_and_passages(12, seed=1, labels=True)
+    del labelled[0]["relevance"]  # its group cannot be scored
+    measured = distil(folder, "measured", rows, **{**options, "max_steps": 1}, validation=labelled)["report"]
+    assert (measured["quality"]["unit"], measured["quality"]["units"]) == ("groups", 11)
+    assert set(measured["quality"]["models"]["student"]["kept"]) == {"ndcg@10", "mrr@10"}
+    assert measured["metrics"]["groups_left_out"] == 1
 
 
 def test_groups_by_equal_first_texts_or_a_column(folder: Path) -> None:

@@ -6,7 +6,7 @@ Beside the students stand two controls for each depth, as beside sentence encode
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,7 +28,6 @@ from .sentences import SentenceOptions, fingerprint, with_share
 
 CANDIDATES = 30
 """Documents of a query that are put in order."""
-LONGEST = 512
 
 
 def scores_pairs(path: str) -> bool:
@@ -73,21 +72,26 @@ def reranker_report(
     for folder in options.retrieval_dir:
         collection = read_collection(folder)
         shown = candidates(collection.queries, collection.documents, CANDIDATES)
-        outputs = {name: _scores(model, tokenizers[name], collection, shown, on) for name, model in models.items()}
-        found[Path(folder).name] = _ranked(collection, shown, outputs, teacher)
+        outputs, notes = {}, []
+        for name, model in models.items():
+            outputs[name], cut = _scores(model, tokenizers[name], collection, shown, options.max_length, on)
+            notes += [f"{name}: {count:,} {what}" for what, count in cut.items() if name in paths]
+        found[Path(folder).name] = _ranked(collection, shown, outputs, teacher, notes)
     return {"retrieval": found}
 
 
-def _scores(model: Any, tokenizer: Any, collection: Collection, shown: np.ndarray, on: torch.device) -> np.ndarray:
-    """[queries, candidates]: what the model says of each query with each of its candidates."""
+def _scores(
+    model: Any, tokenizer: Any, collection: Collection, shown: np.ndarray, max_length: int, on: torch.device
+) -> tuple[np.ndarray, Mapping[str, int]]:
+    """[queries, candidates]: what the model says of each query with each of its candidates; and what was cut."""
     first = [query for query in collection.queries for _ in range(shown.shape[1])]
     second = [collection.documents[document] for document in shown.ravel()]
-    logits, _ = sequence_logits(model, tokenizer, first, second, LONGEST, on, progress=sys.stderr.isatty())
-    return logits[:, 0].reshape(shown.shape)
+    logits, cut = sequence_logits(model, tokenizer, first, second, max_length, on, progress=sys.stderr.isatty())
+    return logits[:, 0].reshape(shown.shape), cut
 
 
 def _ranked(
-    collection: Collection, shown: np.ndarray, outputs: Mapping[str, np.ndarray], teacher: str
+    collection: Collection, shown: np.ndarray, outputs: Mapping[str, np.ndarray], teacher: str, notes: Sequence[str]
 ) -> dict[str, Any]:
     order = {name: np.argsort(-scores, axis=1, kind="stable") for name, scores in outputs.items()}
     measured = (f"ndcg@{CUTOFF}", f"mrr@{CUTOFF}")
@@ -116,7 +120,7 @@ def _ranked(
     return {
         "documents": len(collection.documents),
         "queries": len(collection.queries),
-        "notes": [*collection.notes, note],
+        "notes": [*collection.notes, note, *notes],
         "fingerprint": fingerprint(collection.documents, collection.queries, collection.relevant, "reranked"),
         "models": with_share(scores, scorer, teacher, len(collection.queries)),
     }

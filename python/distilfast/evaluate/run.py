@@ -255,6 +255,7 @@ def sentence_options(options: EvaluateOptions) -> SentenceOptions | None:
         options.normalize,
         options.max_lines,
         options.controls,
+        options.max_length,
     )
 
 

@@ -34,7 +34,7 @@ DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 @dataclass(frozen=True)
 class SentenceOptions:
-    """What is scored on; `pooling`, `normalize`: of models that are bare encoders."""
+    """What is scored on; `pooling`, `normalize`: of models that are bare encoders; `max_length`: of pairs in tokens."""
 
     sts_file: Sequence[str] = ()
     sentences: Sequence[str] = ()
@@ -45,6 +45,7 @@ class SentenceOptions:
     normalize: bool | None = None
     max_lines: int | None = None
     controls: bool = True
+    max_length: int = 512
 
 
 def sentence_report(

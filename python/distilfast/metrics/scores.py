@@ -106,8 +106,9 @@ def chance_group_scores(labels: np.ndarray) -> tuple[float, float] | None:
     place p with probability C(n - p, r - 1) / C(n, r).
     """
     number, relevant = len(labels), int((labels > 0).sum())
-    if number < 2 or relevant == 0:
+    if number < 2 or relevant == 0 or not np.isfinite(labels).all():
         return None
+    labels = np.maximum(labels, 0)
     discounts = 1 / np.log2(np.arange(2, min(number, CUTOFF) + 2))
     best = np.sort(labels)[::-1][: len(discounts)] @ discounts
     reciprocal, none_before = 0.0, 1.0

@@ -20,9 +20,10 @@ from ..heads.classification import Classification
 from ..heads.head import Head, Predictions
 from ..heads.objective import Objective
 from ..heads.questions import Questions
+from ..heads.reranking import Reranking
 from ..heads.tokens import Tokens
 from ..losses.definitions import IGNORED
-from ..metrics.compare import Answers, Comparison, ManyLabels, Numbers, OneClass, Tags, compared
+from ..metrics.compare import Answers, Comparison, ManyLabels, Numbers, OneClass, Ranking, Tags, compared
 from ..metrics.speed import hardware, measure_size, measure_speed, speed_warnings
 from .evaluation import LOGITS_ALONE, predict
 from .step import DistillationStep
@@ -77,6 +78,11 @@ def comparison_of(head: Head, predictions: Predictions, names: Sequence[str]) ->
         data = predictions.data
         assert data is not None
         return Answers(data.answers or [None] * len(data.passages or ()))
+    if isinstance(head, Reranking):
+        assert predictions.data is not None
+        assert predictions.data.groups is not None
+        known = None if labels is None else labels.reshape(-1).astype(np.float64)
+        return Ranking(known, predictions.data.groups[predictions.row_numbers])
     assert isinstance(head, Classification)
     if head.problem_type == "single_label_classification":
         return OneClass(np.full(rows, IGNORED) if labels is None else labels, names)
@@ -117,6 +123,8 @@ def report_lines(found: dict[str, Any]) -> list[str]:
     if "agreement" in metrics:
         kl = f" (KL {metrics['kl']:.4f})" if "kl" in metrics else ""
         lines.append(f"agrees with the teacher on {100 * metrics['agreement']:.1f} %{kl}")
+    elif "kendall" in metrics:
+        lines.append(f"Kendall's tau to the teacher's order {metrics['kendall']:.3f}, the mean over groups")
     elif "teacher_spearman" in metrics:
         lines.append(f"Spearman correlation with the teacher {metrics['teacher_spearman']:.3f}")
     lines += [f"warning: {warning}" for warning in found.get("warnings", [])]
