@@ -232,15 +232,18 @@ def test_bad_input_is_one_line(folder: Path, tmp_path: Path, capsys: pytest.Capt
     teacher, texts = str(folder / "teacher"), str(folder / "texts.txt")
     unknown = Path(encoder_folder(tmp_path / "unknown"))
     modules = json.loads((unknown / "modules.json").read_text())
-    modules[1]["type"] = "sentence_transformers.models.Sparse"
+    modules.append({"idx": 3, "name": "3", "path": "", "type": "own.Whitening"})
     (unknown / "modules.json").write_text(json.dumps(modules))
+    tokens = Path(encoder_folder(tmp_path / "tokens"))
+    (tokens / "modules.json").write_text(json.dumps(modules[:1] + modules[2:3]))
     bare, narrow = (encoder_folder(tmp_path / name, width=16, bare=name == "bare") for name in ("bare", "narrow"))
     reranker = reranker_folder(tmp_path / "reranker")
     (tmp_path / "pairs.csv").write_text("query,passage,score\nthe boat,a boat,1.5\nthe town,a town,0.5\n")
     words = pairs_file(folder, "words.tsv", score="much")
     quiet = ["--report_to", "none", "--use_cpu"]
     for line, words_of_it in (
-        (["--teacher", str(unknown), "--text", texts], "Sparse"),
+        (["--teacher", str(unknown), "--text", texts], "own.Whitening is not known"),
+        (["--teacher", str(tokens), "--text", texts], "gives no vector of a text that is known here"),
         (["--teacher", bare, "--head", "embedding", "--text", texts], "--pooling mean, cls or max"),
         (["--teacher", teacher, "--student", narrow, "--text", texts, "--alpha_cos", "1"], "--alpha_cos 1"),
         (

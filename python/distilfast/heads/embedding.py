@@ -91,7 +91,7 @@ class Embedding(Head):
         if "is_real" in batch:
             weight = weight & batch["is_real"]
         count = batch["num_rows_in_step"]
-        return Rows(weight, batch.get("teacher_vectors"), count, count)
+        return Rows(weight, batch.get("teacher_vectors"), count, count, row_numbers=batch.get("row_numbers"))
 
     def outputs(self, model: PreTrainedModel, batch: Mapping[str, Any], rows: Rows, objective: Objective) -> Outputs:
         modules, seen = self.sentence, batch

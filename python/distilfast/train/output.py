@@ -151,7 +151,7 @@ def summarise(arguments: Arguments, trainer: DistillationTrainer, material: Mate
         "teacher_parameters": [teacher.num_parameters() for teacher in step.teachers],
         "last_log": lines[-1] if lines else None,
         "log": lines,
-        "evaluations": [entry for entry in state.log_history if "eval_runtime" in entry],
+        "evaluations": evaluations(trainer),
         "best_step": state.best_global_step,
         "best_metric": state.best_metric,
         "run": trainer.describe_run(),
@@ -197,7 +197,13 @@ def write_summary(args: DistillationArguments, summary: dict[str, Any]) -> None:
     files.write_json(Path(str(args.output_dir)) / SUMMARY, summary)
 
 
+def evaluations(trainer: DistillationTrainer) -> list[dict[str, Any]]:
+    """What the log says of each evaluation, of one or of several held-out sets."""
+    log = trainer.state.log_history
+    return [entry for entry in log if any(name.startswith("eval_") and name.endswith("_runtime") for name in entry)]
+
+
 def evaluated_last(trainer: DistillationTrainer) -> bool:
     """Whether the student was evaluated as it is now."""
-    steps = [entry["step"] for entry in trainer.state.log_history if "eval_runtime" in entry]
+    steps = [entry["step"] for entry in evaluations(trainer)]
     return bool(steps) and steps[-1] == trainer.state.global_step

@@ -19,7 +19,7 @@ from .. import _command as command
 from .._core import InputError
 from ..batches.labelled import LabelledBatches
 from ..heads.choice import HEADS
-from ..models.head import head_called, head_of, is_sentence_encoder
+from ..models.head import head_called, head_of, is_sentence_encoder, modules_of
 from ..models.load import load_model
 from ..models.saved_tokenizer import save_tokenizer
 from ..prepare.directory import PreparedTokens
@@ -245,6 +245,12 @@ def choose_head_name(arguments: Arguments, given: Given, teachers: Sequence[PreT
         path = teachers[0].name_or_path
         if name == "hidden_states" and (arguments.models.pooling or (path and is_sentence_encoder(path))):
             name = "embedding"
+        elif name == "hidden_states" and path and (modules := modules_of(path)):
+            kinds = ", ".join(str(module.get("type")) for module in modules)
+            raise InputError(
+                f"{path} is made of {kinds}, which gives no vector of a text that is known here; --head hidden_states "
+                "distils its encoder alone"
+            )
     elif given.student is not None:
         name = head_of(given.student)
     else:
