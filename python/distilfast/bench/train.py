@@ -35,10 +35,10 @@ from ..batches.masked import MaskedBatches
 from ..heads.objective import Objective
 from ..metrics.speed import device_name
 from ..models.adaptation import adapt, freeze
+from ..models.bf16 import bf16_is_fast
 from ..models.student import create_student
 from ..prepare.text import read_texts
 from ..tokenizer import Tokenizer
-from ..train.arguments import bf16_is_fast
 from ..train.step import DistillationStep
 from .measure import count_flops, loader_seconds, loss_seconds, measure, peak_flops
 from .plain_loop import PlainLoop, collated_batches, distillation_losses
