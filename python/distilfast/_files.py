@@ -36,6 +36,9 @@ _FAULTS = {
     errno.EACCES: "permission denied",
 }
 
+# How libraries of other languages, and torch of shared memory, write the number of a fault into their messages.
+_NUMBER = re.compile(r"(?:errno|os error) (\d+)|unable to \w+ (?:file|shared memory)\b.*\((\d+)\)", re.IGNORECASE)
+
 
 def first_line(error: BaseException) -> str:
     """The first line of what `error` says that says something; its class where it says nothing."""
@@ -68,8 +71,8 @@ def describe_fault(error: BaseException, path: str | os.PathLike[str] | None = N
     """
     number = error.errno if isinstance(error, OSError) else None
     if number is None:
-        written = re.search(r"(?:errno|os error) (\d+)", str(error), re.IGNORECASE)
-        number = int(written.group(1)) if written else None
+        written = _NUMBER.search(str(error))
+        number = int(written[1] or written[2]) if written else None
     if number is None:
         return f"{path}: {first_line(error)}" if isinstance(error, OSError) and path is not None else None
     named = getattr(error, "filename", None)
@@ -119,13 +122,15 @@ def refuse_occupied(
 def may_be_folder(path: str | os.PathLike[str]) -> bool:
     """Whether a folder is there (True) or could be (False), for commands that go on in the one they find.
 
-    Raises `InputError` where there is a file, a device, a pipe or a socket, and where the path leads nowhere.
+    Raises `InputError` where there is a file, a device, a pipe or a socket, where the path leads nowhere, and where
+    nothing may be written.
     """
     path = Path(path)
     refuse_undecodable(path)
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
+        _refuse_unwritable(path)
         return False
     except NotADirectoryError:
         file = next(parent for parent in path.parents if parent.exists())
@@ -135,7 +140,31 @@ def may_be_folder(path: str | os.PathLike[str]) -> bool:
     if not stat.S_ISDIR(mode):
         kind = _KINDS.get(stat.S_IFMT(mode), "no folder")
         raise InputError(f"{path} is {kind} and holds something already; name a directory that is not there yet")
+    _refuse_unwritable(path)
     return True
+
+
+def _refuse_unwritable(path: Path) -> None:
+    """Refuses a place that nothing can be written to, before hours of work."""
+    found = next(each for each in (path, *path.absolute().parents) if each.exists())
+    if not found.is_dir():
+        raise InputError(f"{path} cannot be a folder: {found} is a file")
+    if not os.access(found, os.W_OK | os.X_OK):
+        raise InputError(f"{path}: {found} cannot be written to; name another directory")
+
+
+def refuse_no_file(path: str | os.PathLike[str]) -> Path:
+    """`path` as a `Path`, once it is known that a file may be written there.
+
+    Raises `InputError` for a folder, a device or a pipe, a name that is not UTF-8, and a place that nothing can be
+    written to.
+    """
+    path = Path(path)
+    refuse_undecodable(path)
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is no file that could be replaced; name another")
+    _refuse_unwritable(path.absolute().parent)
+    return path
 
 
 def refuse_undecodable(path: str | os.PathLike[str]) -> None:
@@ -278,10 +307,10 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
     Raises `InputError` where `path` is a folder, a device or a pipe, and where disk or permissions do not allow it.
     """
-    path = Path(path)
-    refuse_undecodable(path)
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path} is no file that could be replaced; name another")
+    try:
+        path = refuse_no_file(path)
+    except OSError as error:
+        raise InputError(str(describe_fault(error, path))) from error
     beside = path.with_name(f"{_hidden_prefix(path)}{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

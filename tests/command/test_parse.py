@@ -13,6 +13,8 @@ from distilfast._command import parse
 from hypothesis import given
 from hypothesis import strategies as st
 
+WHOLE = st.integers(-(1 << 63), (1 << 63) - 1)
+
 
 @dataclass
 class Arguments:
@@ -132,7 +134,7 @@ def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
     assert read("# nothing yet\n", "--teacher", "bert", tmp_path=tmp_path) == Arguments("bert")
 
 
-@given(st.floats(allow_nan=False), st.integers(), st.lists(st.integers(), min_size=1), st.booleans(), st.booleans())
+@given(st.floats(allow_nan=False), WHOLE, st.lists(WHOLE, min_size=1), st.booleans(), st.booleans())
 def test_a_file_and_the_command_line_say_the_same(
     tmp_path_factory: pytest.TempPathFactory, rate: float, seed: int, layers: list[int], packed: bool, shuffled: bool
 ) -> None:
@@ -144,3 +146,11 @@ def test_a_file_and_the_command_line_say_the_same(
     config = json.dumps({"teacher": "bert", **values})
     (from_flags,) = parse([Arguments], flags)
     assert read(config, tmp_path=tmp_path_factory.mktemp("config")) == from_flags
+
+
+@pytest.mark.parametrize("number", ["99999999999999999999", "-9223372036854775809", "1.0", "nan"])
+def test_a_number_that_no_library_can_hold(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exited:
+        parse([Arguments], ["--teacher=bert", f"--seed={number}"])
+    assert exited.value.code == 2
+    assert f"argument --seed: invalid int value: '{number}'" in capsys.readouterr().err

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from distilfast import InputError
-from distilfast.evaluate.sentence_data import read_collection, read_pairs
 from distilfast.evaluate.sentences import SentenceOptions, sentence_report, sentences_markdown
 from distilfast.models.sentence import load_sentence_encoder
 from distilfast.models.sentence_folder import SentenceSettings
+from distilfast.prepare.sentence_data import read_collection, read_pairs
 from scipy import stats
 from tiny_sentence import encoder_folder, sentences
 

@@ -157,6 +157,6 @@ def test_text_and_speeds_keep_to_the_positions_that_models_have(tmp_path: Path) 
     assert part["models"]["student"]["tokens"] == sum(min(16, 7 + 3 * number) for number in range(4)) + 16
     assert report["models"]["student"]["speed"]["cpu"]["length"] == 16
     for name in ("speed_repeats", "speed_length", "max_length"):
-        with pytest.raises(df.InputError, match=f"--{name} is 0; at least 1 is needed"):
+        with pytest.raises(df.InputError, match=f"--{name} 0: must be above 0"):
             df.evaluate_models(teacher, student, str(tmp_path / "no"), **given, **{name: 0})
         assert not (tmp_path / "no").exists()

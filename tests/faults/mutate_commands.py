@@ -59,7 +59,7 @@ VALID = {
     "bench batches": f"--rows 200 --batch_tokens 1024 --rounds 1 --seconds 0.01 --plan_rows 200 --json {OUT}",
     "bench losses": "--device cpu --rows 8 --vocabularies 50 --hidden 8 --runs 1 --compile false --threads 1 "
     f"--json {OUT}",
-    "bench train": "--size tiny --batch_tokens 256 --max_length 32 --batches 1 --rounds 1 --text text.txt --threads 1 "
+    "bench train": "--size tiny --batch_tokens 512 --max_length 32 --batches 1 --rounds 1 --text text.txt --threads 1 "
     f"--json {OUT}",
 }
 LONG = ("demo", "bench batches", "bench losses", "bench train", "ablate")
@@ -294,7 +294,7 @@ def faults(code: int | None, said: str, before: dict[str, Any], after: dict[str,
     if code in (1, 2) and not any(line.startswith("error: ") or ": error: " in line for line in said.splitlines()):
         yield f"exit code {code} without a line that says why"
     lost = [name for name in before if after.get(name) != before[name]]
-    if code == 0:
+    if code == 0 or "the distilled student is not ahead" in said:  # of a demo, when all is done
         lost = [name for name in lost if name != output and not name.startswith(f"{output}/")]
     if lost:
         yield f"lost or changed: {', '.join(lost[:3])}"

@@ -13,10 +13,14 @@ import pyarrow.parquet
 import pytest
 import torch
 from distilfast import InputError
+from distilfast import _command as command
+from distilfast.evaluate.sentences import SentenceOptions, sentence_report
 from distilfast.models.sentence import load_sentence_encoder
 from distilfast.models.sentence_folder import SentenceSettings
+from distilfast.train import run as train
 from distilfast.train.trainer import EXTRA_WEIGHTS
 from safetensors.torch import load_file
+from tiny_reranker import reranker_folder
 from tiny_sentence import WORDS, encoder_folder, sentences
 from transformers import AutoModel, AutoTokenizer
 
@@ -174,3 +178,86 @@ def test_a_bare_encoder_with_pooling_named(folder: Path) -> None:
     modules = json.loads((folder / "pooled" / "modules.json").read_text())
     assert [each["type"].rsplit(".", 1)[1] for each in modules] == ["Transformer", "Pooling"]
     assert load_sentence_encoder(folder / "pooled").modules.pooling == ("cls",)
+
+
+def pairs_file(folder: Path, name: str = "pairs.tsv", score: str | None = None) -> Path:
+    """Pairs whose score is the teacher's cosine, or `score`."""
+    first, second = sentences(30, seed=3), sentences(30, seed=4)
+    teacher = load_sentence_encoder(folder / "teacher")
+    alike = (teacher.encode(first) * teacher.encode(second)).sum(1)
+    lines = [f"{a}\t{b}\t{score or value}\n" for a, b, value in zip(first, second, alike, strict=True)]
+    (folder / name).write_text("sentence1\tsentence2\tscore\n" + "".join(lines), encoding="utf-8")
+    return folder / name
+
+
+def test_scored_pairs_choose_the_best_model(folder: Path) -> None:
+    options: dict[str, Any] = {"sts_file": str(pairs_file(folder)), "num_train_epochs": 6, "learning_rate": 2e-3}
+    options |= {"load_best_model_at_end": True, "save_total_limit": 1, "precision": "fp32"}
+    alone = distil(folder, "sts", **options)
+    both = distil(folder, "sts-text", validation=folder / "held_out.txt", **options)
+    for name, summary, prefix in (("sts", alone, "eval_"), ("sts-text", both, "eval_sts_")):
+        entries = [entry for entry in summary["evaluations"] if f"{prefix}spearman" in entry]
+        found = [entry[f"{prefix}spearman"] for entry in entries]
+        assert summary["best_metric"] == pytest.approx(max(found))
+        assert [entry[f"{prefix}teacher_spearman"] for entry in entries] == pytest.approx(found)
+        report = sentence_report(
+            {"teacher": str(folder / "teacher"), "small": str(folder / name)},
+            "teacher",
+            SentenceOptions([options["sts_file"]], controls=False),
+            torch.device("cpu"),
+        )
+        assert report["sts"]["pairs"]["models"]["small"]["spearman"] == pytest.approx(max(found), abs=1e-4)
+    assert "eval_text_neighbours@10" in both["evaluations"][0]
+    kept = distil(folder, "sts-kept", cache_teacher=str(folder / "cache"), **options)
+    assert kept["evaluations"][0]["eval_teacher_spearman"] == pytest.approx(
+        kept["evaluations"][0]["eval_spearman"], abs=1e-3
+    )
+
+
+def test_a_run_on_kept_vectors_resumes_bit_for_bit(folder: Path) -> None:
+    options: dict[str, Any] = {"save_steps": 3, "save_total_limit": 10, "max_steps": 6, "alpha_similarity": 0.5}
+    options["cache_teacher"] = str(folder / "cache-resumed")
+    distil(folder, "kept-whole", **options)
+    distil(folder, "kept-halved", **options)
+    for file in (folder / "kept-halved" / "checkpoint-6").rglob("*"):
+        if file.is_file():
+            file.unlink()
+    distil(folder, "kept-halved", resume_from_checkpoint="last", **options)
+    for file in ("model.safetensors", "2_Dense/model.safetensors"):
+        expected, found = (load_file(folder / name / file) for name in ("kept-whole", "kept-halved"))
+        assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+def test_bad_input_is_one_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    teacher, texts = str(folder / "teacher"), str(folder / "texts.txt")
+    unknown = Path(encoder_folder(tmp_path / "unknown"))
+    modules = json.loads((unknown / "modules.json").read_text())
+    modules.append({"idx": 3, "name": "3", "path": "", "type": "own.Whitening"})
+    (unknown / "modules.json").write_text(json.dumps(modules))
+    tokens = Path(encoder_folder(tmp_path / "tokens"))
+    (tokens / "modules.json").write_text(json.dumps(modules[:1] + modules[2:3]))
+    bare, narrow = (encoder_folder(tmp_path / name, width=16, bare=name == "bare") for name in ("bare", "narrow"))
+    reranker = reranker_folder(tmp_path / "reranker")
+    (tmp_path / "pairs.csv").write_text("query,passage,score\nthe boat,a boat,1.5\nthe town,a town,0.5\n")
+    words = pairs_file(folder, "words.tsv", score="much")
+    quiet = ["--report_to", "none", "--use_cpu"]
+    for line, words_of_it in (
+        (["--teacher", str(unknown), "--text", texts], "own.Whitening is not known"),
+        (["--teacher", str(tokens), "--text", texts], "gives no vector of a text that is known here"),
+        (["--teacher", bare, "--head", "embedding", "--text", texts], "--pooling mean, cls or max"),
+        (["--teacher", teacher, "--student", narrow, "--text", texts, "--alpha_cos", "1"], "--alpha_cos 1"),
+        (
+            ["--teacher", teacher, "--train_file", str(tmp_path / "pairs.csv")],
+            "--train_file is not for the head embedding",
+        ),
+        (["--teacher", reranker, "--text", texts], "--text is not for the head classification"),
+        (["--teacher", teacher, "--text", texts, "--sts_file", str(words)], "'much' is no number"),
+        (["--teacher", teacher, "--text", texts, "--sts_file", "nowhere.tsv"], "nowhere.tsv"),
+    ):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            command.run(lambda argv=line: train.main([*argv, "--output_dir", str(tmp_path / "out"), *quiet]))
+        assert ended.value.code == 2
+        (said,) = [each for each in capsys.readouterr().err.splitlines() if each.startswith("error: ")]
+        assert words_of_it in said
+        assert not (tmp_path / "out").exists()

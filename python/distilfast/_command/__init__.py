@@ -8,6 +8,7 @@ traceback.
 
 from .parser import given as given
 from .parser import parse as parse
+from .parser import require_positive as require_positive
 from .start import Command as Command
 from .start import choose as choose
 from .start import run as run

@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import functools
 import importlib.util
+import math
 import sys
 import typing
 from collections.abc import Mapping, Sequence
@@ -46,6 +47,14 @@ def given(dataclasses: Sequence[type], argv: Sequence[str] | None = None) -> dic
     return {name: value for name, value in found.items() if name in known}
 
 
+def require_positive(options: Any, *names: str) -> None:
+    """Raises `InputError` for a field of `options` that is a number not above 0, or not finite; None is none."""
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f"--{name} {value:g}: must be above 0")
+
+
 def build(
     dataclasses: Sequence[type],
     prog: str | None = None,
@@ -59,6 +68,8 @@ def build(
     dataclass has a default.
     """
     parser = library().HfArgumentParser(dataclasses, prog=prog, add_help=False, allow_abbrev=False)
+    for action in parser._actions:
+        action.type = _whole_number if action.type is int else action.type
     parser.usage = "%(prog)s [flags]"  # of an error; a summary of all flags would hide it
 
     class Help(argparse.Action):
@@ -77,6 +88,17 @@ def build(
         help="YAML file of flags without their dashes; the command line wins over it",
     )
     return parser
+
+
+def _whole_number(text: str) -> int:
+    """An integer that libraries can hold in 64 bits."""
+    value = int(text)
+    if not -(1 << 63) <= value < 1 << 63:
+        raise ValueError(text)
+    return value
+
+
+_whole_number.__name__ = "int"  # as help and errors of `argparse` call it
 
 
 def read(parser: Parser, argv: Sequence[str], defaults: Mapping[str, Any] | None = None) -> argparse.Namespace:

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import importlib
 import os
+import re
 import select
 import signal
 import sys
@@ -32,6 +33,7 @@ EXTRAS = {  # a package that is not always there: the extra that brings it
     "triton": "gpu",
 }
 STOPPED = 128 + signal.SIGINT
+_OF_THE_MACHINE = re.compile(r"\(os error |unable to \w+ (file|shared memory)\b")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,9 +145,13 @@ def run(command: Callable[[], None]) -> None:
         raise _said("interrupted", STOPPED, "") from None
     except Exception as error:
         code = getattr(error, "exit_code", None)
+        if isinstance(error, MemoryError) or re.search(r"allocate memory|out of memory", str(error)):
+            raise _said(
+                f"not enough memory: {first_line(error)[:200]}; lower the sizes that were asked for", 1
+            ) from None
         if not isinstance(code, int):
             # A disk, a permission, a name: the machine's fault and not ours, whatever a library makes of it.
-            told = describe_fault(error) if isinstance(error, OSError) or "(os error " in str(error) else None
+            told = describe_fault(error) if isinstance(error, OSError) or _OF_THE_MACHINE.search(str(error)) else None
             if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
                 told = f"{error.object!a} is not UTF-8"
             if told is not None or isinstance(error, OSError):

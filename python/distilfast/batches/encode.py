@@ -73,8 +73,6 @@ class EncodedRows:
     """bool: the first token of each word, for words with tags; None for whole texts."""
     word_labels: Ragged | None = None
     """int64: the tag at the first token of a word, -100 elsewhere and where there is none."""
-    words: Ragged | None = None
-    """int64: which word of its row each first token is of; only for words with tags."""
     offsets: tuple[NDArray[np.int32], ...] | None = None
     """Of each window of a passage [tokens, 2]: where its tokens stand in the passage, in characters; -1 outside it."""
     answer_places: Ragged | None = None
@@ -87,21 +85,13 @@ class EncodedRows:
     questions."""
     row_numbers: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     """Which row of the table each is: for questions several windows may be of one row."""
+    groups: NDArray[np.int64] | None = None
+    """The group of each row: those of one are compared with each other, as the passages of a query."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """{"rows cut to 256 tokens": 12, ...}; only what happened."""
 
     def __len__(self) -> int:
         return len(self.input_ids)
-
-    def take(self, rows: NDArray[np.int64]) -> EncodedRows:
-        """The texts of these rows alone, without labels."""
-        types = self.token_type_ids
-        return EncodedRows(
-            Ragged.of([self.input_ids[row] for row in rows], np.int32),
-            None if types is None else Ragged.of([types[row] for row in rows], np.int32),
-            {},
-            row_numbers=np.arange(len(rows)),
-        )
 
 
 def longest_input(*configs: Any, tokenizer: Any = None) -> int | None:
@@ -175,7 +165,7 @@ def encode_words(
     """
     check_length(tokenizer, max_length, pairs=False)
     tokenizer = _for_words(tokenizer)
-    parts: dict[str, list[Ragged]] = {"input_ids": [], "token_type_ids": [], "starts": [], "labels": [], "words": []}
+    parts: dict[str, list[Ragged]] = {"input_ids": [], "token_type_ids": [], "starts": [], "labels": []}
     cut = lost = silent = 0
     for begin, end in chunks(len(words)):
         encoded = tokenizer(
@@ -185,7 +175,7 @@ def encode_words(
             max_length=max_length,
             return_attention_mask=False,
         )
-        starts, labels, firsts = [], [], []
+        starts, labels = [], []
         for row in range(end - begin):
             numbers = [-1 if number is None else number for number in encoded.word_ids(row)]
             place = np.array(numbers, np.int64)
@@ -196,7 +186,6 @@ def encode_words(
                 label[first] = np.asarray(tags[begin + row], np.int64)[place[first]]
             starts.append(first)
             labels.append(label)
-            firsts.append(place[first])
             # The last word that has a token: what comes after it was cut, what has none before it never had one.
             last = int(place.max(initial=-1))
             total = len(words[begin + row])
@@ -210,7 +199,6 @@ def encode_words(
             parts["token_type_ids"].append(Ragged.of(encoded["token_type_ids"], np.int32))
         parts["starts"].append(Ragged.of(starts, np.bool_))
         parts["labels"].append(Ragged.of(labels, np.int64))
-        parts["words"].append(Ragged.of(firsts, np.int64))
     counts = {f"rows cut to {max_length} tokens": cut, "words cut off": lost, "words without a token": silent}
     return EncodedRows(
         Ragged.joined(parts["input_ids"]),
@@ -218,7 +206,6 @@ def encode_words(
         {},
         Ragged.joined(parts["starts"]),
         Ragged.joined(parts["labels"]),
-        Ragged.joined(parts["words"]),
         row_numbers=np.arange(len(words)),
         counts={name: count for name, count in counts.items() if count},
     )
@@ -227,7 +214,7 @@ def encode_words(
 def joined(parts: Sequence[EncodedRows]) -> EncodedRows:
     """Several lots of rows as one, such as unlabelled ones after labelled ones; their row numbers go on counting.
 
-    Raises `InputError` where some have tags of words, or places of answers, and some do not.
+    Raises `InputError` where some have tags of words, places of answers or groups, and some do not.
     """
     first = parts[0]
     if len(parts) == 1:
@@ -252,6 +239,11 @@ def joined(parts: Sequence[EncodedRows]) -> EncodedRows:
         values = [getattr(part, name) for part in parts]
         return None if any(value is None for value in values) else Ragged.joined(values)
 
+    groups = [part.groups for part in parts if part.groups is not None]
+    if 0 < len(groups) < len(parts):
+        raise InputError("some rows are grouped and some are not; give all of them a group, or none")
+    firsts = np.cumsum([0, *(int(each.max(initial=-1)) + 1 for each in groups)])
+
     def listed(name: str) -> Any:
         values = [getattr(part, name) for part in parts]
         return None if values[0] is None else tuple(one for value in values for one in value)
@@ -262,12 +254,12 @@ def joined(parts: Sequence[EncodedRows]) -> EncodedRows:
         targets,
         ragged("word_starts"),
         ragged("word_labels"),
-        ragged("words"),
         listed("offsets"),
         ragged("answer_places"),
         listed("passages"),
         listed("answers"),
         np.concatenate(numbers),
+        np.concatenate([each + first for each, first in zip(groups, firsts, strict=False)]) if groups else None,
         counts,
     )
 

@@ -17,11 +17,36 @@ from transformers import DataCollatorForTokenClassification, DataCollatorWithPad
 from .._core import InputError, __version__
 from ..prepare.targets import IGNORED
 from .encode import EncodedRows, Ragged, joined
-from .mixing import batch_order
+from .groups import WholeGroups
 from .shared_epoch import SharedEpoch
 
 DRAWS = 1
 """How the order is drawn, a part of the fingerprint: raised where the same seed gives another."""
+
+POOL = 50
+"""The most batches whose rows are sorted by length together, and `FEWEST_POOLS` the pools that there are at least, so
+that the rows of a batch are others in every epoch (the numbers of `group_by_length` in `transformers`)."""
+FEWEST_POOLS = 4
+
+
+def batch_order(lengths: NDArray[np.int64], batch_size: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """All rows once, in the order in which batches of `batch_size` take them; rows of like length together.
+
+    Rows are shuffled, sorted by length within pools of up to 50 batches, and the batches shuffled; the one that is not
+    full comes last. The numbers are those of Philox 4x64 keyed by seed and epoch: the same on every machine, for every
+    number of ranks, and after a resume.
+    """
+    rows = len(lengths)
+    draws = np.random.Philox(key=np.array([seed, epoch], np.uint64))
+    order = np.argsort(draws.random_raw(rows), kind="stable")
+    size = batch_size * max(1, min(POOL, rows // (FEWEST_POOLS * batch_size)))
+    for start in range(0, rows, size):
+        pool = order[start : start + size]
+        order[start : start + size] = pool[np.argsort(-lengths[pool], kind="stable")]
+    full = rows // batch_size
+    places = np.argsort(draws.random_raw(full), kind="stable")
+    whole = order[: full * batch_size].reshape(full, batch_size)[places].ravel()
+    return np.concatenate([whole, order[full * batch_size :]])
 
 
 class LabelledBatches:
@@ -33,9 +58,9 @@ class LabelledBatches:
     batches_per_step: how many batches make one step of the optimiser (ranks * accumulation steps).
     seed: of the order. `shuffle` false: the rows in their order, longest first within the whole, for evaluation.
     pad_to_multiple_of: widths are multiples of it.
-    mixing: how far lengths are mixed in a batch, from 0 to 1 (`mixing.choose_mixing`).
 
-    Every row is in exactly one batch of an epoch, and the number of batches is the same in every epoch.
+    Every row is in exactly one batch of an epoch, and the number of batches is the same in every epoch. Rows with
+    `groups` are shuffled group by group, each whole in a batch of at most `batch_size` rows.
 
     `batches[i]`:
         input_ids, attention_mask, and token_type_ids where the model has them: int64 [rows, width];
@@ -48,6 +73,8 @@ class LabelledBatches:
         start_positions, end_positions: int64 [rows], -100 for none (only for questions with answers);
         row_numbers: int64 [rows], which rows these are, counted through all of `rows`;
         teacher_0_outputs, ...: float32 [places of these rows, ...], what is in `teacher_outputs`;
+        groups: int64 [rows], the group of each, counted in this batch, and num_groups_in_step: int64 [], as the sums
+            below, those of two rows or more (only shuffled, of rows with groups);
         num_tokens: int64 [], attended positions;
         num_attended_in_step, num_rows_in_step, num_labelled_in_step: int64 [], sums over the batches
             [k * batches_per_step, (k + 1) * batches_per_step) that this one is among, cut at the end of the epoch: of
@@ -67,7 +94,6 @@ class LabelledBatches:
         seed: int = 0,
         shuffle: bool = True,
         pad_to_multiple_of: int | None = None,
-        mixing: float = 0.0,
     ) -> None:
         for name, value in {"batch_size": batch_size, "batches_per_step": batches_per_step}.items():
             if value < 1:
@@ -81,7 +107,6 @@ class LabelledBatches:
         self.seed = int(seed)
         self.shuffle = shuffle
         self.pad_to_multiple_of = pad_to_multiple_of
-        self.mixing = mixing
         words = self.rows.word_starts is not None
         collator = DataCollatorForTokenClassification if words else DataCollatorWithPadding
         # By way of numpy, which makes arrays of lists several times as fast as torch makes tensors of them.
@@ -91,11 +116,14 @@ class LabelledBatches:
         self.teacher_outputs: dict[int, tuple[str, NDArray[Any]]] = {}
         """What teachers say of the rows, by their number: a digest of what that depends on, and an array whose first
         axis has the places of all rows end to end (`output_starts`)."""
+        self._groups = None
+        if shuffle and self.rows.groups is not None:
+            self._groups = WholeGroups(self.rows.groups, self._lengths, self.batch_size)
         self._shared_epoch = SharedEpoch()
         self.set_epoch(0)
 
     def __len__(self) -> int:
-        return -(-len(self.rows) // self.batch_size)
+        return len(self._starts) - 1
 
     @property
     def epoch(self) -> int:
@@ -110,20 +138,22 @@ class LabelledBatches:
         if epoch < 0:
             raise InputError(f"epoch={epoch}; epochs are counted from 0")
         self._epoch = self._shared_epoch.number = int(epoch)
-        if self.shuffle:
-            self._order = batch_order(self._lengths, self.batch_size, self.seed, self._epoch, self.mixing)
+        rows = len(self.rows)
+        self._starts = np.append(np.arange(0, rows, self.batch_size), rows)
+        if self._groups is not None:
+            self._order, self._starts = self._groups.order(batch_order, self.seed, self._epoch)
+        elif self.shuffle:
+            self._order = batch_order(self._lengths, self.batch_size, self.seed, self._epoch)
         else:
             self._order = np.argsort(-self._lengths, kind="stable")
-        rows_per_step = self.batch_size * self.batches_per_step
-        steps = np.arange(0, len(self._order), rows_per_step)
-        self._sums = {
-            name: np.add.reduceat(counts[self._order], steps)
-            for name, counts in (
-                ("num_attended_in_step", self._lengths),
-                ("num_rows_in_step", self._counted),
-                ("num_labelled_in_step", self._labelled),
-            )
+        counted = {
+            "num_attended_in_step": self._lengths,
+            "num_rows_in_step": self._counted,
+            "num_labelled_in_step": self._labelled,
+            **({} if self._groups is None else {"num_groups_in_step": self._groups.compared}),
         }
+        steps = self._starts[:-1][:: self.batches_per_step]
+        self._sums = {name: np.add.reduceat(counts[self._order], steps) for name, counts in counted.items()}
 
     @property
     def longest(self) -> int:
@@ -151,11 +181,10 @@ class LabelledBatches:
     @property
     def padding(self) -> float:
         """The share of this epoch's elements of `input_ids` that holds no token."""
-        starts = np.arange(0, len(self._order), self.batch_size)
-        widths = np.maximum.reduceat(self._lengths[self._order], starts)
+        widths = np.maximum.reduceat(self._lengths[self._order], self._starts[:-1])
         multiple = self.pad_to_multiple_of or 1
         widths = -(-widths // multiple) * multiple
-        return 1 - self.num_tokens / int((widths * np.diff([*starts, len(self._order)])).sum())
+        return 1 - self.num_tokens / int((widths * np.diff(self._starts)).sum())
 
     @property
     def state_fingerprint(self) -> str:
@@ -169,12 +198,14 @@ class LabelledBatches:
         for name, target in sorted(rows.targets.items()):
             digest.update(f"{name} {target.dtype} {target.shape}".encode())
             digest.update(np.ascontiguousarray(target).tobytes())
+        if self._groups is not None and rows.groups is not None:
+            digest.update(np.ascontiguousarray(rows.groups).tobytes())
         state = {
             "version": __version__,
             "draws": DRAWS,
             "rows": digest.hexdigest(),
             "pad": [self.tokenizer.pad_token_id, self.tokenizer.padding_side, self.pad_to_multiple_of],
-            "settings": [self.batch_size, self.batches_per_step, self.seed, self.shuffle, self.mixing],
+            "settings": [self.batch_size, self.batches_per_step, self.seed, self.shuffle],
         }
         if self.teacher_outputs:
             state["teacher outputs"] = [key for _, (key, _) in sorted(self.teacher_outputs.items())]
@@ -187,7 +218,7 @@ class LabelledBatches:
         number %= len(self)
         if self._epoch != self.epoch:  # set by the process that this one works for
             self.set_epoch(self.epoch)
-        chosen = self._order[number * self.batch_size : (number + 1) * self.batch_size]
+        chosen = self._order[self._starts[number] : self._starts[number + 1]]
         batch = self._tensors(chosen)
         batch["num_tokens"] = torch.tensor(int(self._lengths[chosen].sum()))
         for name, sums in self._sums.items():
@@ -226,6 +257,8 @@ class LabelledBatches:
             places = np.concatenate([np.arange(starts[row], starts[row + 1]) for row in chosen.tolist()])
             for number, (_, outputs) in self.teacher_outputs.items():
                 batch[f"teacher_{number}_outputs"] = torch.from_numpy(np.asarray(outputs[places]))
+        if self._groups is not None and rows.groups is not None:
+            batch["groups"] = torch.from_numpy(np.unique(rows.groups[chosen], return_inverse=True)[1])
         return batch
 
 

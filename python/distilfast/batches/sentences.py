@@ -26,6 +26,8 @@ class SentenceBatches:
         texts and its pad id, or None where it reads the student's.
     vectors: the teachers' vectors of the texts [rows, width], floating, in memory or memory-mapped, where they are
         kept or given; None where teachers run.
+    shuffle: false keeps the order of epoch 0, for evaluation.
+    pair_scores: how alike people find text i of the first half and text i of the second [rows / 2], for evaluation.
 
     Every row is in exactly one batch of an epoch, and the number of batches is the same in every epoch.
 
@@ -50,6 +52,8 @@ class SentenceBatches:
         threads: int | None = None,
         teachers: Sequence[tuple[Ragged, int] | None] = (),
         vectors: NDArray[Any] | None = None,
+        shuffle: bool = True,
+        pair_scores: NDArray[Any] | None = None,
     ) -> None:
         self.planned = MaskedBatches(
             tokens,
@@ -64,9 +68,13 @@ class SentenceBatches:
         )
         self.teachers = list(teachers)
         self.vectors = vectors
+        self.shuffle = shuffle
+        self.pair_scores = pair_scores
         self.layout = layout
         self.batches_per_step = self.planned.batches_per_step
         texts = len(tokens)
+        if pair_scores is not None and 2 * len(pair_scores) != texts:
+            raise InputError(f"{texts:,} texts and the scores of {len(pair_scores):,} pairs; give two texts a pair")
         for length in [len(each[0]) for each in self.teachers if each] + ([] if vectors is None else [len(vectors)]):
             if length != texts:
                 raise InputError(f"{texts:,} texts, and what the teacher makes of {length:,}; both must be of the same")
@@ -82,7 +90,8 @@ class SentenceBatches:
 
     def set_epoch(self, epoch: int) -> None:
         """Makes `batches[i]` those of epoch `epoch`, from 0: other texts together, in another order."""
-        self.planned.set_epoch(epoch)
+        if self.shuffle:
+            self.planned.set_epoch(epoch)
 
     @property
     def longest(self) -> int:

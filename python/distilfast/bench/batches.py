@@ -24,7 +24,7 @@ import transformers
 
 from .. import _command as command
 from .._core import __version__
-from .._files import write_json
+from .._files import refuse_no_file, write_json
 from ..batches.masked import MaskedBatches, TokenizerLike
 from ..batches.settings import Masking
 
@@ -272,6 +272,9 @@ def status_bytes(name: str) -> int:
 
 def main(argv: Sequence[str] | None = None) -> None:
     (arguments,) = command.parse([Arguments], argv)
+    command.require_positive(arguments, "rows", "batch_tokens", "rounds", "seconds", "plan_rows")
+    if arguments.json is not None:
+        refuse_no_file(arguments.json)
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     versions = {"distilfast": __version__, "torch": torch.__version__, "transformers": transformers.__version__}

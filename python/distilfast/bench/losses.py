@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import losses
-from .._command import parse
+from .._command import parse, require_positive
 from .._core import InputError
-from .._files import write_json, write_text
+from .._files import refuse_no_file, write_json, write_text
 from ..metrics.speed import device_name
 
 Step = Callable[[], object]
@@ -243,6 +243,12 @@ def show(title: str, results: dict[str, dict[str, Any]]) -> None:
 
 def bench(arguments: LossesBenchArguments) -> dict[str, Any]:
     """All figures of one run of the command."""
+    require_positive(arguments, "hidden")
+    for name in ("json", "markdown"):
+        if getattr(arguments, name):
+            refuse_no_file(getattr(arguments, name))
+    if not 0 <= arguments.labelled <= 1:
+        raise InputError(f"--labelled {arguments.labelled:g} is no share of the rows; give one from 0 to 1")
     if arguments.device not in ("auto", "cuda", "cpu"):
         raise InputError(f"--device {arguments.device!r} is none of 'auto', 'cuda', 'cpu'")
     found = "cuda" if torch.cuda.is_available() else "cpu"

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .._command import parse
+from .._command import parse, require_positive
 from .._core import InputError
-from .._files import write_json
+from .._files import refuse_no_file, write_json
 from ..metrics.speed import device_name
 from .contenders import Contender, Rows, contenders
 
@@ -194,11 +194,17 @@ def _text(path: Path, limit: float) -> str:
     paths = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
     if not paths:
         raise InputError(f"{path} holds no .txt files")
-    return "\n".join(one.read_bytes()[: int(limit * 1e6 / len(paths))].decode(errors="replace") for one in paths)
+    text = "\n".join(one.read_bytes()[: int(limit * 1e6 / len(paths))].decode(errors="replace") for one in paths)
+    if not text.strip():
+        raise InputError(f"{path} holds no text")
+    return text
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     (arguments,) = parse([TokenizeBenchArguments], argv)
+    require_positive(arguments, "megabytes", "slow_megabytes", "runs")
+    if arguments.json:
+        refuse_no_file(arguments.json)
     if arguments.clock not in ("wall", "cpu"):
         raise InputError(f"--clock {arguments.clock!r} is neither 'wall' nor 'cpu'")
     # Set before a thread pool of the others starts; each call still names the number of its threads.

@@ -10,7 +10,9 @@ from __future__ import annotations
 import copy
 import itertools
 import os
+import re
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,16 +28,17 @@ from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from .. import cpu
-from .._command import parse
+from .._command import parse, require_positive
 from .._core import InputError
-from .._files import write_json
+from .._files import refuse_no_file, write_json
 from ..batches.masked import MaskedBatches
 from ..heads.objective import Objective
 from ..metrics.speed import device_name
 from ..models.adaptation import adapt, freeze
+from ..models.bf16 import bf16_is_fast
 from ..models.student import create_student
+from ..prepare.text import read_texts
 from ..tokenizer import Tokenizer
-from ..train.arguments import bf16_is_fast
 from ..train.step import DistillationStep
 from .measure import count_flops, loader_seconds, loss_seconds, measure, peak_flops
 from .plain_loop import PlainLoop, collated_batches, distillation_losses
@@ -189,21 +192,21 @@ def plain_step_flops(student: PreTrainedModel, teacher: PreTrainedModel, batch: 
     return flops / int(batch["num_tokens"])
 
 
-def rows_of_text(arguments: TrainBench, vocabulary: Path, vocab_size: int) -> tuple[list[list[int]], str, Path]:
-    """Rows of token ids, where they are from, and the vocabulary they are of."""
+def rows_of_text(arguments: TrainBench, vocabulary: Path, vocab_size: int) -> tuple[list[list[int]], str]:
+    """Rows of token ids and where they are from; the vocabulary they are of is written to the file `vocabulary`."""
     data = os.environ.get("DISTILFAST_DATA")
     text = arguments.text
     if text is None and data and vocab_size == 30522:
         text = str(Path(data) / "wikitext-2" / "wiki.train.tokens")
-        vocabulary = Path(data) / "vocab" / "bert-base-uncased.vocab.txt"
+    lines = [] if text is None else lines_of(text, 6000)
+    vocabulary.write_text("\n".join(words_of(lines, vocab_size)) + "\n", encoding="utf-8")
     if text is None:
         generator = np.random.default_rng(0)
         # Lengths as WikiText's paragraphs have them: mean and spread of their logarithms.
         lengths = np.clip(generator.lognormal(4.6, 0.7, 3000), 12, longest(arguments)).astype(int)
-        return [[2, *generator.integers(5, vocab_size, n - 2).tolist(), 3] for n in lengths], "made up", vocabulary
-    lines = lines_of(text, 6000)
+        return [[2, *generator.integers(5, vocab_size, n - 2).tolist(), 3] for n in lengths], "made up"
     tokens = Tokenizer.from_file(str(vocabulary)).encode_batch(lines, max_length=longest(arguments))
-    return [row for row in tokens.to_pylist() if len(row) >= 12], Path(text).name, vocabulary
+    return [row for row in tokens.to_pylist() if len(row) >= 12], Path(text).name
 
 
 def longest(arguments: TrainBench) -> int:
@@ -212,9 +215,21 @@ def longest(arguments: TrainBench) -> int:
 
 def lines_of(text: str, most: int) -> list[str]:
     """The first lines of a file that are longer than a heading."""
-    if not Path(text).is_file():
-        raise InputError(f"--text {text}: there is no such file")
-    return [line for line in Path(text).read_text(encoding="utf-8").splitlines() if len(line) > 40][:most]
+    lines = [line for line in read_texts([text]) if len(line) > 40][:most]
+    if not lines:
+        raise InputError(f"--text {text}: no line has more than 40 characters, so there is no row to train on")
+    return lines
+
+
+def words_of(lines: Sequence[str], size: int) -> list[str]:
+    """A BERT vocabulary of `size`: the published one where DISTILFAST_DATA has it and it is that large, otherwise the
+    most frequent words of `lines`, and made-up ones behind them."""
+    data = os.environ.get("DISTILFAST_DATA")
+    if lines and data and size == 30522:
+        return (Path(data) / "vocab" / "bert-base-uncased.vocab.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    counts = Counter(word for line in lines for word in re.findall(r"\w+|[^\w\s]", line.lower()))
+    words = dict.fromkeys(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(word for word, _ in counts.most_common())])
+    return list(words | dict.fromkeys(f"w{number}" for number in range(size)))[:size]
 
 
 def bench_trainers(arguments: TrainBench) -> dict[str, Any]:
@@ -228,16 +243,13 @@ def bench_trainers(arguments: TrainBench) -> dict[str, Any]:
     text = arguments.text
     if text is None and data and config.vocab_size == 30522:
         text = str(Path(data) / "wikitext-2" / "wiki.train.tokens")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{n}" for n in range(config.vocab_size - 5))]
-    if text is not None and data:
-        words = (Path(data) / "vocab" / "bert-base-uncased.vocab.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    texts = [] if text is None else lines_of(text, arguments.rows)
+    words = words_of(texts, config.vocab_size)
     tokenizer: Any = BertTokenizer(vocab={word: number for number, word in enumerate(words)})
     if text is None:
         generator = np.random.default_rng(0)
         lengths = np.clip(generator.lognormal(4.6, 0.7, arguments.rows), 4, longest(arguments) - 2).astype(int)
         texts = [" ".join(words[word] for word in generator.integers(5, len(words), length)) for length in lengths]
-    else:
-        texts = lines_of(text, arguments.rows)
     bf16 = bf16_is_fast(device)
     if arguments.head == "embedding":
         batch_tokens = arguments.batch_tokens or (32768 if device.type == "cuda" else 2048)
@@ -262,9 +274,7 @@ def bench(arguments: TrainBench) -> dict[str, Any]:
     student = create_student(teacher)
     with tempfile.TemporaryDirectory() as folder:
         vocabulary = Path(folder) / "vocab.txt"
-        special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-        vocabulary.write_text("\n".join([*special, *(f"w{n}" for n in range(config.vocab_size - 5))]) + "\n")
-        rows, source, vocabulary = rows_of_text(arguments, vocabulary, config.vocab_size)
+        rows, source = rows_of_text(arguments, vocabulary, config.vocab_size)
         tokenizer = Tokenizer.from_file(str(vocabulary))
         collator_tokenizer = _transformers_tokenizer(vocabulary)
     steps = arguments.batches_per_step
@@ -365,6 +375,9 @@ def table(result: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     (arguments,) = parse([TrainBench], argv)
+    require_positive(arguments, "batch_tokens", "max_length", "batches", "rounds", "batches_per_step", "threads")
+    if arguments.json is not None:
+        refuse_no_file(arguments.json)
     if arguments.head == "masked_lm":
         result = bench(arguments)
         print(table(result))

@@ -20,6 +20,7 @@ from .. import _command as command
 from .._core import InputError
 from .._files import refuse_occupied, write_json, write_text
 from ..metrics.markdown import number, percent, table
+from ..prepare.text import read_texts
 from .text import demo_text
 
 HELD_OUT = 20  # every so many paragraphs, one is held out
@@ -50,15 +51,25 @@ class DemoArguments:
 def demo(arguments: DemoArguments) -> dict[str, Any]:
     """Runs all stages in `output_dir` and returns what `demo.json` holds: `rows`, `seconds`, `stages`, `picture`.
 
-    Raises `InputError` for sizes that make no models, for too little text, and an `output_dir` that holds something.
+    Raises `InputError`, with nothing left in `output_dir`, for sizes that make no models, for too little text, and an
+    `output_dir` that holds something.
     """
     _check(arguments)
-    started = time.perf_counter()
-    folder = refuse_occupied(arguments.output_dir, arguments.overwrite)
+    folder = refuse_occupied(arguments.output_dir, arguments.overwrite, arguments.text or [])
+    if arguments.text is not None:
+        read_texts(arguments.text)  # what is wrong with it is said before anything is removed
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
+    try:
+        return _run_stages(arguments, folder)
+    except InputError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
+
+def _run_stages(arguments: DemoArguments, folder: Path) -> dict[str, Any]:
+    started = time.perf_counter()
     stages: dict[str, float] = {}
     for stage in (make_text, make_vocabulary, make_tokens, pretrain_teacher, distil_student, train_from_scratch):
         begun = time.perf_counter()
@@ -81,8 +92,6 @@ def make_text(arguments: DemoArguments, folder: Path) -> None:
     if arguments.text is None:
         lines = demo_text(arguments.megabytes)
     else:
-        from ..prepare.text import read_texts
-
         lines = read_texts(arguments.text)
         lines = [" ".join(line.split()) for line in dict.fromkeys(lines)]
     held_out = lines[::HELD_OUT]

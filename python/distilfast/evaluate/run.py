@@ -26,6 +26,7 @@ from .finished import RowOptions, rows_report
 from .merge import FORMAT, earlier_report, fits, merged, set_aside
 from .pictures import draw_pictures
 from .report import markdown
+from .rerankers import reranker_report, scores_pairs
 from .row_report import kept_lines
 from .scores import SWEEP, TaskPlan, parse_tasks, task_report
 from .sentences import SentenceOptions, sentence_report
@@ -53,9 +54,6 @@ class EvaluateOptions:
     )
     label_column: list[str] = field(
         default_factory=list, metadata={"help": "Column of the label; several: one a class. none: no labels."}
-    )
-    label_separator: str | None = field(
-        default=None, metadata={"help": "What stands between several labels in one cell, as in 'sport|news'."}
     )
     group_column: str | None = field(
         default=None, metadata={"help": "Column of the query whose rows are ranked together, for one-score models."}
@@ -88,7 +86,7 @@ class EvaluateOptions:
     )
     retrieval_dir: list[str] = field(
         default_factory=list,
-        metadata={"help": "Sentence encoders: folders with corpus.jsonl, queries.jsonl, qrels/, as BEIR's."},
+        metadata={"help": "Sentence encoders, rerankers: folders with corpus.jsonl, queries.jsonl, qrels/, as BEIR's."},
     )
     pooling: str | None = field(
         default=None, metadata={"help": "How bare encoders among the models are pooled: mean, cls or max."}
@@ -232,7 +230,6 @@ def labelled_report(paths: dict[str, str], teacher: str, options: EvaluateOption
             tuple(options.text_column),
             tuple(options.label_column),
             options.group_column,
-            options.label_separator,
             options.max_length,
             options.max_dev_rows,
         )
@@ -258,6 +255,7 @@ def sentence_options(options: EvaluateOptions) -> SentenceOptions | None:
         options.normalize,
         options.max_lines,
         options.controls,
+        options.max_length,
     )
 
 
@@ -302,9 +300,7 @@ def run_evaluation(options: EvaluateOptions) -> dict[str, Any]:
     teacher = next(iter(paths))
     for path in paths.values():
         refuse_bare_directory(path)
-    for name in ("speed_length", "speed_repeats", "max_length", "batch_tokens"):
-        if getattr(options, name) < 1:
-            raise InputError(f"--{name} is {getattr(options, name)}; at least 1 is needed")
+    command.require_positive(options, "speed_length", "speed_repeats", "max_length", "batch_tokens")
     if options.text and options.tokens:
         raise InputError("--text and --tokens both name held-out text; give one of them")
     folder = Path(options.output_dir)
@@ -325,7 +321,8 @@ def run_evaluation(options: EvaluateOptions) -> dict[str, Any]:
     if options.text or options.tokens:
         report["held_out"] = held_out_report(paths, teacher, options)
     if (of_sentences := sentence_options(options)) is not None:
-        report |= sentence_report(paths, teacher, of_sentences, on)
+        scored = reranker_report if scores_pairs(paths[teacher]) else sentence_report
+        report |= scored(paths, teacher, of_sentences, on)
     report["models"] = describe_models(paths, options)
     if plan is not None:
         found, report["missing"] = task_report(paths, plan, folder, on)

@@ -25,8 +25,8 @@ from ..metrics.vectors import NEIGHBOURS, pair_similarities, sts_metrics, unifor
 from ..models.families import layers_of
 from ..models.sentence import SentenceEncoder, load_sentence_encoder, student_modules
 from ..models.student import create_student
+from ..prepare.sentence_data import read_collection, read_pairs
 from ..prepare.text import read_texts
-from .sentence_data import read_collection, read_pairs
 
 FEW_SENTENCES = 10_000
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
@@ -34,7 +34,7 @@ DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 @dataclass(frozen=True)
 class SentenceOptions:
-    """What is scored on; `pooling`, `normalize`: of models that are bare encoders."""
+    """What is scored on; `pooling`, `normalize`: of models that are bare encoders; `max_length`: of pairs in tokens."""
 
     sts_file: Sequence[str] = ()
     sentences: Sequence[str] = ()
@@ -45,6 +45,7 @@ class SentenceOptions:
     normalize: bool | None = None
     max_lines: int | None = None
     controls: bool = True
+    max_length: int = 512
 
 
 def sentence_report(
@@ -98,7 +99,7 @@ def control_encoders(encoders: Mapping[str, SentenceEncoder], teacher: str) -> d
     return found
 
 
-def _with_share(
+def with_share(
     scores: Mapping[str, dict[str, float]],
     scorer: Callable[[str], Callable[[np.ndarray], float]],
     teacher: str,
@@ -114,7 +115,7 @@ def _with_share(
     return found
 
 
-def _fingerprint(*parts: Any) -> str:
+def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
@@ -130,8 +131,8 @@ def _sts(encoders: Mapping[str, SentenceEncoder], teacher: str, pairs: Any) -> d
 
     return {
         "pairs": len(pairs.first),
-        "fingerprint": _fingerprint(pairs.first, pairs.second, pairs.scores.tolist()),
-        "models": _with_share(scores, scorer, teacher, len(pairs.first)),
+        "fingerprint": fingerprint(pairs.first, pairs.second, pairs.scores.tolist()),
+        "models": with_share(scores, scorer, teacher, len(pairs.first)),
     }
 
 
@@ -155,7 +156,7 @@ def _neighbours(
     for name, each in scores.items():
         if name in judged and each["uniformity"] > scores[teacher]["uniformity"] + 1:
             notes.append(f"{name} draws all sentences together (uniformity {each['uniformity']:.2f}): it has collapsed")
-    return {"sentences": len(texts), "fingerprint": _fingerprint(texts), "models": scores, "notes": notes}
+    return {"sentences": len(texts), "fingerprint": fingerprint(texts), "models": scores, "notes": notes}
 
 
 def _retrieval(encoders: Mapping[str, SentenceEncoder], teacher: str, data: Any) -> dict[str, Any]:
@@ -178,8 +179,8 @@ def _retrieval(encoders: Mapping[str, SentenceEncoder], teacher: str, data: Any)
         "documents": len(data.documents),
         "queries": len(data.queries),
         "notes": data.notes,
-        "fingerprint": _fingerprint(data.documents, data.queries, data.relevant),
-        "models": _with_share(scores, scorer, teacher, len(data.queries)),
+        "fingerprint": fingerprint(data.documents, data.queries, data.relevant),
+        "models": with_share(scores, scorer, teacher, len(data.queries)),
     }
 
 
@@ -212,12 +213,19 @@ def sentences_markdown(report: Mapping[str, Any]) -> list[str]:
         sections.append(table(header, rows))
         sections += [f"- {note}" for note in part["notes"]]
     for name, part in report.get("retrieval", {}).items():
+        names = {
+            "ndcg@10": "nDCG@10",
+            "recall@100": "recall@100",
+            "mrr@10": "MRR@10",
+            "kendall": "Kendall to the teacher",
+        }
+        shown = [key for key in names if any(key in each for each in part["models"].values())]
         rows = [
-            [model, f"{each['ndcg@10']:.4f}", _share(each), f"{each['recall@100']:.4f}", f"{each['mrr@10']:.4f}"]
+            [model, *(f"{each[key]:.4f}" if key in each else "" for key in shown), _share(each)]
             for model, each in part["models"].items()
         ]
         sections += [f"## {name}: {part['queries']:,} queries in {part['documents']:,} documents"]
-        sections.append(table(["model", "nDCG@10", "kept", "recall@100", "MRR@10"], rows))
+        sections.append(table(["model", *(names[key] for key in shown), "kept of nDCG"], rows))
         sections += [f"- {note}" for note in part["notes"]]
     return sections
 

@@ -16,6 +16,7 @@ from .hidden_states import HiddenStates
 from .logits import label_names
 from .masked_lm import MaskedLM
 from .questions import Questions
+from .reranking import Reranking
 from .tokens import Tokens
 
 HEADS: dict[str, type[Head]] = {
@@ -24,8 +25,15 @@ HEADS: dict[str, type[Head]] = {
 """The heads that can be trained, by name."""
 
 
-def choose_head(model: PreTrainedModel, name: str | None = None, class_weights: Sequence[float] | None = None) -> Head:
+def choose_head(
+    model: PreTrainedModel,
+    name: str | None = None,
+    class_weights: Sequence[float] | None = None,
+    ranks: bool = False,
+) -> Head:
     """The head named, or the one that `model` (the teacher; the student, where there is none) has.
+
+    `ranks`: a classifier of one number is a reranker, whose rows stand in groups.
 
     Raises `InputError` for a name that is none, a head that cannot be trained, and class weights for one without
     classes.
@@ -36,10 +44,12 @@ def choose_head(model: PreTrainedModel, name: str | None = None, class_weights: 
     if chosen == Embedding.name:
         raise InputError("the head embedding is made of what follows each encoder: hand over an Embedding(...)")
     options: dict[str, Any] = {} if class_weights is None else {"class_weights": class_weights}
+    if chosen == Classification.name and ranks and not options and problem_type_of(model.config) == "regression":
+        return Reranking()
     if chosen == Classification.name:
         return Classification(problem_type_of(model.config), **options)
-    if chosen == Tokens.name:
-        return Tokens(label_names(model.config), **options)
     if options:
         raise InputError(f"--class_weights: {chosen} has no classes to weigh; leave it out")
+    if chosen == Tokens.name:
+        return Tokens(label_names(model.config))
     return HEADS[chosen]()

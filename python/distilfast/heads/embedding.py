@@ -80,7 +80,7 @@ class Embedding(Head):
         return True
 
     def best_metric(self, objective: Objective, has_labels: bool) -> str:
-        return "teacher_spearman"
+        return "spearman" if has_labels else "teacher_spearman"
 
     def rows(self, batch: Mapping[str, Any], objective: Objective) -> Rows:
         if "cu_seqlens" in batch:
@@ -91,7 +91,7 @@ class Embedding(Head):
         if "is_real" in batch:
             weight = weight & batch["is_real"]
         count = batch["num_rows_in_step"]
-        return Rows(weight, batch.get("teacher_vectors"), count, count)
+        return Rows(weight, batch.get("teacher_vectors"), count, count, row_numbers=batch.get("row_numbers"))
 
     def outputs(self, model: PreTrainedModel, batch: Mapping[str, Any], rows: Rows, objective: Objective) -> Outputs:
         modules, seen = self.sentence, batch
@@ -172,9 +172,17 @@ class Embedding(Head):
 
     def metrics(self, predictions: Predictions) -> dict[str, float]:
         """`vector_metrics`, and `teacher_spearman`: the rank correlation of the cosines of held-out texts, each with
-        the `SHIFTS` that follow it, with the teacher's."""
+        the `SHIFTS` that follow it, with the teacher's. Of pairs that people have scored `sts_metrics`."""
         student, teacher, labels = predictions.student, predictions.teacher, predictions.labels
         teacher = labels if teacher is None else teacher
+        if predictions.pair_scores is not None:
+            assert predictions.row_numbers is not None
+            order = np.argsort(predictions.row_numbers)
+            similarities = [
+                None if each is None else pair_similarities(*np.split(each[order], 2)) for each in (student, teacher)
+            ]
+            assert similarities[0] is not None
+            return sts_metrics(similarities[0], predictions.pair_scores, similarities[1])
         assert teacher is not None
         pairs = [np.roll(np.arange(len(student)), -shift) for shift in range(1, min(SHIFTS, len(student) - 1) + 1)]
         found = vector_metrics(student, teacher)

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import EvalPrediction, PreTrainedModel
+from transformers import PreTrainedModel
 
 from .._core import InputError
 from ..batches.encode import EncodedRows
@@ -41,6 +41,10 @@ class Rows(NamedTuple):
     """[K] int64, flat indices into the batch's rows * width where rows are picked token positions; None otherwise."""
     row_numbers: Tensor | None = None
     """[K] int64, which row of the data each is of, where the batch says so."""
+    groups: Tensor | None = None
+    """[K] int64, the group of each, counted in the batch, where rows of one are compared with each other."""
+    num_groups: Tensor | None = None
+    """0-dim, the denominator of such losses: the groups of two rows or more in the whole optimiser step."""
 
 
 class Outputs(NamedTuple):
@@ -69,6 +73,9 @@ class Predictions(NamedTuple):
     """[rows] int64, which row of the data each is of (several may be of one); None where batches do not say so."""
     data: EncodedRows | None = None
     """The data that the row numbers count through, where they are known."""
+    pair_scores: np.ndarray | None = None
+    """How alike people find row i of the first half and row i of the second, by row number [rows / 2], where the rows
+    are pairs of texts."""
 
 
 class Head(nn.Module):
@@ -206,11 +213,6 @@ class Head(nn.Module):
         """Scores of the student's predictions: against labels, where there are any, and against the teacher's; `loss`
         is the loss against labels."""
         raise NotImplementedError
-
-    def eval_prediction(self, predictions: Predictions) -> EvalPrediction:
-        """What `compute_metrics` of transformers is called with: of classifiers `predictions` [rows, classes] and
-        `label_ids`, as `labels` of a batch, in the order of the data."""
-        return EvalPrediction(predictions=predictions.student, label_ids=cast(Any, predictions.labels))
 
     def save(self, folder: Path) -> None:
         """Writes what users of the student in `folder` need beside its weights and tokenizer: here nothing."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 KLPositions = Literal["all", "masked", "sampled"]
 CosinePositions = Literal["all", "kl"]
@@ -18,8 +18,9 @@ class Objective:
     masked_lm. alpha_task: the loss against labels of every other head. alpha_mse: squared distance of logits, summed
     over classes. alpha_cos: 1 - cosine of the last hidden states. alpha_hidden: intermediate layers
     (`HiddenLayerLoss`). alpha_rel: attention relations (`RelationLoss`). alpha_embedding, alpha_similarity: vectors of
-    texts, and how alike those of a batch are, with `similarity_temperature` and `dimensions` (see `Embedding`). A head
-    reads the alphas that it has.
+    texts, and how alike those of a batch are, with `similarity_temperature` and `dimensions` (see `Embedding`).
+    alpha_margin_mse, alpha_listnet: scores of the rows of a group (see `Reranking`). A head reads the alphas that it
+    has.
 
     For masked_lm, `kl_positions`: the rows of KL and MSE, "all" that are attended (the original's default), "masked"
     ones alone, or the masked and a "sampled" share of the others, that comes with the batches, weighted to be unbiased.
@@ -43,27 +44,12 @@ class Objective:
     relation_layers: tuple[int, int] | None = None
     alpha_embedding: float = 0.0
     alpha_similarity: float = 0.0
+    alpha_margin_mse: float = 0.0
+    alpha_listnet: float = 0.0
     similarity_temperature: float = 0.05
     dimensions: tuple[int, ...] | None = None
     seed: int = 0
     impl: str = "auto"
-
-    def settings(self, masked: bool) -> dict[str, Any]:
-        """{field: value} of what decides the weights: all alphas, and the settings of losses whose alpha is not 0.
-
-        `masked`: whether the head is masked_lm, which alone chooses positions."""
-        soft = self.alpha_ce != 0 or self.alpha_mse != 0
-        idle = {
-            "temperature": self.alpha_ce == 0,
-            "kl_positions": not (masked and soft),
-            "cos_positions": not masked or self.alpha_cos == 0,
-            **dict.fromkeys(("hidden_map", "hidden_kind"), self.alpha_hidden == 0),
-            **dict.fromkeys(("relation_heads", "relation_layers"), self.alpha_rel == 0),
-            "similarity_temperature": self.alpha_similarity == 0,
-            "dimensions": self.alpha_embedding == 0 and self.alpha_similarity == 0,
-            "impl": True,
-        }
-        return {name: value for name, value in asdict(self).items() if not idle.get(name)}
 
     @property
     def inner_states(self) -> bool:

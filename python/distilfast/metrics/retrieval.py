@@ -30,6 +30,25 @@ def search(queries: np.ndarray, documents: np.ndarray, most: int = RECALL_CUTOFF
     return found
 
 
+def candidates(queries: Sequence[str], documents: Sequence[str], most: int) -> np.ndarray:
+    """[queries, most] numbers of the documents nearest to each query by TF-IDF (logarithmic counts, cosine), best
+    first: what a reranker is given to put in order."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    words = TfidfVectorizer(sublinear_tf=True, dtype=np.float32)
+    try:
+        of_documents = words.fit_transform(documents)
+    except ValueError:
+        raise InputError("the documents have no words to search by") from None
+    of_queries = words.transform(queries)
+    most = min(most, len(documents))
+    found = np.empty((len(queries), most), np.int64)
+    for start in range(0, len(queries), BLOCK):
+        products = (of_queries[start : start + BLOCK] @ of_documents.T).toarray()
+        found[start : start + BLOCK] = np.argsort(-products, axis=1, kind="stable")[:, :most]
+    return found
+
+
 def retrieval_scores(found: np.ndarray, relevant: Sequence[Mapping[int, float]]) -> dict[str, np.ndarray]:
     """{"ndcg@10", "recall@100", "mrr@10"}, each [queries].
 

@@ -89,9 +89,10 @@ def group_rows(groups: np.ndarray) -> list[np.ndarray]:
 
 
 def group_scores(predictions: np.ndarray, labels: np.ndarray) -> tuple[float, float] | None:
-    """nDCG@10 and reciprocal rank of one group; None where there is nothing to rank."""
-    if len(labels) < 2 or not (labels > 0).any():
+    """nDCG@10 and reciprocal rank of one group; None where there is nothing to rank, or a label is not known (nan)."""
+    if len(labels) < 2 or not np.isfinite(labels).all() or not (labels > 0).any():
         return None
+    labels = np.maximum(labels, 0)
     best = predictions[labels > 0].max()
     rank = int((predictions > best).sum() + ((predictions == best) & (labels <= 0)).sum()) + 1
     ndcg = float(ndcg_score(labels[None], predictions[None], k=CUTOFF))
@@ -105,8 +106,9 @@ def chance_group_scores(labels: np.ndarray) -> tuple[float, float] | None:
     place p with probability C(n - p, r - 1) / C(n, r).
     """
     number, relevant = len(labels), int((labels > 0).sum())
-    if number < 2 or relevant == 0:
+    if number < 2 or relevant == 0 or not np.isfinite(labels).all():
         return None
+    labels = np.maximum(labels, 0)
     discounts = 1 / np.log2(np.arange(2, min(number, CUTOFF) + 2))
     best = np.sort(labels)[::-1][: len(discounts)] @ discounts
     reciprocal, none_before = 0.0, 1.0

@@ -1,4 +1,5 @@
-"""bfloat16 copies of float32 weights to compute with, from which gradients go back to the weights in float32."""
+"""bfloat16 copies of float32 weights to compute with, from which gradients go back to the weights in float32, and
+where that is fast."""
 
 from __future__ import annotations
 
@@ -73,3 +74,14 @@ class _Attach(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         return gradients[0].to(ctx.dtype), None
+
+
+def bf16_is_fast(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices in hardware."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        native = any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+        return native and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return False

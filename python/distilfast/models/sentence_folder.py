@@ -16,6 +16,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from torch import nn
+from transformers import PreTrainedConfig
 
 from .._core import InputError
 from .._files import first_line, write_json
@@ -99,6 +100,16 @@ def read_sentence_folder(name: str, hidden_size: int, **where: Any) -> tuple[Sen
         similarity=settings.get("similarity_fn_name"),
         include_prompt=include_prompt,
     )
+
+
+def keep_activation(name: str, config: PreTrainedConfig, **where: Any) -> None:
+    """Notes in `config` what `CrossEncoder` does with a reranker's score, where `name` says it in a file beside it.
+
+    Version 6 writes it there, earlier ones in the configuration, and all read it in the configuration.
+    """
+    activation = _json(name, SETTINGS, **where).get("activation_fn")
+    if activation is not None and not (getattr(config, "sentence_transformers", None) or {}).get("activation_fn"):
+        config.sentence_transformers = {"activation_fn": str(activation)}
 
 
 def _kind(name: str, module: Mapping[str, Any]) -> str:

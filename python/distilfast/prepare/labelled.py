@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .._core import InputError
 from .columns import Columns, Kind, find_columns
 from .records import Rows
@@ -28,6 +31,19 @@ class Part:
     def texts(self) -> list[list[Any]]:
         """The values of each column of text."""
         return [self.rows.column(name) for name in self.columns.texts]
+
+    @property
+    def groups(self) -> NDArray[np.int64] | None:
+        """[rows], the group of each row: rows with one value in the group's column (one without a value is alone), or
+        else pairs with one first text; None where there is neither."""
+        texts = self.columns.texts
+        name = self.columns.group or (texts[0] if self.columns.kind == "text" and len(texts) == 2 else None)
+        if name is None:
+            return None
+        numbers: dict[Any, int] = {}
+        values = enumerate(self.rows.column(name))
+        keys = ((row,) if value is None else str(value) for row, value in values)
+        return np.fromiter((numbers.setdefault(key, len(numbers)) for key in keys), np.int64, len(self))
 
 
 @dataclass(frozen=True)
@@ -89,8 +105,9 @@ def load_labelled(
         )
     more = None
     if unlabelled is not None:
-        extra = {**named, "label_column": "none", "group_column": None}
-        more = _part(read_rows(unlabelled, "train", None, ragged), kind, extra)
+        rows = read_rows(unlabelled, "train", None, ragged)
+        group = group_column if group_column in rows.column_names else None
+        more = _part(rows, kind, {**named, "label_column": "none", "group_column": group})
         if len(more.columns.texts) != len(first.columns.texts):
             raise InputError(
                 f"{more.rows.source} has {len(more.columns.texts)} columns of text, the training rows have "
@@ -99,9 +116,7 @@ def load_labelled(
     if max_train_rows is not None:
         chosen = choose_rows(first.rows, first.columns, max_train_rows, seed)
         if len(chosen) < len(first):
-            notes.append(
-                f"trained on {len(chosen)} of {len(first)} rows (--max_train_rows), chosen at random by seed {seed}"
-            )
+            notes.append(f"trained on {len(chosen)} of {len(first)} rows, chosen at random by seed {seed}")
         first = Part(first.rows.take(chosen), first.columns)
     for part, what in ((first, "training"), (more, "unlabelled")):
         shared = [] if part is None else shared_rows(part.rows, part.columns, checked.rows, checked.columns)

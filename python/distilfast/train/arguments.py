@@ -20,6 +20,7 @@ from transformers.integrations import integration_utils
 from .._core import InputError
 from ..heads.head import Head
 from ..heads.objective import Objective
+from ..models.bf16 import bf16_is_fast
 from .layer_losses import parse_layer_map
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ Precision = Literal["auto", "bf16", "fp32"]
 
 ALPHAS = (
     *("alpha_ce", "alpha_mlm", "alpha_task", "alpha_cos", "alpha_mse", "alpha_hidden", "alpha_rel"),
-    *("alpha_embedding", "alpha_similarity"),
+    *("alpha_embedding", "alpha_similarity", "alpha_margin_mse", "alpha_listnet"),
 )
 
 RECORDING_MODES = ("reduce-overhead", "max-autotune")  # modes of torch.compile that record CUDA graphs
@@ -39,15 +40,12 @@ UNSUPPORTED = {
     "activation_checkpointing": "it would recompute with other weights than it computed with; lower --batch_tokens",
     "auto_find_batch_size": "the batches are planned beforehand; lower --batch_tokens",
     "enable_jit_checkpoint": "SIGTERM saves a whole checkpoint on every rank as it is",
-    "dataloader_drop_last": "an epoch has every row once",
     "fp16": "its range needs loss scaling; use --precision bf16",
     "gradient_checkpointing": "it would recompute with other weights than it computed with; lower --batch_tokens",
-    "include_for_metrics": "compute_metrics gets predictions and labels",
     "label_smoothing_factor": "the teacher's distribution takes its place",
     "neftune_noise_alpha": "it would make teacher and student see different inputs",
     "prediction_loss_only": "evaluation measures what the head has metrics for",
     "save_only_model": "a run could not go on from such checkpoints; --save_total_limit 1 keeps one",
-    "train_sampling_strategy": "rows of like length go together wherever their labels allow it",
     "use_liger_kernel": "the losses have kernels of their own; see --loss_impl",
 }
 
@@ -127,6 +125,7 @@ class DataArguments:
     validation_text: list[str] | None = _choice(
         None, "Held-out text files, scored while training (--eval_strategy; default with them: epoch)."
     )
+    sts_file: str | None = _choice(None, "Pairs of sentences and people's scores, for sentence encoders; likewise.")
     tokens: str | None = _choice(None, "What `python -m distilfast.prepare` wrote, instead of --text.")
     tokenizer: str | None = _choice(
         None, "vocab.txt, tokenizer.json, or a directory with one. Default: the teacher's, or that of --tokens."
@@ -213,6 +212,8 @@ class DistillationArguments(TrainingArguments):
     alpha_embedding: float = _choice(0.0, "Weight of the distance between vectors of texts (cosine and squared).")
     alpha_similarity: float = _choice(0.0, "Weight of the KL between the similarities of the texts of a batch.")
     similarity_temperature: float = _choice(0.05, "Temperature of the softmax of these similarities.")
+    alpha_margin_mse: float = _choice(0.0, "Weight of the squared distance of margins within a group (rerankers).")
+    alpha_listnet: float = _choice(0.0, "Weight of the KL of the scores of a group at --temperature (rerankers).")
     dimensions: list[int] | None = _choice(
         None, "Also compare the first so many numbers of the vectors (Matryoshka), as in 256 128 64."
     )
@@ -243,7 +244,7 @@ class DistillationArguments(TrainingArguments):
             # Trainer's own bf16 is autocast, which keeps activations between layers and all outputs in float32.
             self.bf16, self.precision = False, "bf16"
         for name, reason in UNSUPPORTED.items():
-            if (getattr(self, name, None) or None) != (getattr(TrainingArguments, name, None) or None):
+            if getattr(self, name, None) != getattr(TrainingArguments, name, None):
                 raise InputError(f"--{name} is not supported: {reason}")
         if self.restrict_ce_to_mask:
             self.kl_positions = "masked"
@@ -349,6 +350,8 @@ class DistillationArguments(TrainingArguments):
         if head.name != "embedding":
             for name in ("alpha_embedding", "alpha_similarity", "dimensions"):
                 foreign[name] = "it compares vectors of texts; use --head embedding"
+        for name in {"alpha_margin_mse", "alpha_listnet"}.difference(head.soft_alphas):
+            foreign[name] = "it compares the scores of a query's passages, which models of one number a row give"
         for name, instead in foreign.items():
             given = self._batches_per_step_given if name == "batches_per_step" else getattr(self, name)
             if given != default[name] and not (name.startswith("alpha") and given == 0):
@@ -374,6 +377,8 @@ class DistillationArguments(TrainingArguments):
             alpha_embedding=self.alpha_embedding,
             alpha_similarity=self.alpha_similarity,
             similarity_temperature=self.similarity_temperature,
+            alpha_margin_mse=self.alpha_margin_mse,
+            alpha_listnet=self.alpha_listnet,
             dimensions=None if self.dimensions is None else tuple(self.dimensions),
             relation_layers=None if self.relation_layers is None else (*self.relation_layers,),  # type: ignore[arg-type]
             seed=self.seed,
@@ -386,14 +391,3 @@ class DistillationArguments(TrainingArguments):
         if self.precision == "bf16" or (self.precision == "auto" and bf16_is_fast(self.device)):
             return torch.bfloat16
         return torch.float32
-
-
-def bf16_is_fast(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 matrices in hardware."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type == "cpu":
-        capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-        native = any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-        return native and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return False

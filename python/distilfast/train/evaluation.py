@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import EvalPrediction
 
 from .._core import InputError
 from ..batches.encode import EncodedRows
+from ..batches.sentences import SentenceBatches
 from ..heads.head import Head, Predictions
 from ..heads.hidden_states import HiddenStates
 from ..heads.masked_lm import MaskedLM
@@ -44,9 +44,13 @@ def greater_is_better(metric: str) -> bool:
 
 
 def choose_best_metric(args: DistillationArguments, head: Head, held_out: Any) -> None:
-    """Sets which metric chooses the best model, and which way, where `args` do not say."""
+    """Sets which metric chooses the best model, and which way, where `args` do not say.
+
+    Of several held-out sets, by name, the last chooses."""
     if args.metric_for_best_model is None:
-        args.metric_for_best_model = head.best_metric(args.objective, has_labels(held_out))
+        name, chosen = list(held_out.items())[-1] if isinstance(held_out, dict) and held_out else ("", held_out)
+        metric = head.best_metric(args.objective, has_labels(chosen))
+        args.metric_for_best_model = f"{name}_{metric}" if name else metric
     if args.greater_is_better is None:
         args.greater_is_better = greater_is_better(args.metric_for_best_model)
 
@@ -62,29 +66,23 @@ def evaluate(
 
     masked_lm: `loss` (masked-language-model loss), `accuracy`, and with a teacher (the first of several) `agreement`
     and `kl` at masked positions. hidden_states: `cosine`, mean over tokens, to the teachers. Other heads: what
-    `Head.metrics` gives, and where there are labels what `compute_metrics` makes of an `EvalPrediction` of all rows in
-    the order of the data (`Head.eval_prediction`). Every rank evaluates all batches. `remembered`: what the teachers
-    said of batches before, which do not change; added to.
+    `Head.metrics` gives, and beside it what `compute_metrics` makes of an `EvalPrediction` of all rows. Every rank
+    evaluates all batches. `remembered`: what the teachers said of batches before, which do not change; added to.
     Raises `InputError` for no batches and for predictions that are not finite.
     """
     if len(batches) == 0:
         raise InputError("there is no held-out batch to evaluate on")
-    with evaluating(step.student), torch.inference_mode():
+    with _evaluating(step.student), torch.inference_mode():
         if isinstance(step.head, MaskedLM):
             return _masked_lm(step, batches, device)
         if isinstance(step.head, HiddenStates):
             return _hidden_states(step, batches, device)
-        return measured(step.head, predict(step, batches, device, remembered), compute_metrics)
-
-
-def measured(
-    head: Head, predictions: Predictions, compute_metrics: Callable[[EvalPrediction], Mapping[str, float]] | None
-) -> dict[str, float]:
-    """The head's metrics and, where there are labels, what `compute_metrics` adds or puts in their place."""
-    found = head.metrics(predictions)
-    if compute_metrics is not None and predictions.labels is not None:
-        found |= compute_metrics(head.eval_prediction(predictions))
-    return found
+        predictions = predict(step, batches, device, remembered)
+        found = step.head.metrics(predictions)
+        if compute_metrics is not None:
+            labels = cast(Any, predictions.labels)
+            found |= compute_metrics(EvalPrediction(predictions=predictions.student, label_ids=labels))
+        return found
 
 
 def predict(
@@ -93,7 +91,7 @@ def predict(
     device: torch.device,
     remembered: MutableMapping[Any, Any] | None = None,
 ) -> Predictions:
-    """What student and teachers say of the rows of all batches: by row number, where batches have those.
+    """What student and teachers say of the rows of all batches, in order.
 
     `remembered`: {batches: what the teachers said of them}, for those that are the same at every evaluation.
     """
@@ -116,18 +114,17 @@ def predict(
         if rows.row_numbers is not None:
             numbers.append(rows.row_numbers[counts].cpu())
     data = getattr(batches, "rows", None)
-    row_numbers = torch.cat(numbers).numpy() if numbers else None
-    order: Any = slice(None) if row_numbers is None else np.argsort(row_numbers, kind="stable")
     if theirs:
-        known = head.joined(theirs).numpy()[order]
+        known = head.joined(theirs).numpy()
         if remembered is not None and not getattr(batches, "shuffle", True):
             remembered[batches] = known
     return Predictions(
-        head.joined(ours).numpy()[order],
+        head.joined(ours).numpy(),
         known,
-        torch.cat(labels).numpy()[order] if labels else None,
-        None if row_numbers is None else row_numbers[order],
+        torch.cat(labels).numpy() if labels else None,
+        torch.cat(numbers).numpy() if numbers else None,
         data if isinstance(data, EncodedRows) else None,
+        getattr(batches, "pair_scores", None),
     )
 
 
@@ -158,7 +155,7 @@ def _on(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Any:
+def _evaluating(model: nn.Module) -> Any:
     """`model` in evaluation mode for the block, and each of its modules as it was afterwards."""
     training: Sequence[nn.Module] = [module for module in model.modules() if module.training]
     model.eval()
@@ -173,4 +170,6 @@ def has_labels(held_out: Any) -> bool:
     """Whether held-out batches (or any of several) have a label."""
     if isinstance(held_out, dict):
         return any(map(has_labels, held_out.values()))
+    if isinstance(held_out, SentenceBatches):
+        return held_out.pair_scores is not None
     return held_out is not None and len(held_out) > 0 and int(held_out[0].get("num_labelled_in_step", 1)) > 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel
@@ -22,7 +21,6 @@ from .inputs import Arguments, Given
 from .kept_outputs import check_cache
 from .labelled import LabelledRun
 from .student import fine_tuned_student, make_student
-from .teacher_answers import mixing_of, with_pseudo_labels
 
 EVALUATION_ROWS = 32
 
@@ -33,7 +31,7 @@ class Material(NamedTuple):
     student: PreTrainedModel
     head: Head
     batches: MaskedBatches | LabelledBatches | SentenceBatches
-    held_out: MaskedBatches | LabelledBatches | SentenceBatches | None
+    held_out: MaskedBatches | LabelledBatches | SentenceBatches | dict[str, SentenceBatches] | None
     tokenizer: Any
     labelled: LabelledRun | None = None
     """The rows, where the head learns from rows."""
@@ -90,21 +88,22 @@ def rows_material(arguments: Arguments, given: Given, teachers: Sequence[PreTrai
     saved = copy.deepcopy(tokenizer)  # tokenising leaves how it cut and padded behind
     tokenizer.padding_side = "right"  # on the left it would move the positions of the text, as far as a batch is wide
     configs = [model.config for model in (*teachers, student)]
-    run = labelled.encode(found, name, truth.config, configs, tokenizer, data.max_length, rows.label_separator)
-    head = choose_head(truth, name, labelled.class_weights(rows.class_weights, run, name))
+    compares_groups = args.alpha_margin_mse != 0 or args.alpha_listnet != 0
+    run = labelled.encode(
+        found, name, truth.config, configs, tokenizer, data.max_length, rows.label_separator, compares_groups
+    )
+    ranks = run.validation.rows.groups is not None
+    head = choose_head(truth, name, labelled.class_weights(rows.class_weights, run, name), ranks)
     notes = check_cache(arguments, given, head, len(teachers))
-    for teacher in teachers:
-        teacher.to(args.device)  # type: ignore[arg-type]
     if rows.min_confidence is not None:
-        run = with_pseudo_labels(run, teachers, head, rows.min_confidence, EVALUATION_ROWS)
+        for teacher in teachers:
+            teacher.to(args.device)  # type: ignore[arg-type]
+        run = labelled.with_pseudo_labels(run, teachers, head, rows.min_confidence, EVALUATION_ROWS)
     if not run.num_labelled and not teachers:
         raise InputError("there is no teacher and no row with a label, so there is nothing to learn from")
     student.config.problem_type = getattr(head, "problem_type", None)
     assert args.batches_per_step is not None
-    size = args.per_device_train_batch_size
-    mixing, note = mixing_of(run, teachers, head, size, seed)
-    run = run if note is None else replace(run, notes=(*run.notes, note))
-    batches = run.batches(size, args.batches_per_step, seed, mixing)
+    batches = run.batches(args.per_device_train_batch_size, args.batches_per_step, seed)
     held_out = run.held_out(args.per_device_eval_batch_size)
     return Material(student, head, batches, held_out, saved, run, notes=tuple(notes))
 

@@ -27,7 +27,7 @@ from .checkpoint import fingerprint
 from .inputs import Arguments, Given, set_to_zero
 from .kept_outputs import AT_ONCE, ids_digest, kept_outputs
 from .material import Material
-from .sentences import FEW_TEXTS, Reader, Sentences, batches_of, read_sentences
+from .sentences import FEW_TEXTS, Reader, Sentences, batches_of, read_sentence_pairs, read_sentences
 from .student import make_student
 from .text import column_of
 
@@ -95,10 +95,16 @@ def sentence_material(arguments: Arguments, given: Given, teachers: Sequence[Pre
     runs = models.teacher_vectors is None
     readers = [each.reader for each in loaded] if runs else []
     texts = read_sentences(data.text, made.reader, readers, models.teacher_vectors, column)
-    held_out = None
+    held_out: dict[str, tuple[Sentences, np.ndarray | None]] = {}
     if data.validation_text is not None:
-        held_out = read_sentences(data.validation_text, made.reader, readers, models.teacher_vectors, column)
-    notes = list(texts.notes)
+        found = read_sentences(data.validation_text, made.reader, readers, models.teacher_vectors, column)
+        held_out["text"] = found, None
+    if data.sts_file is not None:
+        held_out["sts"] = read_sentence_pairs(data.sts_file, made.reader, readers)
+    notes = [
+        *texts.notes,
+        *(f"held out, {name}: {note}" for name, (each, _) in held_out.items() for note in each.notes),
+    ]
     if models.cache_teacher is not None:
         if not runs or len(loaded) != 1:
             raise InputError("--cache_teacher keeps the vectors of one teacher that is run; give one, or leave it out")
@@ -106,8 +112,10 @@ def sentence_material(arguments: Arguments, given: Given, teachers: Sequence[Pre
     reasons = _without_states(args, given, made, loaded, runs)  # refused before anything is computed
     if models.cache_teacher is not None:
         texts = with_kept_vectors(texts, loaded[0], models.cache_teacher, args, write)
-        if held_out is not None:
-            held_out = with_kept_vectors(held_out, loaded[0], models.cache_teacher, args, write)
+        held_out = {
+            name: (with_kept_vectors(each, loaded[0], models.cache_teacher, args, write), scores)
+            for name, (each, scores) in held_out.items()
+        }
         notes.append(f"the teacher's vectors are kept in {models.cache_teacher}")
     notes += reasons
     if len(texts.ids) < FEW_TEXTS:
@@ -119,13 +127,17 @@ def sentence_material(arguments: Arguments, given: Given, teachers: Sequence[Pre
         None if texts.vectors is None else texts.vectors.shape[1],
         args.seed,
     )
+    evaluated = {
+        name: batches_of(each, made.reader, data, args, training=False, pair_scores=scores)
+        for name, (each, scores) in held_out.items()
+    }
     own = models.student if made.reader.tokenizer is not loaded[0].reader.tokenizer else None
     tokenizer = saved_tokenizer(str(own or data.tokenizer or teachers[0].name_or_path), student, made.reader)
     return Material(
         student,
         head,
         batches_of(texts, made.reader, data, args, training=True),
-        None if held_out is None else batches_of(held_out, made.reader, data, args, training=False),
+        next(iter(evaluated.values()), None) if len(evaluated) < 2 else evaluated,
         tokenizer,
         notes=tuple(notes),
         sample=tuple(texts.sample),

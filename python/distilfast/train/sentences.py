@@ -3,7 +3,7 @@ kept or given."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from .._core import InputError
 from ..batches.encode import Ragged
 from ..batches.sentences import SentenceBatches
 from ..models.sentence_folder import SentenceSettings
+from ..prepare.sentence_data import read_pairs
 from ..prepare.sources import find_text_files
 from ..prepare.text import read_files
 from ..tokenizer import Tokenizer
@@ -118,13 +119,27 @@ def read_sentences(
 ) -> Sentences:
     """The texts of files, as the student and each of the `teachers` (those that are run) reads them; see
     `read_blocks`."""
+    return encode_sentences(read_blocks(names, vectors, column), " ".join(names), student, teachers)
+
+
+def read_sentence_pairs(file: str, student: Reader, teachers: Sequence[Reader] = ()) -> tuple[Sentences, np.ndarray]:
+    """The texts of pairs, all first ones before all second ones, and people's scores [pairs]; see `read_pairs`."""
+    pairs = read_pairs(file)
+    texts = pa.array([*pairs.first, *pairs.second], pa.string())
+    return encode_sentences([(texts, None, 0)], file, student, teachers), pairs.scores
+
+
+def encode_sentences(
+    blocks: Iterable[tuple[pa.Array, np.ndarray | None, int]], source: str, student: Reader, teachers: Sequence[Reader]
+) -> Sentences:
+    """What `read_blocks` gives, as the student and each of the `teachers` reads it; `source` names it in messages."""
     own = [None if each.same_ids(student) else each for each in teachers]
     ids: list[pa.Array] = []
     theirs: list[list[pa.Array]] = [[] for _ in own]
     found: list[np.ndarray] = []
     sample: list[str] = []
     blank = cut = 0
-    for texts, values, left_out in read_blocks(names, vectors, column):
+    for texts, values, left_out in blocks:
         blank += left_out
         if len(texts) == 0:
             continue
@@ -138,7 +153,7 @@ def read_sentences(
             found.append(values)
         sample += texts.slice(0, SAMPLE - len(sample)).to_pylist()
     if not ids:
-        raise InputError(f"{' '.join(names)}: no line with text in it")
+        raise InputError(f"{source}: no line with text in it")
     whole = pa.chunked_array(ids)
     notes = [f"texts: {len(whole):,}"]
     if cut:
@@ -163,7 +178,12 @@ def _ragged(parts: Sequence[pa.Array]) -> Ragged:
 
 
 def batches_of(
-    sentences: Sentences, student: Reader, data: DataArguments, args: DistillationArguments, training: bool
+    sentences: Sentences,
+    student: Reader,
+    data: DataArguments,
+    args: DistillationArguments,
+    training: bool,
+    pair_scores: np.ndarray | None = None,
 ) -> SentenceBatches:
     """Batches to train on, planned for the optimiser steps of all ranks together, or to evaluate on."""
     assert args.batches_per_step is not None
@@ -179,4 +199,6 @@ def batches_of(
         threads=data.loader_threads or torch.get_num_threads(),
         teachers=sentences.teachers,
         vectors=sentences.vectors,
+        shuffle=training,
+        pair_scores=pair_scores,
     )

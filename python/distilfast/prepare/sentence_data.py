@@ -12,9 +12,9 @@ import numpy as np
 
 from .._core import InputError
 from .._files import describe_fault
-from ..prepare.columns import find_columns
-from ..prepare.table import read_rows
-from ..prepare.targets import label_values, number_targets, with_text
+from .columns import find_columns
+from .table import read_rows
+from .targets import label_values, number_targets, with_text
 
 
 @dataclass(frozen=True)
