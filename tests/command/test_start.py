@@ -138,6 +138,17 @@ def test_run_turns_what_a_user_did_into_one_line(
     assert capsys.readouterr().err == line + "\n"
 
 
+def test_a_system_without_poll_and_sigpipe_ends_in_silence() -> None:
+    code = (
+        "import select, signal; del select.poll, signal.SIGPIPE\n"
+        "from distilfast._command import run\n"
+        "def gone(): raise BrokenPipeError\n"
+        "run(gone)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 @pytest.mark.parametrize(
     "error", [ZeroDivisionError(), ModuleNotFoundError("No module named 'x'", name="x"), BrokenPipeError()]
 )

@@ -34,6 +34,7 @@ EXTRAS = {  # a package that is not always there: the extra that brings it
 }
 STOPPED = 128 + signal.SIGINT
 _OF_THE_MACHINE = re.compile(r"\(os error |unable to \w+ (file|shared memory)\b")
+NOBODY_READS = 128 + 13  # SIGPIPE, which Windows has no name for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +141,7 @@ def run(command: Callable[[], None]) -> None:
     except BrokenPipeError:
         if not _reader_gone():
             raise
-        raise SystemExit(128 + signal.SIGPIPE) from None
+        raise SystemExit(NOBODY_READS) from None
     except KeyboardInterrupt:
         raise _said("interrupted", STOPPED, "") from None
     except Exception as error:
@@ -168,10 +169,11 @@ def _said(message: str, code: int, before: str = "error: ") -> SystemExit:
 
 def _reader_gone() -> bool:
     """Whether nobody reads standard output, as after `| head`; then what is left of it goes nowhere."""
-    poll = select.poll()
-    poll.register(sys.stdout, select.POLLOUT)
-    if not any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0)):
-        return False
+    if hasattr(select, "poll"):  # not on Windows, where the error alone must do
+        poll = select.poll()
+        poll.register(sys.stdout, select.POLLOUT)
+        if not any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0)):
+            return False
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return True
 
