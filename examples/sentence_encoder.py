@@ -21,8 +21,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", type=Path, help="a file, a text a line; else sentences of documentation")
     parser.add_argument("--teacher", default=documentation.encoder(), help="a folder of sentence-transformers")
-    parser.add_argument("--per_package", type=int, default=500, help="docstrings of each package")
-    parser.add_argument("--epochs", type=float, default=3)
+    parser.add_argument("--per_package", type=int, default=300, help="docstrings of each package")
+    parser.add_argument("--epochs", type=float, default=1)
     parser.add_argument("--output_dir", type=Path, default=Path("out/sentence_encoder"))
     given = parser.parse_args(argv)
 

@@ -33,8 +33,8 @@ EXTRAS = {  # a package that is not always there: the extra that brings it
     "triton": "gpu",
 }
 STOPPED = 128 + signal.SIGINT
-_OF_THE_MACHINE = re.compile(r"\(os error |unable to \w+ (file|shared memory)\b")
 NOBODY_READS = 128 + 13  # SIGPIPE, which Windows has no name for
+_OF_THE_MACHINE = re.compile(r"\(os error |unable to \w+ (file|shared memory)\b")
 
 
 @dataclasses.dataclass(frozen=True)
