@@ -78,7 +78,7 @@ def test_everything_together(paths: dict[str, str], tmp_path: Path) -> None:
     ranks = [int((row > row[3 * i]).sum()) for i, row in enumerate(products)]
     mrr = np.mean([1 / (rank + 1) if rank < 10 else 0 for rank in ranks])
     assert found["models"]["teacher"]["mrr@10"] == pytest.approx(mrr)
-    assert found["notes"] == ["1 queries without a relevant document left out"]
+    assert found["notes"] == ["1 queries of which test.tsv judges no document relevant left out"]
     written = "\n".join(sentences_markdown(report))
     for heading in ("## pairs: 20 pairs", "## texts: neighbours of", "## search: 5 queries in 30 documents"):
         assert heading in written

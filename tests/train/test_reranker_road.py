@@ -137,6 +137,7 @@ def test_several_teachers_and_a_resume_are_exact(folder: Path) -> None:
     assert (measured["quality"]["unit"], measured["quality"]["units"]) == ("groups", 11)
     assert set(measured["quality"]["models"]["student"]["kept"]) == {"ndcg@10", "mrr@10"}
     assert measured["metrics"]["groups_left_out"] == 1
+    assert "train: 24 groups of 4 to 4 rows" in whole["data"]["notes"]
 
 
 def test_groups_by_equal_first_texts_or_a_column(folder: Path) -> None:

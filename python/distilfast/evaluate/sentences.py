@@ -211,7 +211,7 @@ def sentences_markdown(report: Mapping[str, Any]) -> list[str]:
         sections += [f"## {name}: neighbours of {part['sentences']:,} sentences"]
         header = ["model", f"the teacher's among {NEIGHBOURS}", "cosine to the teacher", "uniformity", "norm"]
         sections.append(table(header, rows))
-        sections += [f"- {note}" for note in part["notes"]]
+        sections += ["\n".join(f"- {note}" for note in part["notes"])] if part["notes"] else []
     for name, part in report.get("retrieval", {}).items():
         names = {
             "ndcg@10": "nDCG@10",
@@ -226,7 +226,7 @@ def sentences_markdown(report: Mapping[str, Any]) -> list[str]:
         ]
         sections += [f"## {name}: {part['queries']:,} queries in {part['documents']:,} documents"]
         sections.append(table(["model", *(names[key] for key in shown), "kept of nDCG"], rows))
-        sections += [f"- {note}" for note in part["notes"]]
+        sections += ["\n".join(f"- {note}" for note in part["notes"])] if part["notes"] else []
     return sections
 
 

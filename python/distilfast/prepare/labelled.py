@@ -129,6 +129,24 @@ def load_labelled(
     return LabelledData(first, checked, more, tuple(dict.fromkeys([*read, *notes])))
 
 
+def compared_groups(part: Part) -> tuple[NDArray[np.int64], str]:
+    """The group of each row, for losses that compare the rows of one; and how many there are, in words.
+
+    Raises `InputError` where no two rows are of one.
+    """
+    groups = part.groups
+    if groups is None or len(part) == int(groups.max(initial=-1)) + 1:
+        of = "nothing says which rows are of one" if groups is None else "no two rows are of one"
+        raise InputError(
+            f"{part.rows.source}: --alpha_margin_mse and --alpha_listnet compare the passages of a query, and {of}; "
+            "name the query's column with --group_column, or leave them out"
+        )
+    sizes = np.bincount(groups)
+    several, alone = sizes[sizes > 1], int((sizes == 1).sum())
+    beside = f", and {alone:,} rows alone in theirs" if alone else ""
+    return groups, f"{len(several):,} groups of {several.min()} to {several.max()} rows{beside}"
+
+
 def _part(rows: Rows, kind: Kind | None, named: dict[str, Any]) -> Part:
     columns = find_columns(rows, kind, **named)
     return Part(with_text(rows, columns), columns)

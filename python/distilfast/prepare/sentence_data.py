@@ -87,7 +87,7 @@ def read_collection(folder: str) -> Collection:
             else f"{qrels} judges no document relevant"
         )
     left_out = len(set(texts["queries"]) - set(judged))
-    notes = [f"{left_out:,} queries without a relevant document left out"] if left_out else []
+    notes = [f"{left_out:,} queries of which {qrels.name} judges no document relevant left out"] if left_out else []
     notes += [f"{unknown:,} judgements of queries or documents that are not there"] if unknown else []
     queries = [query for query in texts["queries"] if query in judged]
     return Collection(

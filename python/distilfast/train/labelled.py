@@ -22,7 +22,7 @@ from ..heads.head import Head
 from ..heads.objective import Objective
 from ..losses.definitions import IGNORED
 from ..prepare.columns import Kind
-from ..prepare.labelled import LabelledData, Part, load_labelled
+from ..prepare.labelled import LabelledData, Part, compared_groups, load_labelled
 from ..prepare.labels import LabelMapping
 from ..prepare.records import listed, rows_of_columns
 from ..prepare.targets import Targets, answer_targets, sequence_targets, tag_targets
@@ -203,7 +203,9 @@ def encode(
         mapping = mapping or targets.mapping
         encoded = _encoded(part, targets, head, tokenizer, max_length)
         if scores and compares_groups:
-            encoded = replace(encoded, groups=_groups(part))
+            groups, note = compared_groups(part)
+            encoded = replace(encoded, groups=groups)
+            notes.append(f"{name}: {note}")
         elif scores and name == "validation" and part.columns.group is not None:
             encoded = replace(encoded, groups=part.groups)
         parts[name] = EncodedPart(part, targets, encoded)
@@ -247,18 +249,6 @@ def _encoded(part: Part, targets: Targets, head: str, tokenizer: Any, max_length
     if head == "questions":
         return encode_questions(tokenizer, texts[0], texts[1], labels, max_length, passage_stride(max_length))
     return encode_texts(tokenizer, texts[0], texts[1] if len(texts) == 2 else None, labels, max_length)
-
-
-def _groups(part: Part) -> np.ndarray:
-    """The group of each row. Raises `InputError` where no two rows are of one."""
-    groups = part.groups
-    if groups is None or len(part) == int(groups.max(initial=-1)) + 1:
-        of = "nothing says which rows are of one" if groups is None else "no two rows are of one"
-        raise InputError(
-            f"{part.rows.source}: --alpha_margin_mse and --alpha_listnet compare the passages of a query, and {of}; "
-            "name the query's column with --group_column, or leave them out"
-        )
-    return groups
 
 
 def class_weights(given: Sequence[str] | None, run: LabelledRun, head: str) -> list[float] | None:
