@@ -200,9 +200,11 @@ def test_refusals(folder: Path) -> None:
     apart = [{**row, "query": f"{row['query']} {'the ' * n}"} for n, row in enumerate(queries_and_passages(3, 2))]
     single = [{"text": row["passage"], "score": 0.5} for row in queries_and_passages(3)]
     scored = [{**row, "relevance": "much"} for row in queries_and_passages(3)]
+    reranker_folder(folder / "number", sentence_transformers=None)
     for rows, options, message in (
         (apart, {}, "no two rows are of one; name the query's column with --group_column"),
-        (single, {"validation": single}, "nothing says which rows are of one"),
+        (single, {"validation": single}, "the model is a cross-encoder, which scores pairs"),
+        (single, {"validation": single, "teacher": folder / "number"}, "nothing says which rows are of one"),
         (None, {"per_device_train_batch_size": 3}, "a group has 4 rows and a batch 3"),
         (scored, {"validation": scored}, "'much' is no number"),
         (None, {"alpha_similarity": 1.0}, "--alpha_similarity is not for the head classification"),

@@ -239,6 +239,7 @@ def test_bad_input_is_one_line(folder: Path, tmp_path: Path, capsys: pytest.Capt
     bare, narrow = (encoder_folder(tmp_path / name, width=16, bare=name == "bare") for name in ("bare", "narrow"))
     reranker = reranker_folder(tmp_path / "reranker")
     (tmp_path / "pairs.csv").write_text("query,passage,score\nthe boat,a boat,1.5\nthe town,a town,0.5\n")
+    (tmp_path / "one.csv").write_text("text,score\nthe boat,1.5\nthe town,0.5\n")
     words = pairs_file(folder, "words.tsv", score="much")
     quiet = ["--report_to", "none", "--use_cpu"]
     for line, words_of_it in (
@@ -251,6 +252,7 @@ def test_bad_input_is_one_line(folder: Path, tmp_path: Path, capsys: pytest.Capt
             "--train_file is not for the head embedding",
         ),
         (["--teacher", reranker, "--text", texts], "--text is not for the head classification"),
+        (["--teacher", reranker, "--train_file", str(tmp_path / "one.csv")], "a cross-encoder, which scores pairs"),
         (["--teacher", teacher, "--text", texts, "--sts_file", str(words)], "'much' is no number"),
         (["--teacher", teacher, "--text", texts, "--sts_file", "nowhere.tsv"], "nowhere.tsv"),
     ):

@@ -20,6 +20,7 @@ from .._core import InputError
 from ..metrics.compare import Answers, Comparison, ManyLabels, Numbers, OneClass, Ranking, Tags, compared
 from ..models.head import head_of
 from ..models.load import load_model
+from ..models.sentence_folder import refuse_single_texts
 from ..prepare.columns import Columns, find_columns
 from ..prepare.labels import match_labels
 from ..prepare.records import Rows, listed
@@ -102,6 +103,8 @@ def rows_report(
     rows, columns = _rows(head, options)
     file = Path(rows.source if isinstance(options.source, Rows) else options.source)
     config = models[teacher].config
+    if head == "classification":
+        refuse_single_texts(config, columns.texts, rows.source)
     notes = [columns.note, *rows.notes, *(f"{count:,} {what}" for what, count in rows.counts.items())]
     orders: dict[str, list[int]] = {}
     if head != "questions":

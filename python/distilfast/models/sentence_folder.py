@@ -6,7 +6,7 @@ What is written has the module paths and keys of its versions 2 to 5, which vers
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,18 @@ def keep_activation(name: str, config: PreTrainedConfig, **where: Any) -> None:
     activation = _json(name, SETTINGS, **where).get("activation_fn")
     if activation is not None and not (getattr(config, "sentence_transformers", None) or {}).get("activation_fn"):
         config.sentence_transformers = {"activation_fn": str(activation)}
+
+
+def refuse_single_texts(config: PreTrainedConfig, texts: Sequence[str], source: str) -> None:
+    """Raises `InputError` where a cross-encoder, by its configuration, would read rows of one column of `texts`."""
+    says = getattr(config, "sentence_transformers", None) or getattr(
+        config, "sbert_ce_default_activation_function", None
+    )
+    if says and len(texts) == 1:
+        raise InputError(
+            f"{source}: one column of text ({texts[0]}), and the model is a cross-encoder, which scores pairs; name "
+            "two columns with --text_column"
+        )
 
 
 def _kind(name: str, module: Mapping[str, Any]) -> str:

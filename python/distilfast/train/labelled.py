@@ -21,6 +21,7 @@ from ..heads.classification import problem_type_of
 from ..heads.head import Head
 from ..heads.objective import Objective
 from ..losses.definitions import IGNORED
+from ..models.sentence_folder import refuse_single_texts
 from ..prepare.columns import Kind
 from ..prepare.labelled import LabelledData, Part, compared_groups, load_labelled
 from ..prepare.labels import LabelMapping
@@ -192,6 +193,8 @@ def encode(
             "--alpha_margin_mse and --alpha_listnet compare the scores of a query's passages, and the teacher gives no "
             "single number a row; leave them out"
         )
+    if head == "classification":
+        refuse_single_texts(config, data.train.columns.texts, data.train.rows.source)
     if scores and len(id2label) != 1:
         raise InputError(f"the teacher gives {len(id2label)} numbers a row; rows have one label, a number")
     parts: dict[str, EncodedPart] = {}
