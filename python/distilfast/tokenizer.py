@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Iterable, Mapping, Set
@@ -25,11 +26,14 @@ from .tokenizer_files import (
     check_wordpiece,
     has_tokenizer,
     is_bare_vocabulary,
+    other_setting,
     read_config,
     read_json,
     told,
     with_lowercase,
 )
+
+logger = logging.getLogger(__name__)
 
 # What the usual families call them, in the order in which they are tried where no tokenizer_config.json says.
 _USUAL_NAMES = {
@@ -79,8 +83,9 @@ class Tokenizer:
     def from_file(cls, path: str | os.PathLike[str], lowercase: bool | None = None) -> Tokenizer:
         """The tokenizer of a `tokenizer.json`, or of a BERT `vocab.txt` (one token a line, the line number is the id).
 
-        A `tokenizer_config.json` beside the file is read for the names of the special tokens and, for a `vocab.txt`,
-        for `do_lower_case`, `strip_accents` and `tokenize_chinese_chars`. `lowercase` overrides; without either, a
+        A `tokenizer.json` is taken as it stands, and where the settings beside it make other ids of the folder, the log
+        says so. A `tokenizer_config.json` beside the file is read for the names of the special tokens and, for a
+        `vocab.txt`, for `do_lower_case`, `strip_accents` and `tokenize_chinese_chars`. `lowercase` overrides; without either, a
         `vocab.txt` is taken as cased where any token holds an ASCII capital letter ("[UNK]" and the like aside). White
         space at the ends of its lines, lines that stand there twice and blank ones are taken as Hugging Face does.
 
@@ -98,6 +103,12 @@ class Tokenizer:
         if text.lstrip()[:1] == "{":
             if lowercase is not None:
                 text = with_lowercase(text, lowercase, str(path))
+            elif (setting := other_setting(text, config, str(path))) is not None:
+                logger.warning(
+                    "%s is read as it stands; the tokenizer_config.json beside it has %s=%s, with which transformers "
+                    "reads the folder: for the ids of its model give %s",
+                    *(path, setting, config[setting], path.parent),
+                )
         elif path.suffix == ".json":
             raise InputError(f"{path} is no tokenizer.json: it does not hold a JSON object")
         else:

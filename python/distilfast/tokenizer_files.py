@@ -46,6 +46,41 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def other_setting(text: str, config: dict[str, Any], source: str) -> str | None:
+    """The first setting of a `tokenizer_config.json` that is not that of the `tokenizer.json` with this content, and
+    that `transformers` follows where it reads the folder: not with the class PreTrainedTokenizerFast."""
+    named = [key for key in _SETTINGS if isinstance(config.get(key), bool)]
+    if not named or str(config.get("tokenizer_class", "")).startswith("PreTrainedTokenizer"):
+        return None
+    content = read_json(text, source)
+    if not isinstance(content, dict):
+        return None
+    for key in named:
+        part, name = _SETTINGS[key]
+        value = _found(content.get(part), name)
+        if isinstance(value, bool) and value != config[key]:
+            return key
+    return None
+
+
+# Where a `tokenizer.json` has what a `tokenizer_config.json` calls so.
+_SETTINGS = {
+    "do_lower_case": ("normalizer", "lowercase"),
+    "strip_accents": ("normalizer", "strip_accents"),
+    "tokenize_chinese_chars": ("normalizer", "handle_chinese_chars"),
+    "add_prefix_space": ("pre_tokenizer", "add_prefix_space"),
+}
+
+
+def _found(part: Any, name: str) -> Any:
+    """The value called `name` in a block, or in the first of its parts that has one."""
+    if isinstance(part, list):
+        return next((value for each in part if (value := _found(each, name)) is not None), None)
+    if not isinstance(part, dict):
+        return None
+    return part[name] if name in part else _found(list(part.values()), name)
+
+
 def told(error: BaseException) -> str:
     """What an exception says, on one line, no longer than is read."""
     text = " ".join(str(error).split()) or type(error).__name__

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_exports
 import torch
 from distilfast import InputError
 from distilfast.ablate import run as ablate
@@ -138,4 +139,9 @@ def test_bad_input_is_named(options: AblateOptions, tmp_path: Path) -> None:
     refused("--steps is 0", steps=0)
     refused("multiple of 64", teacher_hidden=100)
     refused("no config.json", teacher=str(tmp_path))
+    refused("there is no such file", held_out=[str(tmp_path / "gone.txt")])
+    refused("there is no such file", text=[str(tmp_path / "gone.txt")])
+    refused("there is no such file", tokenizer=str(tmp_path / "gone.txt"))
+    tiny_exports.model("bert", "classification").save_pretrained(tmp_path / "classifier")
+    refused("which has the head classification; masked_lm needs", teacher=str(tmp_path / "classifier"))
     assert not (tmp_path / "out").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import distilfast as df
 import pytest
@@ -39,3 +40,29 @@ def test_a_pattern_matches_what_it_does_there(part: str, pattern: str) -> None:
     theirs, ours = tokenizers.Tokenizer.from_str(content), df.Tokenizer(content)
     for text in TEXTS:
         assert ours.encode(text) == theirs.encode(text).ids
+
+
+@pytest.mark.parametrize("name", ["BertTokenizer", "PreTrainedTokenizerFast", None])
+@pytest.mark.parametrize("setting", ["do_lower_case", "strip_accents", "tokenize_chinese_chars", "none"])
+def test_a_file_and_its_folder_agree_or_it_is_said(
+    setting: str, name: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = "[PAD] [UNK] [CLS] [SEP] [MASK] the The cafe caf\u00e9 \u4e2d \u6587 \u4e2d\u6587"
+    (tmp_path / "words.txt").write_text("\n".join(words.split()) + "\n")
+    made = df.Tokenizer.from_file(tmp_path / "words.txt", lowercase=True)
+    made.save_pretrained(tmp_path / "folder")
+    content = json.loads((tmp_path / "folder" / "tokenizer.json").read_text())
+    content["normalizer"]["strip_accents"] = True
+    (tmp_path / "folder" / "tokenizer.json").write_text(json.dumps(content))
+    config = json.loads((tmp_path / "folder" / "tokenizer_config.json").read_text())
+    config = {**config, setting: False, "tokenizer_class": name} if setting != "none" else config
+    (tmp_path / "folder" / "tokenizer_config.json").write_text(
+        json.dumps({k: v for k, v in config.items() if v is not None})
+    )
+    (tmp_path / "folder" / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    caplog.clear()
+    file = df.Tokenizer.from_file(tmp_path / "folder" / "tokenizer.json")
+    said = f"has {setting}=False" in caplog.text
+    folder = df.Tokenizer.from_pretrained(tmp_path / "folder")
+    text = "The caf\u00e9 \u4e2d\u6587"
+    assert said == (file.encode(text) != folder.encode(text))

@@ -11,6 +11,7 @@ import json
 import shlex
 import statistics
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from ..evaluate.published import ABLATION
 from ..evaluate.run import EvaluateOptions, text_scores
 from ..evaluate.scores import TaskPlan, parse_tasks, task_report
 from ..metrics.held_out import pick_device, read_text
-from ..models.load import quiet, refuse_bare_directory
+from ..models.load import load_teacher, quiet, refuse_bare_directory
 from ..prepare.directory import load_tokens
 from ..prepare.run import prepare
 from ..train.inputs import KINDS
@@ -109,10 +110,17 @@ class Run:
 
 def run_ablation(options: AblateOptions) -> dict[str, Any]:
     """The whole study as JSON-ready values; writes `ablate.json`, `ablate.md` and `ablation.png`."""
-    may_be_folder(options.output_dir)
+    was_there = may_be_folder(options.output_dir)
     flags, settings = _check(options)
     folder = Path(options.output_dir)
-    tokens = prepared_tokens(options, folder)
+    try:
+        tokens = prepared_tokens(options, folder)
+    except InputError:
+        if not was_there:  # a refusal leaves nothing
+            (folder / "tokens.lock").unlink(missing_ok=True)
+            with suppress(OSError):
+                folder.rmdir()
+        raise
     teacher = options.teacher or str(pretrained_teacher(options, folder, tokens, settings))
     variants = [*VARIANTS, *(CONTROLS if options.controls else ())]
     named = {run.name: run for seed in range(options.seeds) for variant in variants for run in [Run(variant, seed)]}
@@ -156,6 +164,8 @@ def _check(options: AblateOptions) -> tuple[list[str], dict[str, Any]]:
         raise InputError("--text without --teacher needs --tokenizer, a vocab.txt or tokenizer.json")
     if options.teacher is not None:
         refuse_bare_directory(options.teacher)
+        load_teacher(options.teacher, "masked_lm")  # what is wrong with it is said before anything is written
+    read_text(options.held_out, options.max_lines)
     for name in ("steps", "seeds", "teacher_layers", "teacher_hidden", "teacher_steps", "task_seeds"):
         if getattr(options, name) < 1:
             raise InputError(f"--{name} is {getattr(options, name)}; at least 1 is needed")

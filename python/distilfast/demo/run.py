@@ -63,8 +63,8 @@ def demo(arguments: DemoArguments) -> dict[str, Any]:
     folder.mkdir(parents=True)
     try:
         return _run_stages(arguments, folder)
-    except InputError:
-        shutil.rmtree(folder, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)  # whole or not there
         raise
 
 
