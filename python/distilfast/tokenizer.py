@@ -85,9 +85,10 @@ class Tokenizer:
 
         A `tokenizer.json` is taken as it stands, and where the settings beside it make other ids of the folder, the log
         says so. A `tokenizer_config.json` beside the file is read for the names of the special tokens and, for a
-        `vocab.txt`, for `do_lower_case`, `strip_accents` and `tokenize_chinese_chars`. `lowercase` overrides; without either, a
-        `vocab.txt` is taken as cased where any token holds an ASCII capital letter ("[UNK]" and the like aside). White
-        space at the ends of its lines, lines that stand there twice and blank ones are taken as Hugging Face does.
+        `vocab.txt`, for `do_lower_case`, `strip_accents` and `tokenize_chinese_chars`. `lowercase` overrides; without
+        either, a `vocab.txt` is taken as cased where any token holds an ASCII capital letter ("[UNK]" and the like
+        aside). White space at the ends of its lines, lines that stand there twice and blank ones are taken as Hugging
+        Face does.
 
         Raises `InputError` for a file that is no tokenizer (not text, not JSON, of a later format, with two tokens of
         one id, without its special tokens), `FileNotFoundError` where there is none.
