@@ -59,6 +59,7 @@ def scores(folder: Path | str, rows: list[Any]) -> np.ndarray:
 def test_a_student_of_groups_orders_as_its_teacher_and_opens_as_a_cross_encoder(folder: Path) -> None:
     rows = queries_and_passages(12)
     options: dict[str, Any] = {"num_train_epochs": 16, "load_best_model_at_end": True, "save_total_limit": 1}
+    options["metric_for_best_model"] = "kendall"
     options |= {"eval_strategy": "steps", "eval_steps": 8, "per_device_train_batch_size": 24}
     summary = distil(folder, "small", rows, validation=rows, **GROUPS, **options)
     assert summary["head"] == "classification"
@@ -200,6 +201,7 @@ def test_refusals(folder: Path) -> None:
     apart = [{**row, "query": f"{row['query']} {'the ' * n}"} for n, row in enumerate(queries_and_passages(3, 2))]
     single = [{"text": row["passage"], "score": 0.5} for row in queries_and_passages(3)]
     scored = [{**row, "relevance": "much"} for row in queries_and_passages(3)]
+    scoreless = [{**row, "relevance": -0.5} for row in queries_and_passages(3)]  # none is relevant
     reranker_folder(folder / "number", sentence_transformers=None)
     for rows, options, message in (
         (apart, {}, "no two rows are of one; name the query's column with --group_column"),
@@ -207,6 +209,8 @@ def test_refusals(folder: Path) -> None:
         (single, {"validation": single, "teacher": folder / "number"}, "nothing says which rows are of one"),
         (None, {"per_device_train_batch_size": 3}, "a group has 4 rows and a batch 3"),
         (scored, {"validation": scored}, "'much' is no number"),
+        (scoreless, {"validation": scoreless, "load_best_model_at_end": True}, "ndcg@10: an evaluation gives"),
+        (None, {"metric_for_best_model": "kendal"}, "did you mean kendall"),
         (None, {"alpha_similarity": 1.0}, "--alpha_similarity is not for the head classification"),
     ):
         with pytest.raises(InputError, match=message):

@@ -309,6 +309,8 @@ def build_trainer(arguments: Arguments, teachers: Sequence[PreTrainedModel], mat
 def check_best_metric(values: Mapping[str, Any], trainer: DistillationTrainer, material: Material) -> None:
     """Refuses a --metric_for_best_model that no evaluation will give, before the first one."""
     metric = values.get("metric_for_best_model")
+    if metric is None and trainer.args.load_best_model_at_end and _grouped(material.held_out):
+        metric = trainer.args.metric_for_best_model  # which needs a group with a relevant row
     if metric is None or material.held_out is None:
         return
     held_out = material.held_out if isinstance(material.held_out, dict) else {"": material.held_out}
@@ -326,7 +328,12 @@ def check_best_metric(values: Mapping[str, Any], trainer: DistillationTrainer, m
 def _sample(batches: Any) -> HeldOutBatches:
     """Enough of held-out batches to see what an evaluation gives."""
     whole: HeldOutBatches = batches
-    return whole if getattr(batches, "pair_scores", None) is not None else First(whole)
+    return whole if getattr(batches, "pair_scores", None) is not None or _grouped(batches) else First(whole)
+
+
+def _grouped(batches: Any) -> bool:
+    """Whether rows are compared with each other, which stand in several batches."""
+    return getattr(getattr(batches, "rows", None), "groups", None) is not None
 
 
 class First:
