@@ -44,10 +44,8 @@ def command_of(name: str, words: list[str]) -> tuple[Command, list[str]]:
     if name == "bench":
         return BENCHES[words[0]], words[1:]
     assert name in executable.COMMANDS, name
-    if name == "task_distillation" and hasattr(executable, "TASK_DISTILLATION"):
-        return executable.TASK_DISTILLATION, words
-    module = importlib.import_module(f"distilfast.{name}.__main__")
-    return module.COMMAND, words
+    module = name if name == "task_distillation" else f"{name}.__main__"
+    return importlib.import_module(f"distilfast.{module}").COMMAND, words
 
 
 CASES = [(page.name, *each) for page in PAGES for each in shown(page) if "--" in each[1]]

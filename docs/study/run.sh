@@ -107,4 +107,5 @@ OMP_NUM_THREADS=2 python -m distilfast.evaluate --teacher teacher=teacher --stud
 head -c 60000 held_out.txt >export_text.txt
 python -m distilfast.export --student $students/full-seed0 --output_dir exported --onnx --int8 --text export_text.txt
 
-# The tables and pictures of docs/study.md come from docs/study/*.json: python docs/study/tables.py
+# The tables and pictures of docs/study.md come from docs/study/*.json, which hold all of this but the curves of the
+# fine-tuning losses ("losses" of each row): python docs/study/tables.py

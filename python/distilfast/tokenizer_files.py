@@ -88,6 +88,8 @@ def told(error: BaseException) -> str:
 
 
 def read_json(text: str, source: str) -> Any:
+    """The content of a `tokenizer.json`: the JSON `text` of `source`. Raises `InputError` for what is no JSON, and for
+    an object that has a name twice."""
     if text.startswith("\ufeff"):
         raise InputError(f"{source} begins with a byte order mark; save it as UTF-8 without one")
     try:

@@ -145,3 +145,9 @@ def test_bad_input_is_named(options: AblateOptions, tmp_path: Path) -> None:
     tiny_exports.model("bert", "classification").save_pretrained(tmp_path / "classifier")
     refused("which has the head classification; masked_lm needs", teacher=str(tmp_path / "classifier"))
     assert not (tmp_path / "out").exists()
+    for folder in ("students/full-seed0", "teacher"):
+        text = tmp_path / "out" / folder / "held_out.txt"
+        text.parent.mkdir(parents=True)
+        text.write_text("the river\n")
+        refused(rf"{folder}/held_out.txt lies in .*out/.* and would be lost", held_out=[str(text)])
+        assert text.read_text() == "the river\n"

@@ -15,13 +15,11 @@ from distilfast.batches.encode import (
     encode_words,
     fast_tokenizer,
     joined,
-    longest_input,
 )
 from distilfast.batches.labelled import LabelledBatches
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from labelled_words import NONE, WORDS, byte_level, word_tokenizer
-from transformers import BertConfig, ModernBertConfig, RobertaConfig
 
 
 @pytest.fixture(scope="module")
@@ -137,11 +135,6 @@ def test_words_in_a_list_are_those_of_a_text(tmp_path: Path) -> None:
     assert [label for label in rows.word_labels[0].tolist() if label != NONE] == [1, 2, 0]
 
 
-def test_lengths_that_models_have_positions_for(tokenizer: Any) -> None:
-    bert, roberta = BertConfig(max_position_embeddings=128), RobertaConfig(max_position_embeddings=514, pad_token_id=1)
-    assert longest_input(bert) == 128
-    assert longest_input(roberta) == 512
-    assert longest_input(roberta, bert, ModernBertConfig()) == 128
-    assert longest_input(roberta, tokenizer=tokenizer) == 512
+def test_a_length_without_room_for_a_text_is_refused(tokenizer: Any) -> None:
     with pytest.raises(InputError, match="leaves no room for text"):
         encode_texts(tokenizer, ["the"], max_length=2)

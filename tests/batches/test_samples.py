@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from distilfast.heads.positions import attended, select_positions
+from distilfast.batches.masked import attended
+from distilfast.heads.positions import select_positions
 
 LENGTHS = (9, 17, 4, 12, 12, 30)
 

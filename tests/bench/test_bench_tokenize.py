@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from distilfast import Tokenizer
 from distilfast.bench import tokenize
-from distilfast.bench.tokenize import available_cores, held_to
+from distilfast.bench.tokenize import core_numbers, held_to
 
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", ".", "##s", "é", "日"]
 
@@ -40,7 +40,7 @@ def test_the_result_is_whole(
         rates = part["1 threads, MB/s"]
         assert {"distilfast", "distilfast, from Arrow"} < set(rates)
         assert all(rate > 0 for states in rates.values() for rate in states.values())
-    assert len(available_cores()) == 1 or set(report["documents"]["scaling"]) == {
+    assert len(core_numbers()) == 1 or set(report["documents"]["scaling"]) == {
         "distilfast",
         "distilfast, from Arrow",
     }
@@ -53,7 +53,7 @@ def test_threads_that_run_already_are_held_too() -> None:
     done = threading.Event()
     thread = threading.Thread(target=done.wait)
     thread.start()
-    before = available_cores()
+    before = core_numbers()
     try:
         with held_to(1):
             assert os.sched_getaffinity(thread.native_id or 0) == set(before[:1])

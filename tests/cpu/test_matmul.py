@@ -161,7 +161,7 @@ def test_a_step_has_the_same_losses_gradients_and_saved_weights(
         calls.clear()
         with monkeypatch.context() as patch:
             if not ours:
-                patch.setattr(products, "serves", lambda *_: False)
+                patch.setattr(products, "can_multiply", lambda *_: False)
             step = DistillationStep(copy.deepcopy(student), teacher, compute_dtype=torch.bfloat16)
             for model in (step.student, teacher):
                 use_cpu_products(model)

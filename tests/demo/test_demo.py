@@ -38,6 +38,16 @@ def test_every_stage_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         demo.main(["--output_dir", str(out)])
 
 
+def test_text_in_the_folder_that_would_be_emptied_is_never_lost(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("A text of my own.\n")
+    for text in (out / "mine.txt", out / "*.txt", out):
+        with pytest.raises(InputError, match=r"mine\.txt lies in .*out and would be lost"):
+            demo.main(["--output_dir", str(out), "--text", str(text), "--overwrite", "True"])
+    assert (out / "mine.txt").read_text() == "A text of my own.\n"
+
+
 def test_without_matplotlib_there_is_no_picture_and_it_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

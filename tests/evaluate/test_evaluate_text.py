@@ -11,8 +11,9 @@ import torch
 from distilfast import InputError, Tokenizer
 from distilfast.evaluate import run as evaluate
 from distilfast.evaluate.run import EvaluateOptions, run_evaluation
-from distilfast.metrics.held_out import held_out_batches, read_text
+from distilfast.metrics.held_out import held_out_batches
 from distilfast.prepare.run import prepare
+from distilfast.prepare.text import read_texts
 from transformers import BertConfig, BertForMaskedLM
 
 WORDS = ["the", "river", "had", "risen", "in", "night", "and", "carried", "bridge", "away", ".", "##s"]
@@ -72,7 +73,7 @@ def test_prepared_tokens_give_what_text_gives(tmp_path: Path, text: str) -> None
     teacher = save(tmp_path / "teacher", WORDS, 0)
     prepare(tmp_path / "tokens", teacher, [text], max_length=32, min_length=0, progress=False)
     prepared, _ = held_out_batches({"teacher": teacher}, tokens=str(tmp_path / "tokens"), max_length=32)
-    direct, _ = held_out_batches({"teacher": teacher}, lines=read_text([text]), max_length=32)
+    direct, _ = held_out_batches({"teacher": teacher}, lines=read_texts([text]), max_length=32)
     assert len(prepared) == len(direct)
     for i in range(len(direct)):
         assert all(torch.equal(direct[i][key], prepared[i][key]) for key in direct[i])
@@ -109,10 +110,10 @@ def test_the_command_says_what_is_wrong_in_one_line(
 def test_lines_are_counted_over_files(tmp_path: Path, text: str) -> None:
     again = tmp_path / "again.txt"
     again.write_bytes(Path(text).read_bytes())
-    assert len(read_text([text, str(again)])) == 80
-    assert len(read_text([text, str(again)], max_lines=50)) == 50
+    assert len(read_texts([text, str(again)])) == 80
+    assert len(read_texts([text, str(again)], 50)) == 50
     with pytest.raises(InputError, match="no line"):
-        read_text([text], max_lines=0)
+        read_texts([text], 0)
 
 
 def test_the_flags_print(

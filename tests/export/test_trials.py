@@ -21,7 +21,7 @@ from distilfast.models.card import hub_id, without_paths
 from distilfast.models.sentence import load_sentence_encoder
 from tiny_exports import FAMILIES, HEADS, model, tokenizer
 from tiny_sentence import encoder_folder, sentences
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, FlaubertConfig, FlaubertWithLMHeadModel
 
 ALL = [(family, head) for family in FAMILIES for head in HEADS]
 # One head of each family and every head of one: the others are in the nightly run.
@@ -99,6 +99,13 @@ def test_half_precision_is_written_in_float32(tmp_path: Path, dtype: torch.dtype
     pytest.importorskip("onnxscript", reason="needs the extra onnx")
     checks = export_student(model("distilbert").to(dtype), tmp_path / "out", tokenizer=tokenizer(), onnx=True)
     assert checks[1].largest_difference < 1e-3
+
+
+def test_a_masked_language_model_is_judged_by_its_masks_whatever_its_class_is_called(tmp_path: Path) -> None:
+    words = tokenizer()
+    config = FlaubertConfig(vocab_size=len(words), emb_dim=16, n_layers=1, n_heads=2, max_position_embeddings=64)
+    (check,) = export_student(FlaubertWithLMHeadModel(config).eval(), tmp_path / "out", tokenizer=words)
+    assert (check.measured, check.agreement) == ("same top-1 on masks", 1.0)
 
 
 def test_what_int8_is_judged_by() -> None:

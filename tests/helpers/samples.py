@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import torch
-from distilfast.heads.positions import attended
+from distilfast.batches.masked import attended
 
 
 def with_sample(batch: dict[str, Any], share: float, seed: int = 0) -> dict[str, Any]:

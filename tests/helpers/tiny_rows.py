@@ -14,6 +14,7 @@ from distilfast import DistillationArguments, DistillationTrainer, create_studen
 from distilfast.batches.encode import EncodedRows, encode_words
 from distilfast.batches.labelled import LabelledBatches
 from distilfast.batches.question_windows import encode_questions
+from distilfast.heads import Objective, choose_head
 from distilfast.train.step import DistillationStep
 
 LETTERS = list("abcdefghijklmnopqrstuvwxyz")
@@ -155,3 +156,15 @@ def assert_resumes(folder: Path, head: str, model: Callable[[], Any], batches: L
     for name, value in tiny_training.weights(resumed.step).items():
         assert torch.equal(value, expected[name]), name
     return whole
+
+
+def assert_step_gives(expected: torch.Tensor, student: Any, teacher: Any, batch: dict[str, Any]) -> None:
+    """The step's loss with alpha_ce 1 is `expected`, a function of the student's weights, and so are its gradients."""
+    expected.backward()
+    before = gradients(student)
+    step = DistillationStep(student, teacher, Objective(alpha_ce=1.0), head=choose_head(teacher))
+    losses = step(batch)
+    losses["loss"].backward()
+    assert losses.keys() == {"loss", "loss_ce", "loss_task", "loss_cos"}
+    torch.testing.assert_close(losses["loss"].double(), expected, rtol=1e-6, atol=1e-6)
+    assert_gradients(student, before, rtol=1e-5, atol=1e-8)

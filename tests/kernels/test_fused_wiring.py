@@ -10,7 +10,7 @@ import pytest
 import torch
 from distilfast import fused, losses
 from distilfast.losses import dispatch
-from distilfast.losses.arguments import Head
+from distilfast.losses.arguments import LinearHead
 from distilfast.losses.linear import gpu_linear_rows
 from distilfast.losses.rows import LossTerms, cpu_logits_rows, gpu_logits_rows, row_losses
 from fused_interpreter import faithful_interpreter
@@ -46,7 +46,7 @@ def heads(dtype: torch.dtype = torch.float32, bias: bool = True) -> tuple[Any, A
     for each in student:
         if each is not None:
             each.requires_grad_()
-    return Head(*student), Head(draw(N, 2 * H), draw(V, 2 * H), None if bias else draw(V))
+    return LinearHead(*student), LinearHead(draw(N, 2 * H), draw(V, 2 * H), None if bias else draw(V))
 
 
 @pytest.mark.interpret
@@ -71,13 +71,13 @@ def check_linear(
     kernel: Callable[..., Any], dtype: torch.dtype, bias: bool, needs: tuple[bool, ...], count: int = 1
 ) -> None:
     student, teacher = heads(dtype, bias)
-    teachers = [teacher, Head(*(None if each is None else -each.detach() for each in student))][:count]
+    teachers = [teacher, LinearHead(*(None if each is None else -each.detach() for each in student))][:count]
     shares = SHARES if count == 2 else [1.0]
     terms = LossTerms(LABELS, WEIGHTS, torch.tensor(0.25), torch.tensor(0.5), 2.0, ALPHAS)
     wide = [None if each is None else each.detach().float().requires_grad_() for each in student]
     want = dispatch.linear_loss(
-        Head(*wide),
-        [Head(*(None if x is None else x.float() for x in head)) for head in teachers],
+        LinearHead(*wide),
+        [LinearHead(*(None if x is None else x.float() for x in head)) for head in teachers],
         shares,
         terms,
         "eager",
@@ -137,11 +137,11 @@ def in_float16(forward: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *args, **options: forward(*args, **{**options, "workspace_dtype": torch.float16, "chunk_rows": 2})
 
 
-def heads_of(columns: int) -> list[Head]:
+def heads_of(columns: int) -> list[LinearHead]:
     """A student's head and two teachers' of other widths, the second without a bias."""
     generator = torch.Generator().manual_seed(2)
     return [
-        Head(
+        LinearHead(
             torch.randn(N, width, generator=generator),
             torch.randn(columns, width, generator=generator),
             torch.randn(columns, generator=generator) if bias else None,

@@ -11,7 +11,7 @@ import torch
 from distilfast import InputError, losses
 from distilfast.losses import linear as linear_chunks
 from distilfast.losses import operators as ops
-from distilfast.losses.arguments import Head
+from distilfast.losses.arguments import LinearHead
 from distilfast.losses.rows import LossTerms
 from torch import Tensor
 
@@ -233,8 +233,10 @@ def test_autocast() -> None:
 @pytest.mark.parametrize("chunk_rows", [1, 2, 3, 100])
 def test_any_chunk_size_gives_the_same(chunk_rows: int, count: int) -> None:
     g = tensors()
-    student = Head(g["hidden"].detach(), g["weight"].detach(), g["bias"].detach())
-    teachers = [Head(g["teacher_hidden"], g["teacher_weight"], None), student._replace(weight=-student.weight)][:count]
+    student = LinearHead(g["hidden"].detach(), g["weight"].detach(), g["bias"].detach())
+    teachers = [LinearHead(g["teacher_hidden"], g["teacher_weight"], None), student._replace(weight=-student.weight)][
+        :count
+    ]
     shares = [0.25, 0.75] if count == 2 else [1.0]
     terms = LossTerms(g["labels"], g["mask"], g["scale"], g["scale"], 2.0, (5.0, 2.0, 0.1))
     arguments = (student, teachers, shares, terms, (True, True, True))

@@ -120,14 +120,6 @@ def test_without_a_teacher_there_is_nothing_to_agree_with() -> None:
     assert scores.mlm_loss > 0
 
 
-def test_max_batches_looks_at_the_first_only() -> None:
-    text = batches(3)
-    assert (
-        evaluate_held_out(bert(0), {}, text, max_batches=1)["teacher"]
-        == evaluate_held_out(bert(0), {}, text[:1])["teacher"]
-    )
-
-
 def test_bad_input_is_named() -> None:
     text = batches(1)
     with pytest.raises(InputError, match="no model"):

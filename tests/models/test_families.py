@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -70,3 +71,11 @@ def test_the_longest_row_runs_and_one_more_token_does_not(family: str, longest: 
 def test_the_longest_row_of_mpnet_is_found_by_structure() -> None:
     config = transformers.MPNetConfig(**{**SMALL, "pad_token_id": 1})
     assert longest_row(transformers.MPNetModel(config)) == 38
+
+
+def test_the_longest_row_of_several_models_is_the_least_and_the_tokenizer_counts() -> None:
+    bert, roberta = teacher_of("bert", "hidden_states"), teacher_of("roberta", "hidden_states")
+    assert longest_row(bert, roberta) == longest_row(roberta, bert) == 38
+    assert longest_row(bert, tokenizer=SimpleNamespace(model_max_length=12)) == 12
+    assert longest_row(bert, tokenizer=SimpleNamespace(model_max_length=10**30)) == 40
+    assert longest_row() is None

@@ -102,20 +102,24 @@ def test_every_loss_in_every_family_is_the_same_packed_and_padded(family: str) -
         torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-10)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_learns(family: str) -> None:
-    teacher = teacher_of(family)
-    step = DistillationStep(create_student(teacher, init="random"), teacher, Objective(alpha_hidden=1.0, alpha_rel=1.0))
-    optimizer = torch.optim.AdamW(step.student.parameters(), lr=3e-3)
-    batch = batch_of("padded", FAMILIES[family].pad_token_id)
+def share_left(step: DistillationStep, batch: dict[str, Tensor], steps: int, learning_rate: float) -> float:
+    """The share of its first loss that the student is left with after `steps` on one batch."""
+    optimizer = torch.optim.AdamW(step.student.parameters(), lr=learning_rate)
     values = []
-    for _ in range(25):
+    for _ in range(steps):
         loss = step(batch)["loss"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         values.append(loss.item())
-    assert values[-1] < 0.6 * values[0]
+    return float(values[-1] / values[0])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_learns(family: str) -> None:
+    teacher = teacher_of(family)
+    step = DistillationStep(create_student(teacher, init="random"), teacher, Objective(alpha_hidden=1.0, alpha_rel=1.0))
+    assert share_left(step, batch_of("padded", FAMILIES[family].pad_token_id), 25, 3e-3) < 0.6
 
 
 @pytest.mark.parametrize("layout", ["padded", "packed"])
@@ -268,12 +272,4 @@ def test_a_real_sentence_encoder_is_distilled(sentence_encoder: Path) -> None:
     ids = torch.randint(1000, 20000, (4, 24), generator=generator)
     batch = {**batch_of(), "input_ids": ids, "attention_mask": torch.ones_like(ids)}
     batch["num_tokens"] = batch["num_attended_in_step"] = torch.tensor(ids.numel())
-    optimizer = torch.optim.AdamW(student.parameters(), lr=2e-4)
-    values = []
-    for _ in range(12):
-        loss = step(batch)["loss"]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        values.append(loss.item())
-    assert values[-1] < 0.8 * values[0]
+    assert share_left(step, batch, 12, 2e-4) < 0.8

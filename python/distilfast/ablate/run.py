@@ -20,15 +20,16 @@ from transformers import BertConfig
 
 from .. import _command as command
 from .._core import InputError
-from .._files import may_be_folder, write_json, write_text
+from .._files import may_be_folder, refuse_occupied, write_json, write_text
 from ..evaluate.cells import claim, model_fingerprint
 from ..evaluate.published import ABLATION
 from ..evaluate.run import EvaluateOptions, text_scores
 from ..evaluate.scores import TaskPlan, parse_tasks, task_report
-from ..metrics.held_out import pick_device, read_text
+from ..metrics.held_out import pick_device
 from ..models.load import load_teacher, quiet, refuse_bare_directory
 from ..prepare.directory import load_tokens
 from ..prepare.run import prepare
+from ..prepare.text import read_texts
 from ..train.inputs import KINDS
 from ..train.output import SUMMARY
 from ..train.run import cut_student, distil
@@ -113,6 +114,9 @@ def run_ablation(options: AblateOptions) -> dict[str, Any]:
     was_there = may_be_folder(options.output_dir)
     flags, settings = _check(options)
     folder = Path(options.output_dir)
+    reads = [*options.held_out, *options.text, options.tokens, options.teacher, options.tokenizer]
+    for made in ("students", *([] if options.teacher else [TEACHER])):
+        refuse_occupied(folder / made, True, reads)
     try:
         tokens = prepared_tokens(options, folder)
     except InputError:
@@ -278,7 +282,7 @@ def judge(paths: Mapping[str, str], options: AblateOptions, folder: Path) -> dic
         max_length=options.max_length,
         device=options.device,
     )
-    held_out = text_scores(paths, TEACHER, evaluation, read_text(options.held_out, options.max_lines))
+    held_out = text_scores(paths, TEACHER, evaluation, read_texts(options.held_out, options.max_lines))
     models = held_out.pop("models")
     scores: dict[str, dict[str, float]] = {
         name: {

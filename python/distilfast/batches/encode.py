@@ -18,14 +18,6 @@ from ..tokenizer import Tokenizer
 CHUNK = 2_000
 """How many rows are tokenised at a time: their ids stand in Python lists meanwhile."""
 
-COUNT_FROM_PADDING = frozenset(
-    [
-        *("camembert", "data2vec-text", "esm", "ibert", "longformer", "luke", "mpnet"),
-        *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
-    ]
-)
-"""The model types whose positions begin at `pad_token_id + 1`, so that the first of them are never used."""
-
 
 @dataclass(frozen=True)
 class Ragged:
@@ -43,16 +35,19 @@ class Ragged:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
+        """[rows]: how many numbers each row has."""
         return np.diff(self.offsets)
 
     @classmethod
     def of(cls, rows: Sequence[Any], dtype: Any) -> Ragged:
+        """The lists of `rows` as numbers of `dtype`."""
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         flat = np.concatenate([np.asarray(row, dtype) for row in rows]) if len(rows) else np.zeros(0, dtype)
         return cls(flat.astype(dtype, copy=False), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
 
     @classmethod
     def joined(cls, parts: Sequence[Ragged]) -> Ragged:
+        """The rows of all `parts`, in order."""
         lengths = np.concatenate([part.lengths for part in parts])
         flat = np.concatenate([part.flat for part in parts])
         return cls(flat, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
@@ -92,24 +87,6 @@ class EncodedRows:
 
     def __len__(self) -> int:
         return len(self.input_ids)
-
-
-def longest_input(*configs: Any, tokenizer: Any = None) -> int | None:
-    """The most tokens that all models of these configurations have positions for, [CLS] and [SEP] counted.
-
-    RoBERTa and its relatives number positions from `pad_token_id + 1`, so that 514 are room for 512. `tokenizer`: the
-    length it was made for counts too, where it says one. None where nothing limits.
-    """
-    limits = []
-    for config in configs:
-        positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-        if positions is not None and positions > 0:
-            shifted = config.model_type in COUNT_FROM_PADDING and getattr(config, "pad_token_id", None) is not None
-            limits.append(positions - (config.pad_token_id + 1 if shifted else 0))
-    made_for = getattr(tokenizer, "model_max_length", None)
-    if made_for is not None and made_for < 1_000_000:  # "no limit" is a number of 30 digits
-        limits.append(int(made_for))
-    return min(limits, default=None)
 
 
 def encode_texts(
@@ -287,6 +264,7 @@ def check_length(tokenizer: Any, max_length: int, pairs: bool) -> None:
 
 
 def chunks(rows: int) -> Iterator[tuple[int, int]]:
+    """The first row of every `CHUNK` rows, and the one behind the last."""
     return ((start, min(start + CHUNK, rows)) for start in range(0, rows, CHUNK))
 
 

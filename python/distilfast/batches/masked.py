@@ -12,6 +12,7 @@ import hashlib
 import json
 import operator
 import os
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, SupportsIndex
 
 import datasets
@@ -26,8 +27,6 @@ from .settings import BatchSettings, Masking, check_integer
 from .shared_epoch import SharedEpoch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
 DRAWS = 4
@@ -54,7 +53,7 @@ class TokenizerLike(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Vocabulary:
+class MaskingVocabulary:
     """What of a tokenizer and its text decides about masks, as the compiled half reads it."""
 
     special: NDArray[np.bool_]
@@ -266,6 +265,15 @@ class MaskedBatches:
         self._epoch = self._plan.epoch(self.epoch)
 
 
+def attended(batch: Mapping[str, Any]) -> torch.Tensor:
+    """[rows * width] bool: the tokens of `batch`, padded or packed, that are text and not padding."""
+    if "attention_mask" in batch:
+        mask: torch.Tensor = batch["attention_mask"]
+        return mask.flatten().bool()
+    input_ids: torch.Tensor = batch["input_ids"]
+    return torch.arange(input_ids.numel(), device=input_ids.device).lt(batch["num_tokens"])
+
+
 def available_cores() -> int:
     """The cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
@@ -282,7 +290,7 @@ def _required_id(tok: TokenizerLike, name: str) -> int:
     return int(value)
 
 
-def _vocabulary(tok: TokenizerLike, masking: Masking, token_counts: object) -> Vocabulary:
+def _vocabulary(tok: TokenizerLike, masking: Masking, token_counts: object) -> MaskingVocabulary:
     special = np.zeros(tok.vocab_size, dtype=np.bool_)
     outside = [value for value in tok.special_ids if not 0 <= value < tok.vocab_size]
     if outside:
@@ -294,7 +302,7 @@ def _vocabulary(tok: TokenizerLike, masking: Masking, token_counts: object) -> V
         word_starts = np.ascontiguousarray(tok.word_starts, dtype=np.bool_)
         if word_starts.shape != special.shape:
             raise InputError(f"word_starts has the shape {word_starts.shape}, not ({tok.vocab_size},)")
-    return Vocabulary(special, word_starts, mask_id, pad_id, _token_counts(token_counts, tok.vocab_size))
+    return MaskingVocabulary(special, word_starts, mask_id, pad_id, _token_counts(token_counts, tok.vocab_size))
 
 
 def _token_counts(token_counts: object, vocab_size: int) -> NDArray[np.uint64]:

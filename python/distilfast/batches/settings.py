@@ -109,6 +109,7 @@ class BatchSettings:
 
 
 def check_integer(name: str, value: object, low: int, high: int) -> None:
+    """Raises `TypeError` for what is no integer, `InputError` for one outside [low, high]."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} is an integer, not {value!r}")
     if not low <= int(value) <= high:

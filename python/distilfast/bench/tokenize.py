@@ -48,7 +48,7 @@ class TokenizeBenchArguments:
     json: str = field(default="", metadata={"help": "a file to write the figures to, as JSON"})
 
 
-def available_cores() -> list[int]:
+def core_numbers() -> list[int]:
     """The cores of this thread; numbers from 0 on where the system does not say."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
@@ -66,7 +66,7 @@ def hold_to(cores: Iterable[int]) -> None:
 @contextmanager
 def held_to(count: int) -> Iterator[None]:
     """Holds this process to the first `count` of its cores."""
-    before = available_cores()
+    before = core_numbers()
     hold_to(before[:count])
     try:
         yield
@@ -157,7 +157,7 @@ def compare(
     report["instructions"] = ours.instructions
     level = f"distilfast with {ours.instructions or 'the tokenizers crate'}"
     print(f"\n{name}: {len(rows):,} of {mean:.0f} bytes on average; {level}; ids compared on {len(few):,}")
-    count = len(available_cores())
+    count = len(core_numbers())
     for threads in sorted({1, count}):
         rates = measure([ours, *others], rows, arguments, threads)
         report[f"{threads} threads, MB/s"] = rates

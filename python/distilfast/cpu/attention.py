@@ -37,14 +37,14 @@ def cpu_attention(
 
     Returns [rows, queries, heads, head_dim].
     """
-    if not serves(query, key) or getattr(module, "is_causal", False):
+    if not can_attend(query, key) or getattr(module, "is_causal", False):
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     return attend(query, key, value, attention_mask, dropout, scaling).transpose(1, 2), None
 
 
-def serves(query: Tensor, key: Tensor) -> bool:
+def can_attend(query: Tensor, key: Tensor) -> bool:
     """Whether `attend` is the one to take: training on the CPU, outside any graph, as many heads of keys as queries."""
     return has_masks(query) and torch.is_grad_enabled() and query.requires_grad and query.shape[1] == key.shape[1]
 

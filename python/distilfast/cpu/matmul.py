@@ -20,7 +20,7 @@ LEAST_TERMS = 1 << 22
 """A product of fewer terms (rows x columns x numbers of a sum) is not worth the way to the kernel."""
 
 
-def serves(states: Tensor, weight: Tensor) -> bool:
+def can_multiply(states: Tensor, weight: Tensor) -> bool:
     """Whether the kernel takes matrices of these kinds: bfloat16 on the CPU, outside any graph that is captured."""
     return (
         states.device.type == "cpu"
@@ -33,10 +33,12 @@ def serves(states: Tensor, weight: Tensor) -> bool:
 def multiply(left: Tensor, right: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
     """left [rows, n] @ right [n, columns] + bias [columns]: [rows, columns], without a graph, in `out` if given.
 
-    By the kernel where `serves` says so and the product is large enough, otherwise by torch.
+    By the kernel where `can_multiply` says so and the product is large enough, otherwise by torch.
     """
     rows, columns = left.shape[0], right.shape[1]
-    if rows * columns * left.shape[1] < LEAST_TERMS or not (_core.has_matrix_instructions() and serves(left, right)):
+    if rows * columns * left.shape[1] < LEAST_TERMS or not (
+        _core.has_matrix_instructions() and can_multiply(left, right)
+    ):
         return torch.mm(left, right, out=out) if bias is None else torch.addmm(bias, left, right, out=out)
     product = left.new_empty(rows, columns) if out is None else out
     _core.multiply_bfloat16(
@@ -63,7 +65,7 @@ class CPULinear(nn.Linear):
     """`nn.Linear` with `multiply` where that can be used."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (as `nn.Linear` calls it)
-        if not serves(input, self.weight):
+        if not can_multiply(input, self.weight):
             return F.linear(input, self.weight, self.bias)
         rows = input.reshape(-1, input.shape[-1])
         if torch.is_grad_enabled() and (rows.requires_grad or self.weight.requires_grad):

@@ -20,6 +20,7 @@ from .. import _command as command
 from .._core import InputError
 from .._files import refuse_occupied, write_json, write_text
 from ..metrics.markdown import number, percent, table
+from ..prepare.sources import find_text_files
 from ..prepare.text import read_texts
 from .text import demo_text
 
@@ -55,7 +56,8 @@ def demo(arguments: DemoArguments) -> dict[str, Any]:
     `output_dir` that holds something.
     """
     _check(arguments)
-    folder = refuse_occupied(arguments.output_dir, arguments.overwrite, arguments.text or [])
+    reads = [] if arguments.text is None else find_text_files(arguments.text)
+    folder = refuse_occupied(arguments.output_dir, arguments.overwrite, reads)
     if arguments.text is not None:
         read_texts(arguments.text)  # what is wrong with it is said before anything is removed
     if folder.exists():

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 
 from .._core import InputError
+from ..heads.classification import problem_type_of
+from ..heads.logits import label_names
 from ..metrics.compare import Answers, Comparison, ManyLabels, Numbers, OneClass, Ranking, Tags, compared
 from ..models.head import head_of
 from ..models.load import load_model
@@ -53,15 +55,6 @@ def labelled_head(model: Any, name: str) -> str:
         f"{name} is a {type(model).__name__}, which says nothing about labelled rows; --validation_file scores "
         "classifiers, taggers and question answerers; use --text for masked-language models"
     )
-
-
-def problem_of(config: Any) -> str:
-    """`problem_type` of a classifier's configuration; where it is silent, one class is a number, more are exclusive."""
-    return str(config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification"))
-
-
-def class_names(config: Any) -> list[str]:
-    return [str(config.id2label[number]) for number in range(int(config.num_labels))]
 
 
 def class_order(teacher: list[str], student: list[str], name: str) -> tuple[list[int], str]:
@@ -109,10 +102,11 @@ def rows_report(
     orders: dict[str, list[int]] = {}
     if head != "questions":
         for name, model in models.items():
-            orders[name], note = class_order(class_names(config), class_names(model.config), name)
+            orders[name], note = class_order(label_names(config), label_names(model.config), name)
             notes += [note] if note else []
-            if head == "classification" and problem_of(model.config) != problem_of(config):
-                raise InputError(f"{name} is for {problem_of(model.config)}, {teacher} for {problem_of(config)}")
+            kinds = [problem_type_of(each) if head == "classification" else head for each in (model.config, config)]
+            if kinds[0] != kinds[1]:
+                raise InputError(f"{name} is for {kinds[0]}, {teacher} for {kinds[1]}")
     comparison, said = _truth(head, rows, columns, config)
     notes += said
     outputs: dict[str, Any] = {}
@@ -127,7 +121,7 @@ def rows_report(
             options,
             device,
             orders.get(name),
-            class_names(config),
+            label_names(config),
             comparison,
             progress,
         )
@@ -136,7 +130,7 @@ def rows_report(
         "file": file.name,
         "fingerprint": rows_fingerprint(rows, columns, options.max_length),
         "head": head,
-        "problem": problem_of(config) if head == "classification" else head,
+        "problem": problem_type_of(config) if head == "classification" else head,
         "rows": len(rows),
         # A card may carry them to the world, which the folders of this machine are no business of.
         "notes": [note.replace(str(file), file.name) for note in notes],
@@ -169,7 +163,7 @@ def rows_fingerprint(rows: Rows, columns: Columns, max_length: int) -> str:
 
 def _truth(head: str, rows: Rows, columns: Columns, config: Any) -> tuple[Comparison, list[str]]:
     """The comparison with the rows' labels, and what reading them has to say."""
-    id2label = dict(enumerate(class_names(config)))
+    id2label = dict(enumerate(label_names(config)))
     names = list(id2label.values())
     if head == "tokens":
         tags = tag_targets(rows, columns, id2label)
@@ -177,7 +171,7 @@ def _truth(head: str, rows: Rows, columns: Columns, config: Any) -> tuple[Compar
     if head == "questions":
         found = answer_targets(rows, columns)
         return Answers([None if each is None else each["text"] for each in found.values]), list(found.notes)
-    problem: Any = problem_of(config)
+    problem = problem_type_of(config)
     targets = sequence_targets(rows, columns, problem, id2label)
     if problem == "multi_label_classification":
         labels = [[np.nan] * len(names) if row is None else row for row in targets.values]

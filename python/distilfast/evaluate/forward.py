@@ -11,16 +11,17 @@ import torch
 from tqdm import tqdm
 
 from .._core import InputError
-from ..batches.encode import EncodedRows, encode_texts, encode_words, longest_input
+from ..batches.encode import EncodedRows, encode_texts, encode_words
 from ..batches.question_windows import encode_questions, passage_stride
 from ..metrics.questions import best_answers
+from ..models.families import evaluating, longest_row
 
 BATCH = 32
 
 
 def room_for(model: Any, tokenizer: Any, max_length: int) -> int:
     """The most tokens of a row: `max_length`, or what the model has positions for where that is less."""
-    most = longest_input(model.config, tokenizer=tokenizer)
+    most = longest_row(model, tokenizer=tokenizer)
     return max_length if most is None else min(max_length, most)
 
 
@@ -113,19 +114,14 @@ def forwards(
         )
     taken = inspect.signature(model.forward).parameters
     order = np.argsort(-rows.input_ids.lengths, kind="stable").tolist()
-    home, mode = model.device, model.training
-    try:
-        model.eval().to(device)
-        with torch.inference_mode():
-            for at in tqdm(range(0, len(order), BATCH), desc=type(model).__name__, disable=not progress):
-                numbers = order[at : at + BATCH]
-                inputs = [
-                    {"input_ids": rows.input_ids[row]}
-                    | ({} if rows.token_type_ids is None else {"token_type_ids": rows.token_type_ids[row]})
-                    for row in numbers
-                ]
-                batch = tokenizer.pad(inputs, padding_side="right", return_tensors="pt")
-                given = {name: value.long().to(device) for name, value in batch.items() if name in taken}
-                yield numbers, model(**given, return_dict=True)
-    finally:
-        model.train(mode).to(home)
+    with evaluating(model, device=device), torch.inference_mode():
+        for at in tqdm(range(0, len(order), BATCH), desc=type(model).__name__, disable=not progress):
+            numbers = order[at : at + BATCH]
+            inputs = [
+                {"input_ids": rows.input_ids[row]}
+                | ({} if rows.token_type_ids is None else {"token_type_ids": rows.token_type_ids[row]})
+                for row in numbers
+            ]
+            batch = tokenizer.pad(inputs, padding_side="right", return_tensors="pt")
+            given = {name: value.long().to(device) for name, value in batch.items() if name in taken}
+            yield numbers, model(**given, return_dict=True)

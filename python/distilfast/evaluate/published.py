@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 DISTILBERT = "Sanh et al. 2019, DistilBERT, arXiv 1910.01108"
-DISTILBERT_README = "the README of DistilBERT's training code"
 MINILM = "Wang et al. 2020, MiniLM, arXiv 2002.10957, and the README of microsoft/unilm/minilm"
 TINYBERT = "Jiao et al. 2020, TinyBERT, arXiv 1909.10351"
 MOBILEBERT = "Sun et al. 2020, MobileBERT, arXiv 2004.02984"

@@ -15,11 +15,12 @@ import transformers
 from .. import _command as command
 from .._core import InputError, __version__
 from .._files import may_be_folder, write_json, write_text
-from ..metrics.held_out import evaluate_held_out, held_out_batches, pick_device, read_text, words_of_all
+from ..metrics.held_out import evaluate_held_out, held_out_batches, pick_device, words_of_all
 from ..metrics.speed import hardware, measure_size, measure_speed
 from ..models.families import longest_row
 from ..models.load import load_model, named_models, quiet, refuse_bare_directory
 from ..prepare.directory import unknown_note
+from ..prepare.text import read_texts
 from .cells import model_fingerprint
 from .finetune import refuse_other_gpus
 from .finished import RowOptions, rows_report
@@ -181,7 +182,7 @@ def held_out_report(paths: dict[str, str], teacher: str, options: EvaluateOption
     """Masked-LM quality of every model on each held-out text, by its name."""
     if options.tokens is not None:
         return {Path(options.tokens).name: text_scores(paths, teacher, options)}
-    texts = {name: read_text([file], options.max_lines) for name, file in held_out_texts(options).items()}
+    texts = {name: read_texts([file], options.max_lines) for name, file in held_out_texts(options).items()}
     return {name: text_scores(paths, teacher, options, lines) for name, lines in texts.items()}
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from scipy import stats
 
 from .._core import InputError
 from ..batches.encode import check_length
+from ..metrics.scores import correlation
 from ..models.families import longest_row, model_input_names
+from ..models.head import head_of_class
 
 # Sentences of several lengths, so that padding is in the comparison too.
 SENTENCES = (
@@ -34,14 +37,6 @@ MOST_TOKENS = 512
 """The longest row of the comparison, where the model has positions for more."""
 MASK_EVERY = 7
 """Of the tokens of a text for a masked-language model, how many there are to one mask."""
-
-HEADS = {
-    "ForMaskedLM": "masked_lm",
-    "ForSequenceClassification": "classification",
-    "ForTokenClassification": "tokens",
-    "ForQuestionAnswering": "questions",
-}
-"""Endings of class names, and the heads that they are; without one of them a model is an encoder."""
 
 Batch = dict[str, torch.Tensor]
 
@@ -72,9 +67,9 @@ class Check:
         )
 
 
-def head_of(model: Any) -> str:
-    """What the model is for: "masked_lm", "classification", "tokens", "questions" or "hidden_states"."""
-    return next((head for end, head in HEADS.items() if type(model).__name__.endswith(end)), "hidden_states")
+def _head_of(model: Any) -> str:
+    """What the model is for: "masked_lm", "classification", "tokens" or "questions"; "hidden_states" of the rest."""
+    return head_of_class(type(model).__name__) or "hidden_states"
 
 
 def _longest(model: Any, tokenizer: Any) -> int:
@@ -116,7 +111,7 @@ def encode(tokenizer: Any, texts: Sequence[str], model: Any) -> list[Batch]:
         tokenizer([long], **options),
     ]
     batches = [{name: each[name] for name in names if name in each} for each in encoded]
-    if head_of(model) == "masked_lm" and tokenizer.mask_token_id is not None:
+    if _head_of(model) == "masked_lm" and tokenizer.mask_token_id is not None:
         special = torch.tensor(tokenizer.all_special_ids)
         for batch in batches:
             ids = batch["input_ids"]
@@ -183,13 +178,13 @@ def judge(
     class; questions: share of the same best starts and ends; encoders: correlation of the similarities between texts,
     of the pooled vectors (the pooled output of a sentence encoder, otherwise the mean).
     """
-    head = head_of(model)
+    head = _head_of(model)
     if head == "classification":
         ours, theirs = (torch.cat([batch["logits"] for batch in each]) for each in (outputs, reference))
         if theirs.shape[-1] == 1:
-            return _correlation(_ranks(ours[:, 0]), _ranks(theirs[:, 0])), "rank correlation of scores"
+            return _correlation(stats.spearmanr, ours[:, 0], theirs[:, 0]), "rank correlation of scores"
         if getattr(model.config, "problem_type", None) == "regression":
-            return _correlation(ours.flatten(), theirs.flatten()), "correlation of scores"
+            return _correlation(stats.pearsonr, ours.flatten(), theirs.flatten()), "correlation of scores"
         if getattr(model.config, "problem_type", None) == "multi_label_classification":
             return float(((ours > 0) == (theirs > 0)).float().mean()), "same decision on labels"
         return float((ours.argmax(-1) == theirs.argmax(-1)).float().mean()), "same class on texts"
@@ -198,7 +193,9 @@ def judge(
             torch.cat([_pooled(batch, inputs) for batch, inputs in zip(each, batches, strict=True)])
             for each in (outputs, reference)
         )
-        return _correlation(_similarities(ours), _similarities(theirs)), "correlation of similarities between texts"
+        return _correlation(
+            stats.pearsonr, _similarities(ours), _similarities(theirs)
+        ), "correlation of similarities between texts"
     same: list[torch.Tensor] = []
     for got, expected, batch in zip(outputs, reference, batches, strict=True):
         attended = batch["attention_mask"].bool()
@@ -228,20 +225,10 @@ def _similarities(vectors: torch.Tensor) -> torch.Tensor:
     return cosines[above[0], above[1]]
 
 
-def _ranks(values: torch.Tensor) -> torch.Tensor:
-    """Ranks from 0, ties at their mean."""
-    smaller = (values[None] < values[:, None]).sum(1)
-    not_larger = (values[None] <= values[:, None]).sum(1)
-    return (smaller + not_larger - 1).float() / 2
-
-
-def _correlation(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    """Pearson's; 1 where both are the same, 0 where one does not vary and the other is different."""
-    if torch.equal(ours, theirs):
-        return 1.0
-    ours, theirs = ours.double() - ours.double().mean(), theirs.double() - theirs.double().mean()
-    scale = float(ours.norm() * theirs.norm())
-    return float(ours @ theirs) / scale if scale > 0 else 0.0
+def _correlation(function: Callable[..., Any], ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """`function` of scipy.stats; 1 where both are the same, 0 where one does not vary and the other is different."""
+    same = torch.equal(ours, theirs)
+    return 1.0 if same else correlation(function, ours.double().numpy(), theirs.double().numpy())
 
 
 def refuse_past_tolerance(check: Check) -> None:

@@ -16,6 +16,7 @@ from .._core import InputError
 from .._files import refuse_occupied, whole_directory, write_json, write_text
 from ..evaluate.report import markdown_tables
 from ..models.card import CARD_SUMMARIES, model_card, without_paths
+from ..models.families import evaluating
 from ..models.load import load_model, quiet
 from ..models.saved_tokenizer import save_tokenizer
 from ..prepare.text import read_texts
@@ -68,9 +69,7 @@ def export_student(
     if tokenizer is None:
         raise InputError("a loaded model is exported with its tokenizer: give tokenizer=")
     texts = texts_for(tokenizer, texts)
-    home, training = model.device, model.training
-    model = model.to("cpu").eval()
-    try:
+    with evaluating(model, device=torch.device("cpu")):
         batches = encode(tokenizer, texts, model)
         reference = outputs_of(model, batches)
         with whole_directory(output_dir, overwrite, [origin]) as beside:
@@ -93,8 +92,6 @@ def export_student(
                 beside / "export.json",
                 {"model": type(model).__name__, "texts": len(texts), "checks": [vars(check) for check in checks]},
             )
-    finally:
-        model.to(home).train(training)
     return checks
 
 

@@ -22,7 +22,7 @@ from .tokens import Tokens
 HEADS: dict[str, type[Head]] = {
     head.name: head for head in (MaskedLM, Classification, Tokens, Questions, HiddenStates, Embedding)
 }
-"""The heads that can be trained, by name."""
+"""The heads by name."""
 
 
 def choose_head(
@@ -35,12 +35,10 @@ def choose_head(
 
     `ranks`: a classifier of one number is a reranker, whose rows stand in groups.
 
-    Raises `InputError` for a name that is none, a head that cannot be trained, and class weights for one without
-    classes.
+    Raises `InputError` for a name that is none, for an embedding, which is made of more than a model, and for class
+    weights where there are no classes.
     """
-    chosen: str = head_of(model) if name is None else head_called(name)
-    if chosen not in HEADS:
-        raise InputError(f"the head {chosen} cannot be trained yet; there is {', '.join(HEADS)}")
+    chosen = head_of(model) if name is None else head_called(name)
     if chosen == Embedding.name:
         raise InputError("the head embedding is made of what follows each encoder: hand over an Embedding(...)")
     options: dict[str, Any] = {} if class_weights is None else {"class_weights": class_weights}

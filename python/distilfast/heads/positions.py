@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .._core import InputError
+from ..batches.masked import attended
 from ..losses.definitions import IGNORED
 
 
@@ -50,15 +51,6 @@ def select_positions(batch: Mapping[str, Any], kl_positions: str) -> Selection:
         torch.cat([labels, torch.full_like(sampled, IGNORED)]),
         batch["num_attended_in_step"],
     )
-
-
-def attended(batch: Mapping[str, Any]) -> Tensor:
-    """[rows * width] bool: the tokens of the batch that are text, and not padding."""
-    if "attention_mask" in batch:
-        mask: Tensor = batch["attention_mask"]
-        return mask.flatten().bool()
-    input_ids: Tensor = batch["input_ids"]
-    return torch.arange(input_ids.numel(), device=input_ids.device).lt(batch["num_tokens"])
 
 
 def counted_positions(batch: Mapping[str, Any]) -> Tensor:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from . import arguments, definitions, dispatch
-from .arguments import Head
+from .arguments import LinearHead
 from .rows import LossTerms
 
 
@@ -152,7 +152,7 @@ def linear_distillation_loss(
 
     Raises what `distillation_loss` raises, and `InputError` for hidden states, weights and biases that do not fit.
     """
-    student = arguments.check_head("student", Head(student_hidden, student_weight, student_bias))
+    student = arguments.check_linear_head("student", LinearHead(student_hidden, student_weight, student_bias))
     teachers, mixture = arguments.teacher_heads(teacher_hidden, teacher_weight, teacher_bias, teacher_weights)
     for teacher in teachers:
         arguments.check_heads_agree(student, teacher)

@@ -20,7 +20,7 @@ from .definitions import IGNORED
 IMPLEMENTATIONS = ("auto", "fused", "eager")
 
 
-class Head(NamedTuple):
+class LinearHead(NamedTuple):
     """A vocabulary projection and what it is applied to: its logits are features @ weight.T + bias."""
 
     features: Tensor
@@ -32,11 +32,13 @@ class Head(NamedTuple):
 
 
 def check_impl(impl: str) -> None:
+    """Raises `InputError` for an implementation that is none of `IMPLEMENTATIONS`."""
     if impl not in IMPLEMENTATIONS:
         raise InputError(f"impl={impl!r}: is none of {', '.join(map(repr, IMPLEMENTATIONS))}")
 
 
 def check_number(name: str, value: Any) -> float:
+    """`value` as a float; `TypeError` for what is no real number, `InputError` for what is not finite."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, not a {type(value).__name__}")
     number = float(value)
@@ -46,6 +48,7 @@ def check_number(name: str, value: Any) -> float:
 
 
 def check_temperature(temperature: Any) -> float:
+    """The temperature as a float, above 0."""
     number = check_number("temperature", temperature)
     if number <= 0:
         raise InputError(f"temperature={temperature}: must be above 0")
@@ -89,6 +92,7 @@ def check_same(name: str, values: Tensor, other_name: str, other: Tensor) -> Non
 
 
 def check_device(name: str, values: Tensor, other_name: str, other: Tensor) -> None:
+    """Raises `InputError` for tensors on two devices."""
     if values.device != other.device:
         raise InputError(f"{name} is on {values.device} but {other_name} is on {other.device}: move one of them")
 
@@ -191,7 +195,7 @@ def row_scale(name: str, num_rows: Any, counted: Tensor | int, values: Tensor) -
     return torch.where(rows > 0, 1 / rows, 0.0)
 
 
-def check_head(side: str, head: Head) -> Head:
+def check_linear_head(side: str, head: LinearHead) -> LinearHead:
     """The head of the student or the teacher (`side`), features [..., H] still, if its parts fit together."""
     features, weight, bias = head
     check = check_teacher if side == "teacher" else check_floating
@@ -220,7 +224,7 @@ def teacher_heads(
     weight: Tensor | Sequence[Tensor],
     bias: Tensor | Sequence[Tensor | None] | None,
     teacher_weights: Sequence[float] | None,
-) -> tuple[list[Head], list[float]]:
+) -> tuple[list[LinearHead], list[float]]:
     """One teacher's head or several teachers', and their shares (`mixture_of`)."""
     several, mixture = check_teachers("teacher_hidden", features, teacher_weights)
     weights = [weight] if isinstance(weight, Tensor) else list(weight)
@@ -230,10 +234,12 @@ def teacher_heads(
             f"teacher_hidden has {len(several)} entries, teacher_weight {len(weights)} and teacher_bias "
             f"{len(biases)}: give one of each for each teacher"
         )
-    return [check_head("teacher", Head(*parts)) for parts in zip(several, weights, biases, strict=True)], mixture
+    return [
+        check_linear_head("teacher", LinearHead(*parts)) for parts in zip(several, weights, biases, strict=True)
+    ], mixture
 
 
-def check_heads_agree(student: Head, teacher: Head) -> None:
+def check_heads_agree(student: LinearHead, teacher: LinearHead) -> None:
     """Both sides project equally many rows on the same vocabulary, on one device."""
     check_device("student_hidden", student.features, "teacher_hidden", teacher.features)
     if student.features.shape[:-1] != teacher.features.shape[:-1]:

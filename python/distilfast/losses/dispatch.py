@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .._core import InputError
 from . import definitions, operators
-from .arguments import Head, check_impl
+from .arguments import LinearHead, check_impl
 from .rows import FORMATS, LossTerms
 
 logger = logging.getLogger("distilfast.losses")
@@ -39,8 +39,8 @@ def logits_loss(
 
 
 def linear_loss(
-    student: Head,
-    teachers: Sequence[Head],
+    student: LinearHead,
+    teachers: Sequence[LinearHead],
     mixture: Sequence[float],
     terms: LossTerms,
     impl: str,
@@ -114,9 +114,9 @@ def _weighted_sum(rows: Tensor, row_weights: Tensor | None) -> Tensor:
     return (rows if row_weights is None else rows * row_weights).sum()
 
 
-def _cast(head: Head, dtype: torch.dtype) -> Head:
+def _cast(head: LinearHead, dtype: torch.dtype) -> LinearHead:
     features, weight, bias = head
-    return Head(features.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
+    return LinearHead(features.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
 
 
 def _needs_gradient(values: Tensor) -> bool:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..cpu.matmul import multiply
-from .arguments import Head
+from .arguments import LinearHead
 from .definitions import IGNORED
 from .rows import LossTerms, RowLosses, row_losses, triton_kernels
 
@@ -26,8 +26,8 @@ CHUNK_BYTES = 128 << 20
 
 
 def cpu_linear_rows(
-    student: Head,
-    teachers: Sequence[Head],
+    student: LinearHead,
+    teachers: Sequence[LinearHead],
     mixture: Sequence[float],
     terms: LossTerms,
     needs_gradients: Sequence[bool],
@@ -85,8 +85,8 @@ def cpu_linear_rows(
 
 
 def gpu_linear_rows(
-    student: Head,
-    teachers: Sequence[Head],
+    student: LinearHead,
+    teachers: Sequence[LinearHead],
     mixture: Sequence[float],
     terms: LossTerms,
     needs_gradients: Sequence[bool],

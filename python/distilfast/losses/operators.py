@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .arguments import Head
+from .arguments import LinearHead
 from .linear import cpu_linear_rows, gpu_linear_rows
 from .rows import LossTerms, cpu_hidden_rows, row_losses, triton_kernels
 
@@ -68,10 +68,10 @@ def linear_distillation_loss(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Total, KL, cross-entropy and MSE (0-dim float32) of the heads' logits, which are never all held at once, and the
     gradients of the student's features, weight and bias (or empty tensors). Arguments as of `distillation_loss`; a
-    `Head` comes in its three parts, for operators take no other sequences than of tensors.
+    `LinearHead` comes in its three parts, for operators take no other sequences than of tensors.
     """
-    student = Head(student_features, student_weight, student_bias)
-    teachers = [Head(*parts) for parts in zip(teacher_features, teacher_weight, teacher_bias, strict=True)]
+    student = LinearHead(student_features, student_weight, student_bias)
+    teachers = [LinearHead(*parts) for parts in zip(teacher_features, teacher_weight, teacher_bias, strict=True)]
     terms = LossTerms(labels, row_weights, kl_scale, mlm_scale, temperature, alphas)
     forward = cpu_linear_rows if student_features.device.type == "cpu" else gpu_linear_rows
     with torch.autocast(student_features.device.type, enabled=False):

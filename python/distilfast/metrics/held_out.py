@@ -16,13 +16,12 @@ import torch
 from tqdm import tqdm
 
 from .._core import InputError
-from ..batches.masked import MaskedBatches
+from ..batches.masked import MaskedBatches, attended
 from ..batches.settings import Masking
 from ..losses.definitions import IGNORED
-from ..models.families import has_mlm_head, mlm_decoder, mlm_transform
+from ..models.families import evaluating, has_mlm_head, mlm_decoder, mlm_transform
 from ..models.last_layer import encode
 from ..prepare.directory import load_tokens, unknown_share
-from ..prepare.text import read_texts
 from ..tokenizer import Tokenizer
 
 # Logits held at once per model, in numbers: 16 MiB of float32, which stays in a large cache and is reused by malloc.
@@ -30,11 +29,11 @@ LOGITS_AT_ONCE = 1 << 22
 TEACHER = "teacher"
 
 
-class Batches(Protocol):
-    """Batches by number; see `MaskedBatches`."""
+class HeldOutBatches(Protocol):
+    """Batches by number, as those of `MaskedBatches`."""
 
     def __len__(self) -> int: ...
-    def __getitem__(self, index: int, /) -> Mapping[str, torch.Tensor]: ...
+    def __getitem__(self, number: int, /) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -126,10 +125,9 @@ def pick_device(name: str = "auto") -> torch.device:
 def evaluate_held_out(
     teacher: Any | None,
     students: Mapping[str, Any],
-    batches: Batches,
+    batches: HeldOutBatches,
     *,
     device: str = "auto",
-    max_batches: int | None = None,
     progress: bool = False,
 ) -> dict[str, HeldOutScores]:
     """Scores of the teacher (under the name "teacher", where there is one) and of each student, in that order.
@@ -146,29 +144,21 @@ def evaluate_held_out(
         raise InputError(f"a student may not be called {TEACHER!r}, the name of the teacher's row; rename it")
     models = ({TEACHER: teacher} if teacher is not None else {}) | dict(students)
     words = words_of_all(models)
-    number = len(batches) if max_batches is None else min(max_batches, len(batches))
-    if number < 1:
+    number = len(batches)
+    if not number:
         raise InputError("no batch of held-out text to evaluate on; give more text")
     on = pick_device(device)
     sums = {name: _Sums(on) for name in models}
     masked = tokens = 0
-    modes = {name: model.training for name, model in models.items()}
-    homes = {name: model.device for name, model in models.items()}
-    try:
-        for model in models.values():
-            model.eval().to(on)
-        with torch.inference_mode():
-            for i in tqdm(range(number), desc="held-out text", disable=not progress):
-                given = batches[i]
-                if (most := int(given["input_ids"].max())) >= words:
-                    raise InputError(f"the text has the id {most}, and a model has words up to {words - 1} alone")
-                batch = {key: each.to(on) if isinstance(each, torch.Tensor) else each for key, each in given.items()}
-                masked += int((batch["mlm_labels"] != IGNORED).sum())
-                tokens += int(_attended(batch).sum())
-                _score_batch(models, sums, batch, words)
-    finally:
-        for name, model in models.items():
-            model.train(modes[name]).to(homes[name])
+    with evaluating(*models.values(), device=on), torch.inference_mode():
+        for i in tqdm(range(number), desc="held-out text", disable=not progress):
+            given = batches[i]
+            if (most := int(given["input_ids"].max())) >= words:
+                raise InputError(f"the text has the id {most}, and a model has words up to {words - 1} alone")
+            batch = {key: each.to(on) if isinstance(each, torch.Tensor) else each for key, each in given.items()}
+            masked += int((batch["mlm_labels"] != IGNORED).sum())
+            tokens += int(attended(batch).sum())
+            _score_batch(models, sums, batch, words)
     if masked == 0:
         raise InputError(
             f"no position of the held-out text is masked: its {tokens:,} tokens are special ones and [UNK]; give text "
@@ -190,26 +180,18 @@ def words_of_all(models: Mapping[str, Any]) -> int:
     return min(mlm_decoder(model).out_features for model in models.values())
 
 
-def _attended(batch: Mapping[str, Any]) -> torch.Tensor:
-    """[rows * width] bool: the positions of the batch, padded or packed, that are text."""
-    if "attention_mask" in batch:
-        return torch.as_tensor(batch["attention_mask"]).bool().flatten()
-    input_ids: torch.Tensor = batch["input_ids"]
-    return torch.arange(input_ids.numel(), device=input_ids.device).lt(batch["num_tokens"])
-
-
 def _score_batch(models: Mapping[str, Any], sums: Mapping[str, _Sums], batch: Mapping[str, Any], words: int) -> None:
     """Adds the batch to every model's sums over the first `words`; the first model is the one the others are compared
     with."""
-    attended = _attended(batch)
+    is_text = attended(batch)
     used = batch["mlm_labels"] != IGNORED
     labels = batch["mlm_labels"][used]
     # Where each masked position stands among the attended ones.
-    places = (attended.cumsum(0) - 1)[batch["mlm_positions"][used]]
+    places = (is_text.cumsum(0) - 1)[batch["mlm_positions"][used]]
     hidden = {}
     for name, model in models.items():
-        hidden[name] = mlm_transform(model, encode(model, batch).picked[attended])
-    number = int(attended.sum())
+        hidden[name] = mlm_transform(model, encode(model, batch).picked[is_text])
+    number = int(is_text.sum())
     step = max(1, LOGITS_AT_ONCE // mlm_decoder(next(iter(models.values()))).out_features)
     for start in range(0, number, step):
         stop = min(start + step, number)
@@ -219,14 +201,6 @@ def _score_batch(models: Mapping[str, Any], sums: Mapping[str, _Sums], batch: Ma
             logits = mlm_decoder(model)(hidden[name][start:stop])[:, :words].float()
             teacher = _Teacher(logits) if teacher is None else teacher
             sums[name].add(logits, teacher, places[here] - start, labels[here])
-
-
-def read_text(files: Sequence[str], max_lines: int | None = None) -> list[str]:
-    """The texts of `files` as `distilfast.prepare` reads them, at most `max_lines`.
-
-    Raises `InputError` for a file that is missing or not UTF-8 (with the byte offset) and where no line is left.
-    """
-    return read_texts(files, max_lines)
 
 
 def shared_tokenizer(tokenizers: Mapping[str, Tokenizer], lines: Sequence[str] = ()) -> Tokenizer:

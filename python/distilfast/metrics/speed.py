@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from .._core import InputError
-from ..batches.encode import longest_input
+from ..models.families import evaluating, longest_row
 
 # Where the middle half of the times spreads over more than this share of the median, they are taken again, once.
 WIDE = 0.15
@@ -123,7 +123,7 @@ def measure_speed(
     if repeats < 1:
         raise InputError(f"repeats is {repeats}; measuring takes at least 1")
     for name, model in models.items():
-        most = longest_input(model.config)
+        most = longest_row(model)
         if length < 1 or (most is not None and length > most):
             raise InputError(f"length {length} is out of range for {name}, which has {most} positions")
     load = machine_load()
@@ -195,23 +195,15 @@ def _seconds_in_turns(
     """Models take turns, which `torch.utils.benchmark` cannot do: a machine that slows down slows all of them."""
     generator = torch.Generator().manual_seed(0)
     times: dict[str, list[float]] = {name: [] for name in models}
-    modes = {name: model.training for name, model in models.items()}
-    homes = {name: model.device for name, model in models.items()}
     on = torch.device(device)
-    try:
-        with torch.inference_mode():
-            encoders = {name: model.eval().to(on).base_model for name, model in models.items()}
-            for repeat in range(-2, repeats):  # the first two are warm-up
-                for name, encoder in encoders.items():
-                    shape = (batch_size, length)
-                    ids = torch.randint(0, models[name].config.vocab_size, shape, generator=generator).to(on)
-                    mask = torch.ones_like(ids)
-                    seconds = _seconds(encoder, ids, mask, on)
-                    if repeat >= 0:
-                        times[name].append(seconds)
-    finally:
-        for name, model in models.items():
-            model.train(modes[name]).to(homes[name])
+    with evaluating(*models.values(), device=on), torch.inference_mode():
+        for repeat in range(-2, repeats):  # the first two are warm-up
+            for name, model in models.items():
+                shape = (batch_size, length)
+                ids = torch.randint(0, model.config.vocab_size, shape, generator=generator).to(on)
+                seconds = _seconds(model.base_model, ids, torch.ones_like(ids), on)
+                if repeat >= 0:
+                    times[name].append(seconds)
     return times
 
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from .._core import InputError
-from ..cpu.attention import attend, serves
-from .families import model_input_names, position_offset
+from ..cpu.attention import attend, can_attend
+from .families import evaluating, model_input_names, position_offset
 
 PACKED = "distilfast_packed"
 
@@ -81,7 +81,7 @@ def _attend_by_sequence(
         if 0 <= side < q.shape[2] - 1:
             position = torch.arange(q.shape[2], device=query.device)
             mask = (position[:, None] - position[None, :]).abs() <= side
-        if serves(q, k):
+        if can_attend(q, k):
             attended = attend(q, k, v, mask, dropout, scaling)
         else:
             attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling)
@@ -180,7 +180,7 @@ def check_packed(
     # Of a few dozen operations. Attention across sequences changes far more; in bfloat16, 64 times eps would be a half.
     rounding = min(64 * torch.finfo(dtype).eps, 0.05)
 
-    with _evaluating(encoder):
+    with evaluating(encoder):
         padded = _padded_batch(sequences, pad)
         with _attention(encoder, "sdpa"):
             reference = encoder(**model_inputs(encoder, _to(padded, device))).last_hidden_state
@@ -225,16 +225,6 @@ def _padded_batch(sequences: list[Tensor], pad_id: int) -> dict[str, Any]:
 
 def _to(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 @contextmanager

@@ -24,11 +24,11 @@ from transformers import (
 
 from .._core import InputError
 from .families import encoder_of
-from .head import Head
+from .head import HeadName
 
 logger = logging.getLogger(__name__)
 
-CLASSES: Mapping[Head, Any] = {
+CLASSES: Mapping[HeadName, Any] = {
     "masked_lm": DistilBertForMaskedLM,
     "classification": DistilBertForSequenceClassification,
     "tokens": DistilBertForTokenClassification,

@@ -8,7 +8,8 @@ Only what cannot be seen from outside is listed here by family.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -126,6 +127,25 @@ def _transform_of(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     )
 
 
+@contextmanager
+def evaluating(*models: nn.Module, device: torch.device | None = None) -> Iterator[None]:
+    """`models` in evaluation mode, and on `device` (None: where they are), for the block; each of their modules as it
+    was afterwards."""
+    training = [module for model in models for module in model.modules() if module.training]
+    homes = [] if device is None else [(model, next(model.parameters()).device) for model in models]
+    try:
+        for model in models:
+            model.eval()
+        for model, _ in homes:
+            model.to(device)
+        yield
+    finally:
+        for module in training:
+            module.training = True
+        for model, home in homes:
+            model.to(home)
+
+
 @torch.no_grad()
 def check_head(model: PreTrainedModel) -> None:
     """Refuses, with `InputError`, a masked-language model whose two halves do not make its logits.
@@ -135,14 +155,10 @@ def check_head(model: PreTrainedModel) -> None:
     ids = torch.randint(int(model.config.vocab_size), (1, 6), generator=torch.Generator().manual_seed(0))
     ids = ids.to(model.device)
     mask = torch.ones_like(ids)
-    was_training = model.training
-    model.train(False)
-    try:
+    with evaluating(model):
         logits = cast(Any, model)(input_ids=ids, attention_mask=mask, return_dict=True).logits.float()
         hidden = encoder_of(model)(input_ids=ids, attention_mask=mask, return_dict=True).last_hidden_state
         halves = mlm_decoder(model)(mlm_transform(model, hidden)).float()
-    finally:
-        model.train(was_training)
     difference = float((halves - logits).norm() / logits.norm())
     if not difference <= 64 * torch.finfo(model.dtype).eps:
         raise InputError(
@@ -170,12 +186,18 @@ def position_offset(model: PreTrainedModel) -> int:
     return 0 if padding is None else int(padding) + 1
 
 
-def longest_row(model: PreTrainedModel) -> int | None:
-    """The number of tokens, special ones with them, that `model` has positions for; None where nothing limits it.
+def longest_row(*models: PreTrainedModel, tokenizer: Any = None) -> int | None:
+    """The number of tokens, special ones with them, that all of `models` have positions for; None where nothing limits.
 
-    RoBERTa's positions begin behind that of its padding, so that of 514 a row can have 512.
+    RoBERTa's positions begin behind that of its padding, so that of 514 a row can have 512. `tokenizer`: the length
+    that it was made for counts too, where it says one.
     """
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions is None or int(positions) <= 0:
-        return None
-    return int(positions) - position_offset(model)
+    limits = []
+    for model in models:
+        positions = getattr(model.config, "max_position_embeddings", None)
+        if positions is not None and int(positions) > 0:
+            limits.append(int(positions) - position_offset(model))
+    made_for = getattr(tokenizer, "model_max_length", None)
+    if made_for is not None and made_for < 1_000_000:  # "no limit" is a number of 30 digits
+        limits.append(int(made_for))
+    return min(limits, default=None)

@@ -16,11 +16,11 @@ from transformers.utils.hub import cached_file
 from .._core import InputError
 from .families import has_mlm_head
 
-Head = Literal["masked_lm", "classification", "tokens", "questions", "hidden_states", "embedding"]
-HEADS: tuple[Head, ...] = get_args(Head)
-OTHER_NAMES: dict[str, Head] = {"mlm": "masked_lm", "encoder": "hidden_states"}
+HeadName = Literal["masked_lm", "classification", "tokens", "questions", "hidden_states", "embedding"]
+HEAD_NAMES: tuple[HeadName, ...] = get_args(HeadName)
+OTHER_NAMES: dict[str, HeadName] = {"mlm": "masked_lm", "encoder": "hidden_states"}
 
-AUTO_CLASSES: dict[Head, str] = {
+AUTO_CLASSES: dict[HeadName, str] = {
     "masked_lm": "AutoModelForMaskedLM",
     "classification": "AutoModelForSequenceClassification",
     "tokens": "AutoModelForTokenClassification",
@@ -28,7 +28,7 @@ AUTO_CLASSES: dict[Head, str] = {
     "hidden_states": "AutoModel",
     "embedding": "AutoModel",
 }
-_ENDS: dict[str, Head] = {
+_ENDS: dict[str, HeadName] = {
     "ForMaskedLM": "masked_lm",
     "LMHeadModel": "masked_lm",
     "ForPreTraining": "masked_lm",
@@ -38,7 +38,7 @@ _ENDS: dict[str, Head] = {
     "ForQuestionAnsweringSimple": "questions",
 }
 # Parts of the names that weights of a head have, for a file whose class is not known.
-_WEIGHTS: dict[str, Head] = {
+_WEIGHTS: dict[str, HeadName] = {
     "cls.predictions.": "masked_lm",
     "lm_head.": "masked_lm",
     "vocab_transform.": "masked_lm",
@@ -47,15 +47,15 @@ _WEIGHTS: dict[str, Head] = {
 }
 
 
-def head_called(name: str) -> Head:
+def head_called(name: str) -> HeadName:
     """The head of that name. Raises `InputError` for another one, with those there are."""
     found = OTHER_NAMES.get(name, name)
-    if found not in HEADS:
-        raise InputError(f"head {name!r} is not known; it is auto, {', '.join(HEADS)}, mlm or encoder")
+    if found not in HEAD_NAMES:
+        raise InputError(f"head {name!r} is not known; it is auto, {', '.join(HEAD_NAMES)}, mlm or encoder")
     return found
 
 
-def head_of(model: PreTrainedModel) -> Head:
+def head_of(model: PreTrainedModel) -> HeadName:
     """The head of a loaded model by its class: "hidden_states" for a bare encoder.
 
     Raises `InputError` for a class with a head that cannot be distilled.
@@ -69,7 +69,7 @@ def head_of(model: PreTrainedModel) -> Head:
     return "hidden_states" if head is None or head == "masked_lm" else head
 
 
-def head_of_checkpoint(name: str, config: PreTrainedConfig, subfolder: str = "", **where: Any) -> Head:
+def head_of_checkpoint(name: str, config: PreTrainedConfig, subfolder: str = "", **where: Any) -> HeadName:
     """The head that the checkpoint `name`, a directory or a Hub id, holds: by the class that its configuration names.
 
     A folder of sentence-transformers holds an "embedding". Where the class is none of transformers', or none is named,
@@ -115,7 +115,17 @@ def modules_of(name: str, **where: Any) -> list[dict[str, Any]]:
     return modules
 
 
-def head_of_class(name: str) -> Head | None:
+def transformer_subfolder(name: str, **where: Any) -> str:
+    """Where in `name`, a directory of sentence-transformers, its transformer and tokenizer lie: "" for the directory
+    itself, which comes first, or 0_Transformer in old ones. Of a Hub id always ""."""
+    folder = Path(name)
+    if not folder.is_dir() or (folder / "config.json").is_file():
+        return ""
+    modules = modules_of(name, **where)
+    return str(modules[0].get("path", "")) if modules else ""
+
+
+def head_of_class(name: str) -> HeadName | None:
     """The head of the class called `name`, by the end of its name; None for a bare encoder and for other heads."""
     return next((head for end, head in _ENDS.items() if name.endswith(end)), None)
 
@@ -125,7 +135,7 @@ def _bare_encoders(config: PreTrainedConfig) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def _head_of_weights(name: str, classes: list[str], **where: Any) -> Head:
+def _head_of_weights(name: str, classes: list[str], **where: Any) -> HeadName:
     says = f"names the class {classes[0]}, which transformers does not have" if classes else "names no class"
     weights = names_of_weights(name, **where)
     for part, head in _WEIGHTS.items():

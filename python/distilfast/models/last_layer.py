@@ -63,18 +63,6 @@ def encode(
     return Encoded(picked, last, outputs.hidden_states if layers else None)
 
 
-def attend_at(attention: Any, query: Tensor, key: Tensor, value: Tensor, selected: Tensor, **kwargs: Any) -> Tensor:
-    """What the queries [K, heads * head_dim] of the `selected` tokens attend to: [K, heads * head_dim].
-
-    `key`, `value`: [rows, heads, width, head_dim] of all tokens; `selected` [K] int64: flat indices into rows * width,
-    which may repeat. The queries are spread over a zero tensor of full width, so that any attention function serves,
-    padded or packed; attention itself is a few per cent of a layer.
-    """
-    rows, heads, width, head_dim = key.shape
-    spread = spread_rows(query, selected, rows * width).view(rows, width, heads, head_dim).transpose(1, 2)
-    return _attend(attention, spread, key, value, selected, **kwargs)
-
-
 def _attend(attention: Any, query: Tensor, key: Tensor, value: Tensor, selected: Tensor, **kwargs: Any) -> Tensor:
     function = ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, eager_attention_forward)
     attended, _ = function(attention, query, key, value, **kwargs)
@@ -101,6 +89,40 @@ def by_heads(states: Tensor, head_dim: int) -> Tensor:
     return states.view(*states.shape[:2], -1, head_dim).transpose(1, 2)
 
 
+def _attend_at(
+    attention: Any,
+    linear: tuple[nn.Linear, nn.Linear, nn.Linear],
+    states: Tensor,
+    selected: Tensor,
+    attention_mask: Tensor | None,
+    given: dict[str, Any],
+) -> tuple[Tensor, Tensor]:
+    """The states of the `selected` tokens, and what their queries attend to: [K, heads * head_dim] each.
+
+    `states` [rows, width, heads * head_dim] of all tokens; `linear`: the layers of queries, keys and values; `selected`
+    [K] int64: flat indices into rows * width, which may repeat; `given`: what else the layer was called with. The
+    queries are spread over a zero tensor of full width, so that any attention function serves, padded or packed;
+    attention itself is a few per cent of a layer.
+    """
+    rows, width, _ = states.shape
+    query, key, value = linear
+    head_dim = attention.attention_head_size
+    chosen = states.flatten(0, 1).index_select(0, selected)
+    spread = spread_rows(query(chosen), selected, rows * width).view(rows, width, -1)
+    attended = _attend(
+        attention,
+        by_heads(spread, head_dim),
+        by_heads(key(states), head_dim),
+        by_heads(value(states), head_dim),
+        selected,
+        attention_mask=attention_mask,
+        dropout=attention.dropout.p if attention.training else 0.0,
+        scaling=attention.scaling,
+        **_attention_arguments(given),
+    )
+    return chosen, attended
+
+
 class _StoppingBert:
     """The BERT layer and its copies: attention, projection and norm, feed-forward and norm."""
 
@@ -112,18 +134,8 @@ class _StoppingBert:
         if selected is None:
             return super().forward(hidden_states, attention_mask, *args, **kwargs)  # type: ignore[misc,no-any-return]
         attention = self.attention.self
-        chosen = hidden_states.flatten(0, 1).index_select(0, selected)
-        attended = attend_at(
-            attention,
-            attention.query(chosen),
-            by_heads(attention.key(hidden_states), attention.attention_head_size),
-            by_heads(attention.value(hidden_states), attention.attention_head_size),
-            selected,
-            attention_mask=attention_mask,
-            dropout=attention.dropout.p if attention.training else 0.0,
-            scaling=attention.scaling,
-            **_attention_arguments(kwargs),
-        )
+        linear = attention.query, attention.key, attention.value
+        chosen, attended = _attend_at(attention, linear, hidden_states, selected, attention_mask, kwargs)
         output: Tensor = self.feed_forward_chunk(self.attention.output(attended, chosen))
         return output[None]
 
@@ -148,18 +160,8 @@ class StoppingDistilBertBlock(TransformerBlock):  # type: ignore[no-untyped-call
         if selected is None:
             return super().forward(hidden_states, attention_mask, **kwargs)
         attention = self.attention
-        chosen = hidden_states.flatten(0, 1).index_select(0, selected)
-        attended = attend_at(
-            attention,
-            attention.q_lin(chosen),
-            by_heads(attention.k_lin(hidden_states), attention.attention_head_size),
-            by_heads(attention.v_lin(hidden_states), attention.attention_head_size),
-            selected,
-            attention_mask=attention_mask,
-            dropout=attention.dropout.p if attention.training else 0.0,
-            scaling=attention.scaling,
-            **_attention_arguments(kwargs),
-        )
+        linear = attention.q_lin, attention.k_lin, attention.v_lin
+        chosen, attended = _attend_at(attention, linear, hidden_states, selected, attention_mask, kwargs)
         mixed = self.sa_layer_norm(attention.out_lin(attended) + chosen)
         output: Tensor = self.output_layer_norm(self.ffn(mixed[None]) + mixed)
         return output

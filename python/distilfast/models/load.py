@@ -22,7 +22,7 @@ from .._core import InputError
 from .._files import first_line, is_path
 from .adaptation import freeze
 from .families import check_family, check_head
-from .head import AUTO_CLASSES, Head, head_called, head_of_checkpoint, head_of_class, modules_of
+from .head import AUTO_CLASSES, HeadName, head_called, head_of_checkpoint, head_of_class, transformer_subfolder
 from .sentence_folder import keep_activation
 
 # Raised by `from_pretrained` for what is wrong with a file.
@@ -102,7 +102,7 @@ def load_model(
     """
     name = existing(name_or_path)
     where: dict[str, Any] = {"revision": revision}
-    subfolder = _transformer_folder(name, **where)
+    subfolder = transformer_subfolder(name, **where)
     common = {**where, "trust_remote_code": trust_remote_code, "subfolder": subfolder}
     config = load_config(name, **common, **changes)
     wanted = head_of_checkpoint(name, config, subfolder, **where) if head == "auto" else head_called(head)
@@ -156,17 +156,7 @@ def refuse_bare_directory(path: str, flag: str = "") -> None:
     existing(path, flag)
 
 
-def _transformer_folder(name: str, **where: Any) -> str:
-    """The folder in which a sentence-transformers model keeps its transformer: its own, or 0_Transformer in old ones.
-    A whole model in the folder itself comes first."""
-    folder = Path(name)
-    if not folder.is_dir() or (folder / "config.json").is_file():
-        return ""
-    modules = modules_of(name, **where)
-    return str(modules[0].get("path", "")) if modules else ""
-
-
-def _read(name: str, head: Head, options: dict[str, Any]) -> tuple[Any, set[str], dict[str, str]]:
+def _read(name: str, head: HeadName, options: dict[str, Any]) -> tuple[Any, set[str], dict[str, str]]:
     """The model with `head`, the names of the weights that the files lack, and of those in other shapes with both."""
     auto = getattr(transformers, AUTO_CLASSES[head])
     try:
@@ -192,7 +182,7 @@ def _read(name: str, head: Head, options: dict[str, Any]) -> tuple[Any, set[str]
     return model, missing, mismatched
 
 
-def _refuse_other_head(name: str, config: PreTrainedConfig, wanted: Head) -> None:
+def _refuse_other_head(name: str, config: PreTrainedConfig, wanted: HeadName) -> None:
     """A head of another kind can have weights of the same names: a tagger's classifier is not one of texts."""
     if wanted in ("hidden_states", "embedding"):
         return
@@ -207,7 +197,7 @@ def _refuse_other_head(name: str, config: PreTrainedConfig, wanted: Head) -> Non
 
 
 def _judge(
-    name: str, model: PreTrainedModel, head: Head, missing: set[str], mismatched: dict[str, str], new_head: bool
+    name: str, model: PreTrainedModel, head: HeadName, missing: set[str], mismatched: dict[str, str], new_head: bool
 ) -> None:
     """Refuses weights that the files lack or have in other shapes, unless they are of a head that may be new."""
     encoder = f"{model.base_model_prefix}."

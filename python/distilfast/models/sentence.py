@@ -19,7 +19,7 @@ from .._core import InputError
 from ..batches.encode import check_length
 from ..tokenizer import load_transformers_tokenizer
 from .attention import model_inputs
-from .families import encoder_of, longest_row
+from .families import encoder_of, evaluating, longest_row
 from .load import load_model
 from .pooling import Dense, Normalize, SentenceModules
 from .sentence_folder import SentenceSettings, read_sentence_folder, transformer_folder, write_sentence_folder
@@ -53,15 +53,11 @@ class SentenceEncoder:
         texts = self.with_prompt(texts, prompt_name)
         order = sorted(range(len(texts)), key=lambda number: -len(texts[number]))
         vectors = np.empty((len(texts), self.modules.width), np.float32)
-        was_training, device = self.model.training, self.model.device
-        self.model.train(False)
-        self.modules.to(device)
-        try:
+        self.modules.to(self.model.device)
+        with evaluating(self.model):
             for start in range(0, len(order), batch_size):
                 here = order[start : start + batch_size]
                 vectors[here] = self._vectors([texts[number] for number in here]).float().cpu().numpy()
-        finally:
-            self.model.train(was_training)
         if not np.isfinite(vectors).all():
             raise InputError(f"{self.model.name_or_path}: its vectors hold numbers that are not finite")
         return vectors

@@ -20,7 +20,7 @@ from transformers import PreTrainedConfig
 
 from .._core import InputError
 from .._files import first_line, write_json
-from .head import file_of, modules_of
+from .head import file_of, modules_of, transformer_subfolder
 from .pooling import ACTIVATIONS, POOLINGS, Dense, Normalize, SentenceModules
 
 LENGTHS = "sentence_bert_config.json"
@@ -56,11 +56,9 @@ class SentenceSettings:
 
 
 def transformer_folder(name: str) -> str:
-    """Where the encoder and tokenizer of `name` lie: in the folder itself or, in old ones, in 0_Transformer."""
-    if not Path(name).is_dir() or (Path(name) / "config.json").is_file():
-        return name
-    modules = modules_of(name)
-    return str(Path(name) / str(modules[0].get("path", ""))) if modules else name
+    """Where the encoder and tokenizer of `name`, a directory or a Hub id, lie: see `transformer_subfolder`."""
+    subfolder = transformer_subfolder(name)
+    return str(Path(name) / subfolder) if subfolder else name
 
 
 def read_sentence_folder(name: str, hidden_size: int, **where: Any) -> tuple[SentenceModules, SentenceSettings] | None:

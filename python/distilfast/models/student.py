@@ -166,7 +166,7 @@ def _period(layer_types: Sequence[str], otherwise: int) -> int:
     return otherwise
 
 
-def read_config(path: str | Path, **defaults: Any) -> PreTrainedConfig:
+def read_student_config(path: str | Path, **defaults: Any) -> PreTrainedConfig:
     """The configuration in a JSON file, or in the config.json of a directory; `defaults` where the file is silent.
 
     Raises `InputError` where there is no such file, or none that says its `model_type` and can be built.

@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from .._core import InputError
 from .build import new_model
-from .families import encoder_of
+from .families import encoder_of, evaluating
 
 
 def keep_words(model: PreTrainedModel, teacher_ids: Sequence[int] | npt.NDArray[np.int64]) -> PreTrainedModel:
@@ -80,13 +80,9 @@ def _check_same(model: PreTrainedModel, smaller: PreTrainedModel, index: torch.T
         new_ids = torch.where(new_ids == padding, (padding + 1) % len(index), new_ids)
     states = []
     for each, ids in ((model, index[new_ids]), (smaller, new_ids)):
-        was_training = each.training
-        each.train(False)
-        try:
+        with evaluating(each):
             inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
             states.append(cast(Any, encoder_of(each))(**inputs, return_dict=True).last_hidden_state.float())
-        finally:
-            each.train(was_training)
     difference = float((states[0] - states[1]).norm() / states[0].norm())
     if not difference <= 64 * torch.finfo(model.dtype).eps:
         raise InputError(

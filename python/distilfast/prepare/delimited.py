@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.csv
 
 from .._core import InputError
+from .._files import first_line
 from .records import Rows, decoded, file_bytes, listed
 
-Ragged = Literal["refuse", "skip"]
+RaggedRows = Literal["refuse", "skip"]
 
 BLOCK_BYTES = 64 << 20
 """How much `pyarrow.csv` parses at a time; a row is no longer than that."""
@@ -23,7 +24,7 @@ COLA = ("source", "label", "original_label", "sentence")
 """The columns of GLUE's CoLA, whose files have no header."""
 
 
-def read_delimited(path: Path, delimiter: str | None = None, ragged: Ragged = "refuse") -> Rows:
+def read_delimited(path: Path, delimiter: str | None = None, ragged: RaggedRows = "refuse") -> Rows:
     """The rows of a csv or tsv file with a header line, all columns strings.
 
     `delimiter`: None takes a tab for `.tsv` and for `.csv` the comma, or semicolon or tab where only they divide the
@@ -75,7 +76,7 @@ def read_delimited(path: Path, delimiter: str | None = None, ragged: Ragged = "r
             ),
         )
     except pa.ArrowInvalid as error:
-        raise InputError(f"{path} cannot be read as rows of {len(names)} cells: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{path} cannot be read as rows of {len(names)} cells: {first_line(error)}") from None
     table = table.slice(0 if no_header else 1)
     if bad and ragged == "refuse":
         row = bad[0]

@@ -11,7 +11,7 @@ from .._core import InputError
 from .records import Rows, file_text, listed, rows_of_columns, rows_of_records
 
 
-def read_json(path: Path) -> Rows:
+def read_json_rows(path: Path) -> Rows:
     """The rows of a `.json` or `.jsonl` file, told apart by what is in it.
 
     Strings and numbers stay as they are. Raises `InputError` naming the line that is no JSON or no object, and, for

@@ -13,7 +13,7 @@ from .._core import InputError
 from .columns import Columns, Kind, find_columns
 from .records import Rows
 from .split import HELD_OUT_SHARE, choose_rows, hold_out, shared_rows
-from .table import Ragged, Source, read_rows, read_splits
+from .table import RaggedRows, Source, read_rows, read_splits
 from .targets import with_text
 
 
@@ -69,7 +69,7 @@ def load_labelled(
     max_train_rows: int | None = None,
     share: float = HELD_OUT_SHARE,
     seed: int = 0,
-    ragged: Ragged = "refuse",
+    ragged: RaggedRows = "refuse",
 ) -> LabelledData:
     """Rows to train on and to validate on, from whatever `read_splits` takes.
 

@@ -11,12 +11,12 @@ from typing import Any
 import pyarrow as pa
 
 from .._core import InputError
+from .sources import BYTE_ORDER_MARK
 
 COMPRESSED = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd", "bz2": b"BZh", "lz4": b"\x04\x22\x4d\x18"}
 """How the files begin that `pyarrow` unpacks as it reads."""
 
 REFUSED = {"zip": b"PK\x03\x04", "xz": b"\xfd7zX", "UTF-16": b"\xff\xfe", "UTF-16 (big-endian)": b"\xfe\xff"}
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,7 @@ def file_text(path: Path) -> str:
 
 
 def decoded(data: bytes, path: Path) -> str:
+    """`data`, what `path` holds, as text. Raises `InputError` with the first byte that is not UTF-8 and its line."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -15,7 +15,7 @@ from .._core import InputError
 from .._files import whole_directory
 from ..tokenizer import Tokenizer, load_tokenizer
 from .directory import TokenWriter, write_description
-from .rules import RowOptions, RowRules, check_specials
+from .rules import RowRuleFields, RowRules, check_specials
 from .sources import check_column
 from .text import column_block
 
@@ -42,7 +42,7 @@ class BatchTokenizer:
         tokenizer: Tokenizer | str | Path,
         column: str = "text",
         threads: int | None = None,
-        **rules: Unpack[RowOptions],
+        **rules: Unpack[RowRuleFields],
     ) -> None:
         self.tokenizer = tokenizer if isinstance(tokenizer, Tokenizer) else load_tokenizer(tokenizer)
         self.column = column
@@ -82,7 +82,7 @@ def tokenize_dataset(
     batch_size: int = 10_000,
     num_proc: int | None = None,
     threads: int | None = None,
-    **rules: Unpack[RowOptions],
+    **rules: Unpack[RowRuleFields],
 ) -> datasets.Dataset:
     """`dataset` with its `column` of text turned into rows of token ids, cached on disk by `datasets` as any `map` is.
 

@@ -46,7 +46,7 @@ class RowRules:
             ) from None
 
 
-class RowOptions(TypedDict, total=False):
+class RowRuleFields(TypedDict, total=False):
     """The fields of `RowRules` as keyword arguments."""
 
     mode: str

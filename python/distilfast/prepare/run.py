@@ -27,7 +27,7 @@ from ..tokenizer import load_tokenizer as load_tokenizer
 from .directory import PreparedTokens as PreparedTokens
 from .directory import TokenWriter, unknown_note, write_description
 from .directory import load_tokens as load_tokens
-from .rules import RowOptions, RowRules
+from .rules import RowRuleFields, RowRules
 from .sources import TextCounts, check_column, find_text_files
 from .text import TextBlock, read_dataset, read_files
 
@@ -104,7 +104,7 @@ def prepare(
     threads: int | None = None,
     overwrite: bool = False,
     progress: bool = False,
-    **rules: Unpack[RowOptions],
+    **rules: Unpack[RowRuleFields],
 ) -> dict[str, Any]:
     """Writes the prepared directory `output_dir` from files or a `datasets.Dataset` and returns its `tokens.json`.
 

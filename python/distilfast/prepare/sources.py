@@ -20,6 +20,7 @@ JSONL_SUFFIXES = (".jsonl", ".ndjson", ".json")
 PARQUET_SUFFIXES = (".parquet", ".pq")
 COMPRESSED_SUFFIXES = (".gz", ".zst", ".zstd", ".bz2", ".lz4")
 """After one of the others, as in `corpus.txt.gz`; read by what the file begins with."""
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 _NOT_TEXT = {
     (

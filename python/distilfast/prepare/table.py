@@ -11,18 +11,19 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from .._core import InputError
+from .._files import first_line
 from .conll import looks_like_conll, read_conll
-from .delimited import Ragged, read_delimited
-from .json_rows import read_json
+from .delimited import RaggedRows, read_delimited
+from .json_rows import read_json_rows
 from .records import Rows, file_text, listed, rows_of_columns, rows_of_records
 
-__all__ = ["Ragged", "Rows", "read_rows", "read_splits"]
+__all__ = ["RaggedRows", "Rows", "read_rows", "read_splits"]
 
 DELIMITED = (".csv", ".tsv", ".tab")
 JSON = (".json", ".jsonl", ".ndjson")
 PARQUET = (".parquet", ".pq")
 CONLL = (".conll", ".conllu", ".conll03", ".iob", ".iob2", ".bio", ".bioes")
-PACKED = (".gz", ".zst", ".bz2", ".lz4")
+COMPRESSED_ENDINGS = (".gz", ".zst", ".bz2", ".lz4")
 KNOWN = (*DELIMITED, *JSON, *PARQUET, *CONLL)
 
 SPLITS = {
@@ -37,7 +38,9 @@ Source = Any
 list of dictionaries, a dictionary of columns."""
 
 
-def read_rows(source: Source, split: str = "train", config_name: str | None = None, ragged: Ragged = "refuse") -> Rows:
+def read_rows(
+    source: Source, split: str = "train", config_name: str | None = None, ragged: RaggedRows = "refuse"
+) -> Rows:
     """The rows of one split; what has no splits is one. See `read_splits`, whose errors it raises, and `InputError`
     naming the splits there are where `split` is none of them."""
     splits = read_splits(source, config_name, ragged, only=split)
@@ -49,7 +52,7 @@ def read_rows(source: Source, split: str = "train", config_name: str | None = No
 
 
 def read_splits(
-    source: Source, config_name: str | None = None, ragged: Ragged = "refuse", only: str | None = None
+    source: Source, config_name: str | None = None, ragged: RaggedRows = "refuse", only: str | None = None
 ) -> dict[str, Rows]:
     """Every split by its name ("train", "validation", "test", or a data set's own); what has none is "train".
 
@@ -88,7 +91,7 @@ def _holds_rows(source: Mapping[Any, Any]) -> bool:
 
 def _suffix(path: Path) -> str:
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] in PACKED:
+    if suffixes and suffixes[-1] in COMPRESSED_ENDINGS:
         suffixes.pop()
     return suffixes[-1] if suffixes else ""
 
@@ -97,12 +100,12 @@ def _is_file_name(path: Path) -> bool:
     return _suffix(path) in (*KNOWN, ".txt") or path.is_absolute() or str(path).startswith(("./", "../", "~"))
 
 
-def _read_file(path: Path, ragged: Ragged) -> Rows:
+def _read_file(path: Path, ragged: RaggedRows) -> Rows:
     suffix = _suffix(path)
     if suffix in PARQUET:
         return _read_parquet(path)
     if suffix in JSON:
-        return read_json(path)
+        return read_json_rows(path)
     if suffix in CONLL:
         return read_conll(path)
     if suffix in (".tsv", ".txt", ".tab") and looks_like_conll(file_text(path)):
@@ -120,7 +123,7 @@ def _read_parquet(path: Path) -> Rows:
     except FileNotFoundError:
         raise InputError(f"{path} is not there") from None
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path} cannot be read as parquet: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{path} cannot be read as parquet: {first_line(error)}") from None
     return _from_table(table, str(path))
 
 
@@ -203,20 +206,21 @@ def _from_hub(name: str, config_name: str | None, only: str | None) -> dict[str,
     try:
         loaded = datasets.load_dataset(name, config_name)
     except Exception as error:  # the hub's libraries raise many kinds, all of them meaning: not to be had
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{name} is no file or folder here, nor a data set that can be had: {line}") from None
+        raise InputError(
+            f"{name} is no file or folder here, nor a data set that can be had: {first_line(error)}"
+        ) from None
     wanted = {split: rows for split, rows in loaded.items() if only is None or split == only or only not in loaded}
     return {split: _from_dataset(rows, f"{name}, split {split}") for split, rows in wanted.items()}
 
 
-def _read_folder(folder: Path, ragged: Ragged) -> dict[str, Rows]:
+def _read_folder(folder: Path, ragged: RaggedRows) -> dict[str, Rows]:
     import datasets
 
     if (folder / "dataset_dict.json").is_file() or (folder / "dataset_info.json").is_file():
         try:
             loaded = datasets.load_from_disk(str(folder))
         except Exception as error:  # whatever a folder that is not whole makes the library raise
-            raise InputError(f"{folder} cannot be read as a saved data set: {str(error).splitlines()[0]}") from None
+            raise InputError(f"{folder} cannot be read as a saved data set: {first_line(error)}") from None
         splits = loaded if isinstance(loaded, datasets.DatasetDict) else {"train": loaded}
         return {split: _from_dataset(rows, str(folder)) for split, rows in splits.items()}
     inside = sorted(path for path in folder.iterdir() if not path.name.startswith((".", "_")))
@@ -246,7 +250,7 @@ def _read_folder(folder: Path, ragged: Ragged) -> dict[str, Rows]:
     return splits
 
 
-def _parts(path: Path, ragged: Ragged) -> list[Rows]:
+def _parts(path: Path, ragged: RaggedRows) -> list[Rows]:
     if path.is_file():
         return [_read_file(path, ragged)]
     if _class_folders(path):
@@ -295,7 +299,7 @@ def _joined(parts: list[Rows], folder: Path) -> Rows:
     try:
         table = pa.concat_tables([part.table for part in parts], promote_options="permissive")
     except pa.ArrowException as error:
-        raise InputError(f"the files of {folder} do not fit together: {str(error).splitlines()[0]}") from None
+        raise InputError(f"the files of {folder} do not fit together: {first_line(error)}") from None
     names = {name: value for part in parts for name, value in part.class_names.items()}
     rows = Rows(table, str(folder), notes=(f"{folder}: {len(parts)} files read as one",), class_names=names)
     for part in parts:

@@ -20,7 +20,16 @@ import pyarrow.parquet
 
 from .._core import InputError, split_lines
 from .._files import describe_fault
-from .sources import JSONL_SUFFIXES, PARQUET_SUFFIXES, TextCounts, check_column, find_text_files, shown, text_suffix
+from .sources import (
+    BYTE_ORDER_MARK,
+    JSONL_SUFFIXES,
+    PARQUET_SUFFIXES,
+    TextCounts,
+    check_column,
+    find_text_files,
+    shown,
+    text_suffix,
+)
 
 BLOCK_BYTES = 8 << 20
 """How much of a file is read at a time; a longer line makes a longer block."""
@@ -31,10 +40,8 @@ MAX_LINE_BYTES = (1 << 31) - 1
 CODECS = ((b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"\x04\x22\x4d\x18", "lz4"))
 """How the files begin that pyarrow unpacks; bzip2 is told by more than its first bytes."""
 
-PACKED = ((b"PK\x03\x04", "zip"), (b"\xfd7zXZ", "xz"), (b"7z\xbc\xaf", "7z"))
+ARCHIVES = ((b"PK\x03\x04", "zip"), (b"\xfd7zXZ", "xz"), (b"7z\xbc\xaf", "7z"))
 """How the files begin that it does not."""
-
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -117,7 +124,7 @@ class _Reader:
             codec = next((name for begin, name in CODECS if head.startswith(begin)), None)
             if head.startswith(b"BZh") and head[4:10] == b"1AY&SY":
                 codec = "bz2"
-            packed = next((name for begin, name in PACKED if head.startswith(begin)), None)
+            packed = next((name for begin, name in ARCHIVES if head.startswith(begin)), None)
             if packed is not None:
                 raise InputError(f"{shown(path)} is a file of {packed}; unpack it first, and name what was in it")
             self.raw.seek(0)

@@ -18,6 +18,7 @@ from transformers import TrainingArguments
 from transformers.integrations import integration_utils
 
 from .._core import InputError
+from .._files import first_line
 from ..heads.head import Head
 from ..heads.objective import Objective
 from ..models.bf16 import bf16_is_fast
@@ -275,7 +276,7 @@ class DistillationArguments(TrainingArguments):
         try:
             super().__post_init__()  # type: ignore[no-untyped-call]
         except (ValueError, ImportError) as error:
-            raise InputError(str(error).strip().splitlines()[0]) from None
+            raise InputError(first_line(error)) from None
         for name in self.report_to or []:
             available = getattr(integration_utils, f"is_{name}_available", None)
             if available is not None and not available():

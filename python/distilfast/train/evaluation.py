@@ -5,9 +5,8 @@ Nothing is drawn and nothing kept: a run that evaluates takes the same steps, bi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Protocol, cast
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,9 @@ from ..heads.hidden_states import HiddenStates
 from ..heads.masked_lm import MaskedLM
 from ..heads.objective import Objective
 from ..heads.positions import counted_positions
+from ..metrics.held_out import HeldOutBatches as HeldOutBatches
 from ..metrics.held_out import evaluate_held_out
+from ..models.families import evaluating
 from .arguments import DistillationArguments
 from .step import DistillationStep
 
@@ -29,13 +30,6 @@ LOGITS_ALONE = Objective(alpha_cos=0.0)
 """An objective that keeps no hidden states."""
 
 LOWER_IS_BETTER = ("loss", "kl", "mse")
-
-
-class HeldOutBatches(Protocol):
-    """Batches by number, of the same kind as those that are trained on."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, number: int, /) -> dict[str, Any]: ...
 
 
 def greater_is_better(metric: str) -> bool:
@@ -72,7 +66,7 @@ def evaluate(
     """
     if len(batches) == 0:
         raise InputError("there is no held-out batch to evaluate on")
-    with _evaluating(step.student), torch.inference_mode():
+    with evaluating(step.student), torch.inference_mode():
         if isinstance(step.head, MaskedLM):
             return _masked_lm(step, batches, device)
         if isinstance(step.head, HiddenStates):
@@ -152,18 +146,6 @@ def _hidden_states(step: DistillationStep, batches: HeldOutBatches, device: torc
 
 def _on(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Any:
-    """`model` in evaluation mode for the block, and each of its modules as it was afterwards."""
-    training: Sequence[nn.Module] = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def has_labels(held_out: Any) -> bool:

@@ -14,13 +14,14 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .._core import InputError
-from ..batches.encode import EncodedRows, encode_texts, encode_words, longest_input
+from ..batches.encode import EncodedRows, encode_texts, encode_words
 from ..batches.labelled import LabelledBatches
 from ..batches.question_windows import encode_questions, passage_stride
 from ..heads.classification import problem_type_of
 from ..heads.head import Head
 from ..heads.objective import Objective
 from ..losses.definitions import IGNORED
+from ..models.families import longest_row
 from ..models.sentence_folder import refuse_single_texts
 from ..prepare.columns import Kind
 from ..prepare.labelled import LabelledData, Part, compared_groups, load_labelled
@@ -169,7 +170,7 @@ def encode(
     data: LabelledData,
     head: str,
     config: PreTrainedConfig,
-    configs: Sequence[PreTrainedConfig],
+    models: Sequence[PreTrainedModel],
     tokenizer: Any,
     max_length: int,
     separator: str | None = None,
@@ -177,12 +178,12 @@ def encode(
 ) -> LabelledRun:
     """The rows as token ids, their labels as the classes of `config` (the teacher's, which is the truth).
 
-    `configs`: those of all models that read the rows, which bound their length. `compares_groups`: a loss compares the
+    `models`: all that read the rows, which bound their length. `compares_groups`: a loss compares the
     rows of a group, which then stay together. Raises `InputError` for labels that fit no class, for rows that are no
     food for the head, and for such a loss where no two rows are of one group.
     """
     notes = list(data.notes)
-    longest = longest_input(*configs, tokenizer=tokenizer)
+    longest = longest_row(*models, tokenizer=tokenizer)
     if longest is not None and longest < max_length:
         notes.append(f"rows may have {longest} tokens, which the models have positions for, not {max_length}")
         max_length = longest

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,10 +20,10 @@ from transformers import PreTrainedModel
 from .. import losses
 from .._core import InputError
 from ..batches.loader import Batches
+from ..heads.objective import HiddenKind
 from ..models.families import layers_of
 
 BOUNDS = "sequence_bounds"
-HiddenKind = Literal["cosine", "mse"]
 
 
 def spread_map(student_layers: int, teacher_layers: int) -> list[tuple[int, int]]:

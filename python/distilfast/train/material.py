@@ -87,10 +87,10 @@ def rows_material(arguments: Arguments, given: Given, teachers: Sequence[PreTrai
     truth = teachers[0] if teachers else student
     saved = copy.deepcopy(tokenizer)  # tokenising leaves how it cut and padded behind
     tokenizer.padding_side = "right"  # on the left it would move the positions of the text, as far as a batch is wide
-    configs = [model.config for model in (*teachers, student)]
+    readers = [*teachers, student]
     compares_groups = args.alpha_margin_mse != 0 or args.alpha_listnet != 0
     run = labelled.encode(
-        found, name, truth.config, configs, tokenizer, data.max_length, rows.label_separator, compares_groups
+        found, name, truth.config, readers, tokenizer, data.max_length, rows.label_separator, compares_groups
     )
     ranks = run.validation.rows.groups is not None
     head = choose_head(truth, name, labelled.class_weights(rows.class_weights, run, name), ranks)

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from .. import _command as command
 from .._core import InputError
+from .._files import first_line
 from ..batches.labelled import LabelledBatches
 from ..heads.choice import HEADS
 from ..models.head import head_called, head_of, is_sentence_encoder, modules_of
@@ -303,7 +304,7 @@ def build_trainer(arguments: Arguments, teachers: Sequence[PreTrainedModel], mat
         )
     except (ValueError, ImportError) as error:
         # Trainer's own, of arguments such as --report_to.
-        raise InputError((str(error).strip() or type(error).__name__).splitlines()[0]) from None
+        raise InputError(first_line(error)) from None
 
 
 def check_best_metric(values: Mapping[str, Any], trainer: DistillationTrainer, material: Material) -> None:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from .._core import InputError
 from ..models.head import head_called
 from ..models.load import load_config, load_model, load_student, load_teacher, refuse_bare_directory
-from ..models.student import build_from_config, create_student, read_config
+from ..models.student import build_from_config, create_student, read_student_config
 from ..prepare.labelled import LabelledData
 from ..prepare.labels import new_classes
 from ..prepare.targets import label_kind, label_lists, label_values
@@ -54,7 +54,7 @@ def make_student(
     if models.student_config is not None:
         if head != "auto":
             raise InputError(f"--student_config builds a model for masked words, not for {head}; give --student")
-        return build_from_config(read_config(models.student_config, **of_config), args.seed)
+        return build_from_config(read_student_config(models.student_config, **of_config), args.seed)
     layers: Any = models.layers
     if layers is not None and len(layers) == 1:
         layers = layers[0]

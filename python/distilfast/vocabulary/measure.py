@@ -31,6 +31,7 @@ class Measured:
 
     @property
     def coverage(self) -> float:
+        """The share of the whole tokenizer's tokens of the text that are kept."""
         return self.tokens_kept / max(1, self.tokens_before)
 
     def shares(self) -> dict[str, Any]:
