@@ -19,10 +19,8 @@ __all__ = [
     "gradient_memory",
     "has_matrix_instructions",
     "hidden_loss_rows",
-    "instruction_sets",
     "multiply_bfloat16",
     "split_lines",
-    "use_openmp_team",
 ]
 
 __version__: str
@@ -190,7 +188,6 @@ def distillation_loss_rows(
     ce_grad: float,
     mse_grad: float,
     threads: int,
-    level: str | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Row losses on logits and their gradient in one pass: KL at `temperature`, cross-entropy, squared difference.
 
@@ -198,9 +195,10 @@ def distillation_loss_rows(
     gradient's, teacher's; "float32", "bfloat16", "float16") names. Columns lie side by side. Without a teacher there is
     only the cross-entropy, without labels (-100: none) none. Rows of weight 0 have KL and squared difference 0; the
     values are not weighted otherwise. `grad`, written whole, becomes `weight * (kl_grad * (p - q) + mse_grad * (s -
-    t)) + ce_grad * (r - onehot(label))`; it may be `student` itself. `level` is one of `instruction_sets()`.
+    t)) + ce_grad * (r - onehot(label))`; it may be `student` itself.
 
-    Raises `InputError` for a label outside [0, V), rows that do not fit, an unknown format or level.
+    Raises `InputError` for a label outside [0, V), rows that do not fit, an unknown format, and instructions in DISTILFAST_SIMD that
+    this machine does not have.
     """
 
 def gradient_memory(length: int) -> NDArray[np.uint8]:
@@ -231,17 +229,11 @@ def hidden_loss_rows(
     cosine: bool,
     scale: float,
     threads: int,
-    level: str | None = None,
 ) -> NDArray[np.float32]:
     """1 - cosine (or the squared distance) of each row of [N, H] matrices, 0 where the weight is 0.
 
-    `grad` becomes the gradient of `scale * sum(weight * value)`. Formats, levels and errors as in
-    `distillation_loss_rows`.
+    `grad` becomes the gradient of `scale * sum(weight * value)`. Formats and errors as in `distillation_loss_rows`.
     """
-
-def instruction_sets() -> list[str]:
-    """Instruction sets of this processor that the losses are compiled for ("avx512", "avx2", "neon", "scalar"), the
-    fastest first."""
 
 def multiply_bfloat16(
     left: NDArray[np.uint16],
@@ -256,6 +248,3 @@ def multiply_bfloat16(
     rounded once, to nearest; the number of threads changes nothing. Raises `InputError` for matrices that do not fit
     each other or their memory, and where `has_matrix_instructions` is false.
     """
-
-def use_openmp_team(allowed: bool) -> bool:
-    """Whether the kernels of losses and dropout share torch's OpenMP threads, from now on only if `allowed`; otherwise they keep threads of their own, with the same results. False outside Linux, in a forked process, and where torch has no such threads."""

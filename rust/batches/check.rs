@@ -67,10 +67,10 @@ fn check_range(rows: &TokenRows, range: std::ops::Range<usize>, special: &[bool]
 
 /// The number of maskable positions; `None` after an id that is not in the vocabulary.
 fn check_row<T: Id>(ids: &[T], row: usize, special: &[bool], part: &mut Part) -> Option<usize> {
-    const FACTORS: [u64; 4] =
+    const LANE_FACTORS: [u64; 4] =
         [0x9E37_79B9_7F4A_7C15, 0xC2B2_AE3D_27D4_EB4F, 0x1656_67B1_9E37_79F9, 0x27D4_EB2F_1656_67C5];
     let mut maskable = 0;
-    let mut hashes = FACTORS;
+    let mut hashes = LANE_FACTORS;
     for (number, group) in ids.chunks(4).enumerate() {
         for (lane, &id) in group.iter().enumerate() {
             let Some(&special) = special.get(id.index()) else {
@@ -79,7 +79,7 @@ fn check_row<T: Id>(ids: &[T], row: usize, special: &[bool], part: &mut Part) ->
             };
             part.occurrences[id.index()] += 1;
             maskable += usize::from(!special);
-            hashes[lane] = (hashes[lane] ^ id.index() as u64).wrapping_mul(FACTORS[lane]);
+            hashes[lane] = (hashes[lane] ^ id.index() as u64).wrapping_mul(LANE_FACTORS[lane]);
             hashes[lane] ^= hashes[lane] >> 29;
         }
     }

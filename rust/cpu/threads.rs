@@ -1,7 +1,6 @@
 //! The threads that share the rows: torch's own OpenMP team where it has one, else as many as the caller says, kept
 //! between calls, made anew in a forked process.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -9,9 +8,6 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 #[cfg(target_os = "linux")]
 use super::openmp::Team;
 use crate::error::{Error, Result};
-
-/// Whether torch's team may be used.
-static TEAM_ALLOWED: AtomicBool = AtomicBool::new(true);
 
 /// Does `work` on every item, on `threads` threads, the calling one among them.
 pub fn for_each<T: Send>(items: &mut [T], threads: usize, work: impl Fn(&mut T) + Sync) -> Result<()> {
@@ -40,20 +36,10 @@ pub fn for_each<T: Send>(items: &mut [T], threads: usize, work: impl Fn(&mut T) 
     Ok(())
 }
 
-/// Whether torch's team does the work, from now on only if `allowed`.
-#[cfg(feature = "python")]
-pub fn use_team(allowed: bool) -> bool {
-    TEAM_ALLOWED.store(allowed, Ordering::Relaxed);
-    #[cfg(target_os = "linux")]
-    return team().is_some();
-    #[cfg(not(target_os = "linux"))]
-    false
-}
-
 /// torch's team, except in a forked process, where its threads are missing and would be waited for.
 #[cfg(target_os = "linux")]
 fn team() -> Option<&'static Team> {
-    (TEAM_ALLOWED.load(Ordering::Relaxed) && !is_forked()).then(Team::of_torch).flatten()
+    (!is_forked()).then(Team::of_torch).flatten()
 }
 
 /// Whether this process is not the one that asked first, which is the one that loaded the library.

@@ -142,9 +142,9 @@ fn column<S: Lanes>(simd: S, s: S::V, t: S::V, row: &RowConstants) -> (S::V, S::
     let q = simd.mul(exponential(simd, t, row.teacher), simd.splat(row.teacher_inverse));
     let shifted = simd.sub(simd.sub(s, simd.splat(row.student_shift)), simd.sub(t, simd.splat(row.teacher_shift)));
     let u = simd.mul_add(shifted, simd.splat(row.log_factor), simd.splat(-row.log_offset));
-    let mut series = simd.splat(PHI[6]);
+    let mut series = simd.splat(PHI_TAYLOR[6]);
     for k in [5, 4, 3, 2, 1, 0] {
-        series = simd.mul_add(series, u, simd.splat(PHI[k]));
+        series = simd.mul_add(series, u, simd.splat(PHI_TAYLOR[k]));
     }
     let phi = simd.mul(simd.mul(u, u), series);
     let half = simd.splat(0.5);
@@ -154,5 +154,5 @@ fn column<S: Lanes>(simd: S, s: S::V, t: S::V, row: &RowConstants) -> (S::V, S::
     (simd.mul(step, simd.splat(row.kl_grad)), kl)
 }
 
-/// `phi(u) = e^u - 1 - u = u^2 (PHI[0] + u (PHI[1] + ...))`: enough terms for 4e-8 where `|u| < 1/2`.
-const PHI: [f32; 7] = [1.0 / 2.0, 1.0 / 6.0, 1.0 / 24.0, 1.0 / 120.0, 1.0 / 720.0, 1.0 / 5040.0, 1.0 / 40320.0];
+/// `phi(u) = e^u - 1 - u = u^2 (PHI_TAYLOR[0] + u (PHI_TAYLOR[1] + ...))`: enough terms for 4e-8 where `|u| < 1/2`.
+const PHI_TAYLOR: [f32; 7] = [1.0 / 2.0, 1.0 / 6.0, 1.0 / 24.0, 1.0 / 120.0, 1.0 / 720.0, 1.0 / 5040.0, 1.0 / 40320.0];

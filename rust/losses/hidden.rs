@@ -1,7 +1,7 @@
 //! Cosine loss and squared distance of hidden states, row after row.
 
 use super::formats::{FloatRow, FloatRowMut, write_block};
-use super::lanes::Lanes;
+use super::lanes::{self, Lanes, Work};
 use crate::cpu::threads;
 use crate::error::{Error, Result};
 use crate::simd::Level;
@@ -28,6 +28,14 @@ pub struct HiddenInputs<'a> {
     pub row_weights: Option<&'a [f32]>,
     /// Gradient of `scale * sum(weight * value)` with respect to the student's rows.
     pub grad: Option<Vec<FloatRowMut<'a>>>,
+}
+
+struct HiddenJob<'a> {
+    kind: HiddenKind,
+    scale: f32,
+    student: Vec<FloatRow<'a>>,
+    teacher: Vec<FloatRow<'a>>,
+    row_weights: Option<&'a [f32]>,
 }
 
 struct HiddenChunk<'a> {
@@ -70,77 +78,21 @@ pub fn hidden_loss(
             HiddenChunk { first: index * size, values, grad }
         })
         .collect();
-    let work = |chunk: &mut HiddenChunk<'_>| run(level, kind, scale, &student, &teacher, row_weights, chunk);
-    threads::for_each(&mut chunks, threads, work)?;
+    let job = HiddenJob { kind, scale, student, teacher, row_weights };
+    threads::for_each(&mut chunks, threads, |chunk| lanes::run(level, (&job, chunk)))?;
     Ok(values)
 }
 
-fn run(
-    level: Level,
-    kind: HiddenKind,
-    scale: f32,
-    student: &[FloatRow<'_>],
-    teacher: &[FloatRow<'_>],
-    row_weights: Option<&[f32]>,
-    chunk: &mut HiddenChunk<'_>,
-) {
-    #[cfg(target_arch = "x86_64")]
-    match level {
-        Level::Avx512 if level.is_available() => {
-            // SAFETY: the processor has the instructions.
-            return unsafe { run_avx512(kind, scale, student, teacher, row_weights, chunk) };
-        }
-        Level::Avx2 if level.is_available() => {
-            // SAFETY: the processor has the instructions.
-            return unsafe { run_avx2(kind, scale, student, teacher, row_weights, chunk) };
-        }
-        _ => {}
+impl Work for (&HiddenJob<'_>, &mut HiddenChunk<'_>) {
+    #[inline(always)]
+    fn with<S: Lanes>(self, simd: S) {
+        rows(simd, self.0, self.1);
     }
-    #[cfg(target_arch = "aarch64")]
-    if level == Level::Neon {
-        return rows(super::lanes::neon::Neon, kind, scale, student, teacher, row_weights, chunk);
-    }
-    rows(super::lanes::scalar::Scalar, kind, scale, student, teacher, row_weights, chunk);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512dq,avx2,fma")]
-unsafe fn run_avx512(
-    kind: HiddenKind,
-    scale: f32,
-    student: &[FloatRow<'_>],
-    teacher: &[FloatRow<'_>],
-    row_weights: Option<&[f32]>,
-    chunk: &mut HiddenChunk<'_>,
-) {
-    // SAFETY: the function is only called where the processor has AVX-512 F and DQ.
-    rows(unsafe { super::lanes::x86::Avx512::new() }, kind, scale, student, teacher, row_weights, chunk);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn run_avx2(
-    kind: HiddenKind,
-    scale: f32,
-    student: &[FloatRow<'_>],
-    teacher: &[FloatRow<'_>],
-    row_weights: Option<&[f32]>,
-    chunk: &mut HiddenChunk<'_>,
-) {
-    // SAFETY: the function is only called where the processor has AVX2 and FMA.
-    rows(unsafe { super::lanes::x86::Avx2::new() }, kind, scale, student, teacher, row_weights, chunk);
 }
 
 #[inline(always)]
-fn rows<S: Lanes>(
-    simd: S,
-    kind: HiddenKind,
-    scale: f32,
-    student: &[FloatRow<'_>],
-    teacher: &[FloatRow<'_>],
-    row_weights: Option<&[f32]>,
-    chunk: &mut HiddenChunk<'_>,
-) {
+fn rows<S: Lanes>(simd: S, job: &HiddenJob<'_>, chunk: &mut HiddenChunk<'_>) {
+    let HiddenJob { kind, scale, student, teacher, row_weights } = job;
     let columns = student.first().map_or(0, FloatRow::len);
     // Padded with zeros to whole vectors: they add nothing to any sum.
     let padded = columns.next_multiple_of(S::LANES);
@@ -160,9 +112,9 @@ fn rows<S: Lanes>(
         }
         student[index].copy_widened(&mut s);
         teacher[index].copy_widened(&mut t);
-        let factor = scale * weight;
+        let factor = *scale * weight;
         let target = grad.is_some().then_some(&mut wide);
-        *value = match kind {
+        *value = match *kind {
             HiddenKind::Cosine => cosine(simd, &s, &t, target, f64::from(factor)),
             HiddenKind::SquaredDistance => squared_distance(simd, &s, &t, target, factor),
         };

@@ -20,6 +20,7 @@ pub use formats::{FloatRow, FloatRowMut};
 pub use hidden::{HiddenInputs, HiddenKind, hidden_loss};
 
 use blocks::Unscaled;
+use lanes::{Lanes, Work};
 
 use crate::cpu::threads;
 use crate::error::{Error, Result};
@@ -172,7 +173,7 @@ pub fn distillation_loss(inputs: Inputs<'_>, settings: LossSettings) -> Result<R
         mse_grad: settings.mse_grad,
     };
     let mut chunks = chunks(&mut losses, grad, settings.threads);
-    threads::for_each(&mut chunks, settings.threads, |chunk| run(settings.level, &job, chunk))?;
+    threads::for_each(&mut chunks, settings.threads, |chunk| lanes::run(settings.level, (&job, chunk)))?;
     Ok(losses)
 }
 
@@ -203,33 +204,9 @@ fn chunks<'a>(losses: &'a mut RowLosses, grad: Option<Vec<FloatRowMut<'a>>>, thr
         .collect()
 }
 
-/// A chunk with the instructions of `level`.
-fn run(level: Level, job: &Job<'_>, chunk: &mut RowChunk<'_>) {
-    #[cfg(target_arch = "x86_64")]
-    match level {
-        // SAFETY: the level is only used where it is available.
-        Level::Avx512 if level.is_available() => return unsafe { run_avx512(job, chunk) },
-        // SAFETY: likewise.
-        Level::Avx2 if level.is_available() => return unsafe { run_avx2(job, chunk) },
-        _ => {}
+impl Work for (&Job<'_>, &mut RowChunk<'_>) {
+    #[inline(always)]
+    fn with<S: Lanes>(self, simd: S) {
+        rows::run(simd, self.0, self.1);
     }
-    #[cfg(target_arch = "aarch64")]
-    if level == Level::Neon {
-        return rows::run(lanes::neon::Neon, job, chunk);
-    }
-    rows::run(lanes::scalar::Scalar, job, chunk);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512dq,avx2,fma")]
-unsafe fn run_avx512(job: &Job<'_>, chunk: &mut RowChunk<'_>) {
-    // SAFETY: the function is only called where the processor has AVX-512 F and DQ.
-    rows::run(unsafe { lanes::x86::Avx512::new() }, job, chunk);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn run_avx2(job: &Job<'_>, chunk: &mut RowChunk<'_>) {
-    // SAFETY: the function is only called where the processor has AVX2 and FMA.
-    rows::run(unsafe { lanes::x86::Avx2::new() }, job, chunk);
 }

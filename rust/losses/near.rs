@@ -128,9 +128,9 @@ pub fn compare<S: Lanes>(
             let w = simd.mul_add(n, minus_ln_2, u);
             // In an order in which few of the instructions wait for one another.
             let square = simd.mul(w, w);
-            let low = simd.mul_add(w, simd.splat(PHI[1]), simd.splat(PHI[0]));
-            let high = simd.mul_add(w, simd.splat(PHI[3]), simd.splat(PHI[2]));
-            let high = simd.mul_add(square, simd.splat(PHI[4]), high);
+            let low = simd.mul_add(w, simd.splat(NEAR_PHI[1]), simd.splat(NEAR_PHI[0]));
+            let high = simd.mul_add(w, simd.splat(NEAR_PHI[3]), simd.splat(NEAR_PHI[2]));
+            let high = simd.mul_add(square, simd.splat(NEAR_PHI[4]), high);
             let phi_w = simd.mul(square, simd.mul_add(square, high, low));
             let power_minus_1 = simd.sub(power, simd.splat(1.0));
             let rest = simd.mul_add(power_minus_1, w, simd.mul_add(n, minus_ln_2, power_minus_1));
@@ -152,8 +152,8 @@ pub fn compare<S: Lanes>(
     Sums { mass: simd.sum(mass), excess: simd.sum(excess), divergence: simd.sum(divergence) }
 }
 
-/// `phi(w) = e^w - 1 - w = w^2 (PHI[0] + w (PHI[1] + ...))` where `|w| <= ln 2 / 2`, relative error 1.3e-7: a minimax fit.
-const PHI: [f32; 5] = [0.5, 0.166_665_77, 0.041_666_854, 0.008_363_164, 0.001_390_129_5];
+/// `phi(w) = e^w - 1 - w = w^2 (NEAR_PHI[0] + w (NEAR_PHI[1] + ...))` where `|w| <= ln 2 / 2`, relative error 1.3e-7: a minimax fit.
+const NEAR_PHI: [f32; 5] = [0.5, 0.166_665_77, 0.041_666_854, 0.008_363_164, 0.001_390_129_5];
 
 /// Writes `weight * (excess - relative_excess * mass)`, a multiple of p - q, to `grad`, past the caches if `stream` says so,
 /// and with it, if `student` is there, a weight times `e exp(u)` or (true) its square.

@@ -5,7 +5,6 @@ use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, P
 use pyo3::prelude::*;
 
 use crate::cpu::memory::GradientMemory;
-use crate::cpu::threads;
 use crate::error::{Error, Result};
 use crate::losses::{self, FloatRow, FloatRowMut, HiddenInputs, HiddenKind, Inputs, LossSettings};
 use crate::simd::Level;
@@ -122,7 +121,7 @@ type Losses<'py> = (Bound<'py, PyArray1<f32>>, Bound<'py, PyArray1<f32>>, Bound<
 
 /// Values and gradient of the losses on logits, in one pass.
 #[pyfunction]
-#[pyo3(signature = (student, teacher, labels, row_weights, grad, *, formats, temperature, kl_grad, ce_grad, mse_grad, threads, level=None))]
+#[pyo3(signature = (student, teacher, labels, row_weights, grad, *, formats, temperature, kl_grad, ce_grad, mse_grad, threads))]
 #[expect(clippy::too_many_arguments, reason = "the arguments of a Python function")]
 pub fn distillation_loss_rows<'py>(
     py: Python<'py>,
@@ -137,10 +136,8 @@ pub fn distillation_loss_rows<'py>(
     ce_grad: f32,
     mse_grad: f32,
     threads: usize,
-    level: Option<String>,
 ) -> PyResult<Losses<'py>> {
     let (student_format, teacher_format) = (Format::parse(&formats.0)?, Format::parse(&formats.1)?);
-    let level = parse_level(level.as_deref())?;
     let in_place = grad.as_ref().is_some_and(|grad| grad.is(&student));
     let student = if in_place { None } else { Some(student.readonly(student_format)?) };
     let teacher = teacher.map(|teacher| teacher.readonly(teacher_format)).transpose()?;
@@ -154,14 +151,15 @@ pub fn distillation_loss_rows<'py>(
         row_weights,
         grad: grad.as_mut().map(Readwrite::rows).transpose()?,
     };
-    let settings = LossSettings { temperature, kl_grad, ce_grad, mse_grad, threads: threads.max(1), level };
+    let settings =
+        LossSettings { temperature, kl_grad, ce_grad, mse_grad, threads: threads.max(1), level: Level::chosen()? };
     let rows = py.detach(|| losses::distillation_loss(inputs, settings))?;
     Ok((rows.kl.into_pyarray(py), rows.ce.into_pyarray(py), rows.mse.into_pyarray(py)))
 }
 
 /// Values and gradient of a loss of hidden states, row by row.
 #[pyfunction]
-#[pyo3(signature = (student, teacher, row_weights, grad, *, formats, cosine, scale, threads, level=None))]
+#[pyo3(signature = (student, teacher, row_weights, grad, *, formats, cosine, scale, threads))]
 #[expect(clippy::too_many_arguments, reason = "the arguments of a Python function")]
 pub fn hidden_loss_rows<'py>(
     py: Python<'py>,
@@ -173,10 +171,8 @@ pub fn hidden_loss_rows<'py>(
     cosine: bool,
     scale: f32,
     threads: usize,
-    level: Option<String>,
 ) -> PyResult<Bound<'py, PyArray1<f32>>> {
     let (student_format, teacher_format) = (Format::parse(&formats.0)?, Format::parse(&formats.1)?);
-    let level = parse_level(level.as_deref())?;
     let (student, teacher) = (student.readonly(student_format)?, teacher.readonly(teacher_format)?);
     let mut grad = grad.map(|grad| grad.readwrite(student_format)).transpose()?;
     let row_weights = row_weights.as_ref().map(|weights| weights.as_slice()).transpose()?;
@@ -186,6 +182,7 @@ pub fn hidden_loss_rows<'py>(
         row_weights,
         grad: grad.as_mut().map(Readwrite::rows).transpose()?,
     };
+    let level = Level::chosen()?;
     let kind = if cosine { HiddenKind::Cosine } else { HiddenKind::SquaredDistance };
     let values = py.detach(|| losses::hidden_loss(inputs, kind, scale, threads.max(1), level))?;
     Ok(values.into_pyarray(py))
@@ -205,20 +202,4 @@ pub fn gradient_memory(py: Python<'_>, length: usize) -> PyResult<Bound<'_, PyAr
         let view = ArrayView1::from_shape_ptr(memory.length(), memory.start().cast_const());
         PyArray1::borrow_from_array(&view, owner.clone().into_any())
     })
-}
-
-/// Names of the instruction sets that this processor has, the fastest first.
-#[pyfunction]
-pub fn instruction_sets() -> Vec<&'static str> {
-    Level::available().map(Level::name).collect()
-}
-
-/// Whether the kernels of losses and dropout run on torch's OpenMP team, from now on only if `allowed`.
-#[pyfunction]
-pub fn use_openmp_team(allowed: bool) -> bool {
-    threads::use_team(allowed)
-}
-
-fn parse_level(name: Option<&str>) -> Result<Level> {
-    name.map_or_else(Level::chosen, |name| Level::named("level", name))
 }

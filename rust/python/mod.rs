@@ -57,7 +57,7 @@ mod _core {
     use super::cpu::{fill_dropout_mask, has_matrix_instructions, multiply_bfloat16};
 
     #[pymodule_export]
-    use super::losses::{distillation_loss_rows, gradient_memory, hidden_loss_rows, instruction_sets, use_openmp_team};
+    use super::losses::{distillation_loss_rows, gradient_memory, hidden_loss_rows};
 
     #[pymodule_init]
     #[allow(clippy::unnecessary_wraps, reason = "the form that a module's initialisation has")]

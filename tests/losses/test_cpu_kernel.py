@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cpu_kernel import DTYPES, LEVELS, kernel, oracle
+from cpu_kernel import DTYPES, LEVELS, instructions, kernel, oracle
 from distilfast import losses
 from distilfast.losses import definitions
 from distilfast.losses import rows as loss_rows
@@ -217,7 +217,8 @@ def test_hidden_losses(kind: str, level: str, rows: int, width: int, dtype: torc
     if rows:
         student[0] = 0  # cosine 0, finite gradient
         student[rows - 1], weights[rows - 1] = torch.nan, 0
-    values, grad = loss_rows.cpu_hidden_rows(student, teacher, weights, torch.tensor(0.7), kind=kind, level=level)
+    with instructions(level):
+        values, grad = loss_rows.cpu_hidden_rows(student, teacher, weights, torch.tensor(0.7), kind=kind)
     s, t, w = student.double().requires_grad_(), teacher.double(), weights.double()
     rows_of = definitions.hidden_cosine_rows if kind == "cosine" else definitions.hidden_mse_rows
     expected = rows_of(s, t, w != 0) * w * (1 if kind == "cosine" else width)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 from cpu_kernel import DTYPES, kernel
-from distilfast import _core
 from distilfast.losses import rows as loss_rows
 from distilfast.losses.rows import LossTerms
 
@@ -31,51 +29,35 @@ def test_any_number_of_threads_gives_the_same_bits() -> None:
 
 
 def test_own_threads_give_the_same_bits_as_torchs() -> None:
-    student, teacher = torch.randn(67, 2100), torch.randn(67, 2100)
-    labels, weights = torch.randint(0, 2100, (67,)), torch.rand(67)
-    results = []
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        for allowed in (True, False):
-            used = _core.use_openmp_team(allowed)
-            assert used == (allowed and has_openmp_team())
-            tensors = [*kernel(student, teacher, labels, weights, 2.0, (1.0, 1.0, 0.1))]
-            for kind in ("cosine", "mse"):
-                tensors += [
-                    tensor
-                    for tensor in loss_rows.cpu_hidden_rows(student, teacher, weights, torch.ones(()), kind=kind)
-                    if tensor is not None
-                ]
-            mask = np.zeros(100_000, dtype=np.uint32)
-            _core.fill_dropout_mask(mask, 7, 6554, 1, 2)
-            results.append([*tensors, torch.from_numpy(mask.view(np.int32))])
-    finally:
-        _core.use_openmp_team(True)
-        torch.set_num_threads(before)
-    assert len(results[0]) == 9
-    for one, two in zip(*results, strict=True):
-        assert torch.equal(one, two)
-
-
-def has_openmp_team() -> bool:
-    """Whether this torch computes with GNU OpenMP, or another that has its interface, on Linux."""
-    return sys.platform == "linux" and "ATen parallel backend: OpenMP" in torch.__config__.parallel_info()
-
-
-def test_a_forked_child_does_not_wait_for_torchs_threads() -> None:
-    """Forked after torch's threads have worked for the kernel, with their number unchanged."""
+    """A forked child has none of torch's threads, and would wait for them for ever; it makes threads of its own."""
     program = """
-import os, sys, torch
-from distilfast.losses import rows
-from distilfast import _core
+import os, sys
+import numpy as np, torch
+from distilfast.losses.rows import LossTerms, cpu_hidden_rows, cpu_logits_rows
+
 torch.set_num_threads(2)
-student, teacher = torch.randn(64, 500), torch.randn(64, 500)
-row = lambda: rows.cpu_hidden_rows(student, teacher, None, torch.ones(()), kind="mse")[0].sum().item()
-expected = row()
+student, teacher = torch.randn(67, 2100), torch.randn(67, 2100)
+labels, weights, one = torch.randint(0, 2100, (67,)), torch.rand(67), torch.ones(())
+
+def computed():
+    mask = np.zeros(100_000, dtype=np.uint32)
+    _core.fill_dropout_mask(mask, 7, 6554, 1, 2)
+    found = [*cpu_logits_rows(student, teacher, LossTerms(labels, weights, one, one, 2.0, (1.0, 1.0, 0.1)))]
+    for kind in ("cosine", "mse"):
+        found += cpu_hidden_rows(student, teacher, weights, one, kind=kind)
+    return [part.numpy() for part in found] + [mask]
+
+def has_own_threads():
+    threads = [f"/proc/self/task/{thread}/comm" for thread in os.listdir("/proc/self/task")]
+    return any(open(file).read().startswith("distilfast-loss") for file in threads)
+
+expected = computed()
+if sys.platform == "linux":
+    assert has_own_threads() != ("ATen parallel backend: OpenMP" in torch.__config__.parallel_info())
 child = os.fork()
 if child == 0:
-    os._exit(0 if row() == expected and not _core.use_openmp_team(True) else 1)
+    same = all((one == other).all() for one, other in zip(computed(), expected, strict=True))
+    os._exit(0 if same and len(expected) == 9 and (sys.platform != "linux" or has_own_threads()) else 1)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True, timeout=120)

@@ -161,7 +161,6 @@ def cpu_logits_rows(
     *,
     reuse_student: bool = False,
     needs_gradient: bool = True,
-    level: str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Row values of the distillation objective and its gradient with respect to the student's logits, in one pass.
 
@@ -170,7 +169,6 @@ def cpu_logits_rows(
         terms: of the loss. The teacher's logits in a row of weight 0 are not read.
         reuse_student: write the gradient over the student's logits, whose columns must lie side by side.
         needs_gradient: False leaves the gradient out (None is returned).
-        level: an instruction set of `_core.instruction_sets()`; None: the fastest.
 
     Returns:
         `w KL(q || p)` (never negative, 0 where p = q), the cross-entropy and `w |s - t|^2` (0 if alpha_mse is 0), each
@@ -199,7 +197,6 @@ def cpu_logits_rows(
         ce_grad=alpha_mlm * mlm_scale,
         mse_grad=2 * alpha_mse * kl_scale,
         threads=torch.get_num_threads(),
-        level=level,
     )
     kl_rows, ce_rows, mse_rows = (torch.from_numpy(rows) for rows in values)
     if alpha_mse == 0:
@@ -217,7 +214,6 @@ def cpu_hidden_rows(
     *,
     kind: str,
     needs_gradient: bool = True,
-    level: str | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """`w (1 - cos)` (`kind` "cosine") or `w |s - t|^2` ("mse") of each row of two [N, H] matrices, and the gradient.
 
@@ -235,7 +231,6 @@ def cpu_hidden_rows(
         cosine=kind == "cosine",
         scale=float(scale),
         threads=torch.get_num_threads(),
-        level=level,
     )
     rows = torch.from_numpy(values)
     return rows if row_weight is None else rows * row_weight, gradient

@@ -1,13 +1,59 @@
 //! What the kernels ask of a vector unit, and which units there are.
 
+/// The methods of [`Lanes`] that are one instruction, by the names that a vector unit's instructions have.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+macro_rules! one_instruction {
+    ($v:ty, $splat:ident, $load:ident, $store:ident, $add:ident, $sub:ident, $mul:ident, $max:ident, $min:ident) => {
+        type V = $v;
+        const LANES: usize = size_of::<$v>() / size_of::<f32>();
+
+        #[inline(always)]
+        fn splat(self, x: f32) -> $v {
+            unsafe { $splat(x) }
+        }
+        #[inline(always)]
+        fn load(self, from: &[f32]) -> $v {
+            assert!(from.len() >= Self::LANES);
+            unsafe { $load(from.as_ptr()) }
+        }
+        #[inline(always)]
+        fn store(self, v: $v, to: &mut [f32]) {
+            assert!(to.len() >= Self::LANES);
+            unsafe { $store(to.as_mut_ptr(), v) }
+        }
+        #[inline(always)]
+        fn add(self, a: $v, b: $v) -> $v {
+            unsafe { $add(a, b) }
+        }
+        #[inline(always)]
+        fn sub(self, a: $v, b: $v) -> $v {
+            unsafe { $sub(a, b) }
+        }
+        #[inline(always)]
+        fn mul(self, a: $v, b: $v) -> $v {
+            unsafe { $mul(a, b) }
+        }
+        #[inline(always)]
+        fn max(self, a: $v, b: $v) -> $v {
+            unsafe { $max(a, b) }
+        }
+        #[inline(always)]
+        fn min(self, a: $v, b: $v) -> $v {
+            unsafe { $min(a, b) }
+        }
+    };
+}
+
 #[cfg(target_arch = "aarch64")]
-pub mod neon;
-pub mod scalar;
+mod neon;
+mod scalar;
 #[cfg(target_arch = "x86_64")]
-pub mod x86;
+mod x86;
+
+use crate::simd::Level;
 
 /// 32-bit lanes of one instruction set. A value exists only where the processor has the instructions, so its methods are
-/// safe to call; they are inlined into a function compiled for the set (see [`Level`]).
+/// safe to call; they are inlined into a function compiled for the set (see [`run`]).
 pub trait Lanes: Copy {
     /// A vector of [`Self::LANES`] lanes.
     type V: Copy;
@@ -88,4 +134,27 @@ pub fn keep_first<S: Lanes>(simd: S, v: S::V, count: usize) -> S::V {
     simd.store(v, &mut lanes);
     lanes[count..].fill(0.0);
     simd.load(&lanes)
+}
+
+/// Work that is written once for all instruction sets.
+pub trait Work {
+    /// Does it; `#[inline(always)]`, so that it is compiled for the set of `simd`.
+    fn with<S: Lanes>(self, simd: S);
+}
+
+/// Does `work` with the instructions of `level`.
+pub fn run(level: Level, work: impl Work) {
+    #[cfg(target_arch = "x86_64")]
+    match level {
+        // SAFETY: the processor has the instructions.
+        Level::Avx512 if level.is_available() => return unsafe { x86::run_avx512(work) },
+        // SAFETY: likewise.
+        Level::Avx2 if level.is_available() => return unsafe { x86::run_avx2(work) },
+        _ => {}
+    }
+    #[cfg(target_arch = "aarch64")]
+    if level == Level::Neon {
+        return work.with(neon::Neon);
+    }
+    work.with(scalar::Scalar);
 }

@@ -13,46 +13,13 @@ pub struct Neon;
 // whose lengths are asserted.
 #[allow(clippy::undocumented_unsafe_blocks, unused_unsafe)]
 impl Lanes for Neon {
-    type V = float32x4_t;
-    const LANES: usize = 4;
+    one_instruction! {
+        float32x4_t, vdupq_n_f32, vld1q_f32, vst1q_f32, vaddq_f32, vsubq_f32, vmulq_f32, vmaxq_f32, vminq_f32
+    }
 
-    #[inline(always)]
-    fn splat(self, x: f32) -> float32x4_t {
-        unsafe { vdupq_n_f32(x) }
-    }
-    #[inline(always)]
-    fn load(self, from: &[f32]) -> float32x4_t {
-        assert!(from.len() >= Self::LANES);
-        unsafe { vld1q_f32(from.as_ptr()) }
-    }
-    #[inline(always)]
-    fn store(self, v: float32x4_t, to: &mut [f32]) {
-        assert!(to.len() >= Self::LANES);
-        unsafe { vst1q_f32(to.as_mut_ptr(), v) }
-    }
-    #[inline(always)]
-    fn add(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
-        unsafe { vaddq_f32(a, b) }
-    }
-    #[inline(always)]
-    fn sub(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
-        unsafe { vsubq_f32(a, b) }
-    }
-    #[inline(always)]
-    fn mul(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
-        unsafe { vmulq_f32(a, b) }
-    }
     #[inline(always)]
     fn mul_add(self, a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
         unsafe { vfmaq_f32(c, a, b) }
-    }
-    #[inline(always)]
-    fn max(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
-        unsafe { vmaxq_f32(a, b) }
-    }
-    #[inline(always)]
-    fn min(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
-        unsafe { vminq_f32(a, b) }
     }
     #[inline(always)]
     fn exp2(self, x: float32x4_t) -> float32x4_t {

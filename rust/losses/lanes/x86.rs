@@ -3,7 +3,7 @@
 #[allow(clippy::wildcard_imports)]
 use std::arch::x86_64::*;
 
-use super::{EXP2, LEAST_EXPONENT, Lanes, ROUND};
+use super::{EXP2, LEAST_EXPONENT, Lanes, ROUND, Work};
 
 /// AVX-512 F and DQ.
 #[derive(Clone, Copy)]
@@ -13,66 +13,66 @@ pub struct Avx512(());
 #[derive(Clone, Copy)]
 pub struct Avx2(());
 
-impl Avx512 {
-    /// # Safety
-    /// The processor has AVX-512 F and DQ.
-    pub unsafe fn new() -> Self {
-        Self(())
-    }
+/// `work` with AVX-512, where the processor has it.
+#[target_feature(enable = "avx512f,avx512dq,avx2,fma")]
+pub fn run_avx512(work: impl Work) {
+    work.with(Avx512(()));
 }
 
-impl Avx2 {
-    /// # Safety
-    /// The processor has AVX2 and FMA.
-    pub unsafe fn new() -> Self {
-        Self(())
-    }
+/// `work` with AVX2, where the processor has it.
+#[target_feature(enable = "avx2,fma")]
+pub fn run_avx2(work: impl Work) {
+    work.with(Avx2(()));
+}
+
+/// The methods of [`Lanes`] that reach memory past the caches or ahead, by the names of the instructions.
+macro_rules! memory {
+    ($v:ty, $stream:ident, $stream_bits:ident, $load_bits:ident) => {
+        #[inline(always)]
+        fn stream_vector(self, v: $v, to: &mut [f32]) {
+            if !to.as_ptr().addr().is_multiple_of(size_of::<$v>()) {
+                return self.store(v, to);
+            }
+            assert!(to.len() >= Self::LANES);
+            unsafe { $stream(to.as_mut_ptr(), v) }
+        }
+        #[inline(always)]
+        fn stream<T: Copy>(self, from: &[T], to: &mut [T]) {
+            assert!(from.len() == to.len());
+            let step = size_of::<$v>() / size_of::<T>();
+            let head = to.as_ptr().align_offset(size_of::<$v>()).min(to.len());
+            to[..head].copy_from_slice(&from[..head]);
+            let mut at = head;
+            while at + step <= to.len() {
+                unsafe { $stream_bits(to.as_mut_ptr().add(at).cast(), $load_bits(from.as_ptr().add(at).cast())) };
+                at += step;
+            }
+            to[at..].copy_from_slice(&from[at..]);
+        }
+        #[inline(always)]
+        fn fence(self) {
+            unsafe { _mm_sfence() }
+        }
+        #[inline(always)]
+        fn prefetch(self, address: *const u8) {
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+        }
+    };
 }
 
 // SAFETY, of every block in this implementation: `Avx512` exists only where its instructions do, and memory is reached
 // only inside slices whose lengths are asserted.
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Lanes for Avx512 {
-    type V = __m512;
-    const LANES: usize = 16;
+    one_instruction! {
+        __m512, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_add_ps,
+        _mm512_sub_ps, _mm512_mul_ps, _mm512_max_ps, _mm512_min_ps
+    }
+    memory!(__m512, _mm512_stream_ps, _mm512_stream_si512, _mm512_loadu_si512);
 
-    #[inline(always)]
-    fn splat(self, x: f32) -> __m512 {
-        unsafe { _mm512_set1_ps(x) }
-    }
-    #[inline(always)]
-    fn load(self, from: &[f32]) -> __m512 {
-        assert!(from.len() >= Self::LANES);
-        unsafe { _mm512_loadu_ps(from.as_ptr()) }
-    }
-    #[inline(always)]
-    fn store(self, v: __m512, to: &mut [f32]) {
-        assert!(to.len() >= Self::LANES);
-        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), v) }
-    }
-    #[inline(always)]
-    fn add(self, a: __m512, b: __m512) -> __m512 {
-        unsafe { _mm512_add_ps(a, b) }
-    }
-    #[inline(always)]
-    fn sub(self, a: __m512, b: __m512) -> __m512 {
-        unsafe { _mm512_sub_ps(a, b) }
-    }
-    #[inline(always)]
-    fn mul(self, a: __m512, b: __m512) -> __m512 {
-        unsafe { _mm512_mul_ps(a, b) }
-    }
     #[inline(always)]
     fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
         unsafe { _mm512_fmadd_ps(a, b, c) }
-    }
-    #[inline(always)]
-    fn max(self, a: __m512, b: __m512) -> __m512 {
-        unsafe { _mm512_max_ps(a, b) }
-    }
-    #[inline(always)]
-    fn min(self, a: __m512, b: __m512) -> __m512 {
-        unsafe { _mm512_min_ps(a, b) }
     }
     #[inline(always)]
     fn exp2(self, x: __m512) -> __m512 {
@@ -119,82 +119,20 @@ impl Lanes for Avx512 {
     fn largest(self, v: __m512) -> f32 {
         unsafe { _mm512_reduce_max_ps(v) }
     }
-    #[inline(always)]
-    fn stream_vector(self, v: __m512, to: &mut [f32]) {
-        if !to.as_ptr().addr().is_multiple_of(size_of::<__m512>()) {
-            return self.store(v, to);
-        }
-        assert!(to.len() >= Self::LANES);
-        unsafe { _mm512_stream_ps(to.as_mut_ptr(), v) }
-    }
-    #[inline(always)]
-    fn stream<T: Copy>(self, from: &[T], to: &mut [T]) {
-        assert!(from.len() == to.len());
-        let step = 64 / size_of::<T>();
-        let head = to.as_ptr().align_offset(64).min(to.len());
-        to[..head].copy_from_slice(&from[..head]);
-        let mut at = head;
-        while at + step <= to.len() {
-            unsafe {
-                _mm512_stream_si512(to.as_mut_ptr().add(at).cast(), _mm512_loadu_si512(from.as_ptr().add(at).cast()));
-            }
-            at += step;
-        }
-        to[at..].copy_from_slice(&from[at..]);
-    }
-    #[inline(always)]
-    fn fence(self) {
-        unsafe { _mm_sfence() }
-    }
-    #[inline(always)]
-    fn prefetch(self, address: *const u8) {
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
-    }
 }
 
 // SAFETY, of every block in this implementation: as above.
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Lanes for Avx2 {
-    type V = __m256;
-    const LANES: usize = 8;
+    one_instruction! {
+        __m256, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_add_ps,
+        _mm256_sub_ps, _mm256_mul_ps, _mm256_max_ps, _mm256_min_ps
+    }
+    memory!(__m256, _mm256_stream_ps, _mm256_stream_si256, _mm256_loadu_si256);
 
-    #[inline(always)]
-    fn splat(self, x: f32) -> __m256 {
-        unsafe { _mm256_set1_ps(x) }
-    }
-    #[inline(always)]
-    fn load(self, from: &[f32]) -> __m256 {
-        assert!(from.len() >= Self::LANES);
-        unsafe { _mm256_loadu_ps(from.as_ptr()) }
-    }
-    #[inline(always)]
-    fn store(self, v: __m256, to: &mut [f32]) {
-        assert!(to.len() >= Self::LANES);
-        unsafe { _mm256_storeu_ps(to.as_mut_ptr(), v) }
-    }
-    #[inline(always)]
-    fn add(self, a: __m256, b: __m256) -> __m256 {
-        unsafe { _mm256_add_ps(a, b) }
-    }
-    #[inline(always)]
-    fn sub(self, a: __m256, b: __m256) -> __m256 {
-        unsafe { _mm256_sub_ps(a, b) }
-    }
-    #[inline(always)]
-    fn mul(self, a: __m256, b: __m256) -> __m256 {
-        unsafe { _mm256_mul_ps(a, b) }
-    }
     #[inline(always)]
     fn mul_add(self, a: __m256, b: __m256, c: __m256) -> __m256 {
         unsafe { _mm256_fmadd_ps(a, b, c) }
-    }
-    #[inline(always)]
-    fn max(self, a: __m256, b: __m256) -> __m256 {
-        unsafe { _mm256_max_ps(a, b) }
-    }
-    #[inline(always)]
-    fn min(self, a: __m256, b: __m256) -> __m256 {
-        unsafe { _mm256_min_ps(a, b) }
     }
     #[inline(always)]
     fn exp2(self, x: __m256) -> __m256 {
@@ -243,36 +181,5 @@ impl Lanes for Avx2 {
             let pairs = _mm_add_pd(_mm256_castpd256_pd128(quarters), _mm256_extractf128_pd::<1>(quarters));
             _mm_cvtsd_f64(_mm_add_sd(pairs, _mm_unpackhi_pd(pairs, pairs)))
         }
-    }
-    #[inline(always)]
-    fn stream_vector(self, v: __m256, to: &mut [f32]) {
-        if !to.as_ptr().addr().is_multiple_of(size_of::<__m256>()) {
-            return self.store(v, to);
-        }
-        assert!(to.len() >= Self::LANES);
-        unsafe { _mm256_stream_ps(to.as_mut_ptr(), v) }
-    }
-    #[inline(always)]
-    fn stream<T: Copy>(self, from: &[T], to: &mut [T]) {
-        assert!(from.len() == to.len());
-        let step = 32 / size_of::<T>();
-        let head = to.as_ptr().align_offset(32).min(to.len());
-        to[..head].copy_from_slice(&from[..head]);
-        let mut at = head;
-        while at + step <= to.len() {
-            unsafe {
-                _mm256_stream_si256(to.as_mut_ptr().add(at).cast(), _mm256_loadu_si256(from.as_ptr().add(at).cast()));
-            }
-            at += step;
-        }
-        to[at..].copy_from_slice(&from[at..]);
-    }
-    #[inline(always)]
-    fn fence(self) {
-        unsafe { _mm_sfence() }
-    }
-    #[inline(always)]
-    fn prefetch(self, address: *const u8) {
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
 }

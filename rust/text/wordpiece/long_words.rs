@@ -70,11 +70,11 @@ fn key_of(word: &[u8]) -> Option<LongKey> {
 
 fn place(key: &LongKey) -> usize {
     // The odd constants of PCG and MMIX, and of the golden ratio.
-    const FACTORS: [u64; 4] =
+    const KEY_FACTORS: [u64; 4] =
         [0x9E37_79B9_7F4A_7C15, 0x5851_F42D_4C95_7F2D, 0xDA94_2042_E4DD_58B5, 0x1405_7B7E_F767_814F];
     let sum = key
         .iter()
-        .zip(FACTORS)
+        .zip(KEY_FACTORS)
         .fold(0_u64, |sum, (part, factor)| (sum.rotate_left(29) ^ (part ^ part >> 32)).wrapping_mul(factor));
     (sum >> (u64::BITS - ENTRIES_BITS)) as usize
 }

@@ -20,6 +20,13 @@ pub const FIRST_MARK: u8 = 0xF8;
 /// The mark of an added token found in the text; its id is next in a queue.
 pub const ADDED: u8 = FIRST_MARK;
 
+// For the vector units: a byte is in a class if its two halves share a bit here, where bits 0 to 4 are punctuation and 5
+// and 6 separators. A look-up at an index past 15 gives 0, so bytes of 0x80 and more are in none.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+const LOW_HALF: [u8; 16] = [0x44, 1, 1, 1, 1, 1, 1, 1, 1, 0x21, 0x23, 0x1B, 0x1B, 0x3B, 0x1B, 0x0B];
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+const HIGH_HALF: [u8; 16] = [0x20, 0, 0x41, 2, 4, 8, 4, 0x10, 0, 0, 0, 0, 0, 0, 0, 0];
+
 /// Whether a byte separates words.
 pub const fn is_separator(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r')

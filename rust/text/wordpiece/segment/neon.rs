@@ -5,11 +5,8 @@ use std::arch::aarch64::{
     vorrq_u8, vqtbl1q_u8, vshrq_n_u8, vtstq_u8,
 };
 
-use crate::text::wordpiece::segment::{Carry, FIRST_MARK, Masks, SEGMENT_BYTES, push_bits};
+use crate::text::wordpiece::segment::{Carry, FIRST_MARK, HIGH_HALF, LOW_HALF, Masks, SEGMENT_BYTES, push_bits};
 
-// As for AVX2: a byte is in a class if its two halves share a bit; bits 0 to 4 are punctuation, 5 and 6 separators.
-const LOW_HALF: [u8; 16] = [0x44, 1, 1, 1, 1, 1, 1, 1, 1, 0x21, 0x23, 0x1B, 0x1B, 0x3B, 0x1B, 0x0B];
-const HIGH_HALF: [u8; 16] = [0x20, 0, 0x41, 2, 4, 8, 4, 0x10, 0, 0, 0, 0, 0, 0, 0, 0];
 const BIT_OF_LANE: [u8; 16] = [1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128];
 
 /// See [`crate::text::wordpiece::segment::segment`].

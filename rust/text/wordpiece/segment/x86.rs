@@ -6,12 +6,7 @@ use std::arch::x86_64::{
     _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_srli_epi16, _mm256_storeu_si256,
 };
 
-use crate::text::wordpiece::segment::{Carry, FIRST_MARK, Masks, SEGMENT_BYTES, push_bits};
-
-// A byte is in a class if its two halves share a bit here: bits 0 to 4 are punctuation, 5 and 6 separators. A look-up
-// with the high bit set gives 0, so bytes of 0x80 and more are in none.
-const LOW_HALF: [u8; 16] = [0x44, 1, 1, 1, 1, 1, 1, 1, 1, 0x21, 0x23, 0x1B, 0x1B, 0x3B, 0x1B, 0x0B];
-const HIGH_HALF: [u8; 16] = [0x20, 0, 0x41, 2, 4, 8, 4, 0x10, 0, 0, 0, 0, 0, 0, 0, 0];
+use crate::text::wordpiece::segment::{Carry, FIRST_MARK, HIGH_HALF, LOW_HALF, Masks, SEGMENT_BYTES, push_bits};
 
 /// Classes by two look-ups of four bits each; positions bit by bit.
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
