@@ -169,7 +169,7 @@ def _check(options: AblateOptions) -> tuple[list[str], dict[str, Any]]:
     if options.teacher is not None:
         refuse_bare_directory(options.teacher)
         load_teacher(options.teacher, "masked_lm")  # what is wrong with it is said before anything is written
-    read_text(options.held_out, options.max_lines)
+    read_texts(options.held_out, options.max_lines)
     for name in ("steps", "seeds", "teacher_layers", "teacher_hidden", "teacher_steps", "task_seeds"):
         if getattr(options, name) < 1:
             raise InputError(f"--{name} is {getattr(options, name)}; at least 1 is needed")
