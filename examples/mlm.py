@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", type=Path, help="a file, a text a line; else paragraphs of documentation")
     parser.add_argument("--teacher", help="a masked-language model; else a tiny one is pretrained")
-    parser.add_argument("--per_package", type=int, default=1000, help="docstrings of each package")
+    parser.add_argument("--per_package", type=int, default=600, help="docstrings of each package")
     parser.add_argument("--steps", type=int, default=300, help="of each run")
     parser.add_argument("--output_dir", type=Path, default=Path("out/mlm"))
     given = parser.parse_args(argv)

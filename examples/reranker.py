@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rows", help="a file of pairs with a score; else sentences and paragraphs of documentation")
     parser.add_argument("--teacher", help="a fine-tuned cross-encoder of one score; else one is made of --encoder")
     parser.add_argument("--encoder", default=documentation.encoder(), help="what the teacher is made of")
-    parser.add_argument("--per_package", type=int, default=150, help="docstrings of each package")
+    parser.add_argument("--per_package", type=int, default=80, help="docstrings of each package")
     parser.add_argument("--epochs", type=float, default=3, help="of both runs")
     parser.add_argument("--output_dir", type=Path, default=Path("out/reranker"))
     given = parser.parse_args(argv)

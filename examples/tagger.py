@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rows", help="a file of words and tags; else sentences of documentation")
     parser.add_argument("--teacher", help="a fine-tuned tagger; else one is made of --encoder")
     parser.add_argument("--encoder", default=documentation.encoder(), help="what the teacher is made of")
-    parser.add_argument("--per_package", type=int, default=600, help="docstrings of each package")
+    parser.add_argument("--per_package", type=int, default=200, help="docstrings of each package")
     parser.add_argument("--epochs", type=float, default=3, help="of both runs")
     parser.add_argument("--output_dir", type=Path, default=Path("out/tagger"))
     given = parser.parse_args(argv)
