@@ -151,6 +151,11 @@ def _refuse_unwritable(path: Path) -> None:
         raise InputError(f"{path} cannot be a folder: {found} is a file")
     if not os.access(found, os.W_OK | os.X_OK):
         raise InputError(f"{path}: {found} cannot be written to; name another directory")
+    if found != path:
+        try:  # root may do everything, and /proc still makes no folder
+            tempfile.TemporaryDirectory(prefix=".distilfast-", dir=found).cleanup()
+        except OSError as error:
+            raise InputError(f"{path}: no folder can be made in {found} ({first_line(error)})") from None
 
 
 def refuse_no_file(path: str | os.PathLike[str]) -> Path:

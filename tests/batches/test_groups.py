@@ -10,7 +10,8 @@ import torch
 from distilfast._core import InputError
 from distilfast.batches.encode import EncodedRows, Ragged, joined
 from distilfast.batches.groups import WholeGroups, fitted
-from distilfast.batches.labelled import LabelledBatches, batch_order
+from distilfast.batches.labelled import LabelledBatches
+from distilfast.batches.mixing import batch_order
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from labelled_words import word_tokenizer

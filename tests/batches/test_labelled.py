@@ -17,7 +17,8 @@ from distilfast.batches.encode import (
     encode_texts,
     encode_words,
 )
-from distilfast.batches.labelled import LabelledBatches, batch_order
+from distilfast.batches.labelled import LabelledBatches
+from distilfast.batches.mixing import batch_order
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from labelled_words import NONE, word_tokenizer
@@ -153,6 +154,7 @@ def test_the_fingerprint_tells_what_changes_a_batch(tokenizer: Any) -> None:
         fingerprint(batches_per_step=2),
         fingerprint(pad_to_multiple_of=8),
         fingerprint(shuffle=False),
+        fingerprint(mixing=0.5),
     ]
     assert len({same, *others}) == len(others) + 1
 

@@ -99,9 +99,18 @@ def test_an_output_directory_that_cannot_be_written(
 ) -> None:
     (tmp_path / "file").write_text("")
     assert "is a file" in refusal(flags(folder, tmp_path / "file" / "out"), capsys)
+    if Path("/proc/self").exists():
+        assert "no folder can be made in /proc (" in refusal(flags(folder, Path("/proc/out")), capsys)
+
     # Whoever runs the tests may be allowed everything.
     monkeypatch.setattr(os, "access", lambda path, mode: False if Path(path) == tmp_path else os.path.exists(path))
     assert f"{tmp_path} cannot be written to" in refusal(flags(folder, tmp_path / "out"), capsys)
+
+
+def test_a_teacher_that_is_nowhere(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for flag in ("teacher", "student"):
+        said = refusal(flags(folder, tmp_path / "out", **{flag: "nothere"}), capsys)
+        assert "error: nothere: there is no such folder, and no model of that id can be had from the Hub" in said
 
 
 def test_what_is_to_be_replaced_stays_until_the_run_begins(

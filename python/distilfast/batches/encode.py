@@ -68,6 +68,8 @@ class EncodedRows:
     """bool: the first token of each word, for words with tags; None for whole texts."""
     word_labels: Ragged | None = None
     """int64: the tag at the first token of a word, -100 elsewhere and where there is none."""
+    words: Ragged | None = None
+    """int64: which word of its row each first token is of; only for words with tags."""
     offsets: tuple[NDArray[np.int32], ...] | None = None
     """Of each window of a passage [tokens, 2]: where its tokens stand in the passage, in characters; -1 outside it."""
     answer_places: Ragged | None = None
@@ -87,6 +89,16 @@ class EncodedRows:
 
     def __len__(self) -> int:
         return len(self.input_ids)
+
+    def take(self, rows: NDArray[np.int64]) -> EncodedRows:
+        """The texts of these rows alone, without labels."""
+        types = self.token_type_ids
+        return EncodedRows(
+            Ragged.of([self.input_ids[row] for row in rows], np.int32),
+            None if types is None else Ragged.of([types[row] for row in rows], np.int32),
+            {},
+            row_numbers=np.arange(len(rows)),
+        )
 
 
 def encode_texts(
@@ -142,7 +154,7 @@ def encode_words(
     """
     check_length(tokenizer, max_length, pairs=False)
     tokenizer = _for_words(tokenizer)
-    parts: dict[str, list[Ragged]] = {"input_ids": [], "token_type_ids": [], "starts": [], "labels": []}
+    parts: dict[str, list[Ragged]] = {"input_ids": [], "token_type_ids": [], "starts": [], "labels": [], "words": []}
     cut = lost = silent = 0
     for begin, end in chunks(len(words)):
         encoded = tokenizer(
@@ -152,7 +164,7 @@ def encode_words(
             max_length=max_length,
             return_attention_mask=False,
         )
-        starts, labels = [], []
+        starts, labels, firsts = [], [], []
         for row in range(end - begin):
             numbers = [-1 if number is None else number for number in encoded.word_ids(row)]
             place = np.array(numbers, np.int64)
@@ -163,6 +175,7 @@ def encode_words(
                 label[first] = np.asarray(tags[begin + row], np.int64)[place[first]]
             starts.append(first)
             labels.append(label)
+            firsts.append(place[first])
             # The last word that has a token: what comes after it was cut, what has none before it never had one.
             last = int(place.max(initial=-1))
             total = len(words[begin + row])
@@ -176,6 +189,7 @@ def encode_words(
             parts["token_type_ids"].append(Ragged.of(encoded["token_type_ids"], np.int32))
         parts["starts"].append(Ragged.of(starts, np.bool_))
         parts["labels"].append(Ragged.of(labels, np.int64))
+        parts["words"].append(Ragged.of(firsts, np.int64))
     counts = {f"rows cut to {max_length} tokens": cut, "words cut off": lost, "words without a token": silent}
     return EncodedRows(
         Ragged.joined(parts["input_ids"]),
@@ -183,6 +197,7 @@ def encode_words(
         {},
         Ragged.joined(parts["starts"]),
         Ragged.joined(parts["labels"]),
+        Ragged.joined(parts["words"]),
         row_numbers=np.arange(len(words)),
         counts={name: count for name, count in counts.items() if count},
     )
@@ -231,6 +246,7 @@ def joined(parts: Sequence[EncodedRows]) -> EncodedRows:
         targets,
         ragged("word_starts"),
         ragged("word_labels"),
+        ragged("words"),
         listed("offsets"),
         ragged("answer_places"),
         listed("passages"),

@@ -18,35 +18,11 @@ from .._core import InputError, __version__
 from ..prepare.targets import IGNORED
 from .encode import EncodedRows, Ragged, joined
 from .groups import WholeGroups
+from .mixing import batch_order
 from .shared_epoch import SharedEpoch
 
 DRAWS = 1
 """How the order is drawn, a part of the fingerprint: raised where the same seed gives another."""
-
-POOL = 50
-"""The most batches whose rows are sorted by length together, and `FEWEST_POOLS` the pools that there are at least, so
-that the rows of a batch are others in every epoch (the numbers of `group_by_length` in `transformers`)."""
-FEWEST_POOLS = 4
-
-
-def batch_order(lengths: NDArray[np.int64], batch_size: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """All rows once, in the order in which batches of `batch_size` take them; rows of like length together.
-
-    Rows are shuffled, sorted by length within pools of up to 50 batches, and the batches shuffled; the one that is not
-    full comes last. The numbers are those of Philox 4x64 keyed by seed and epoch: the same on every machine, for every
-    number of ranks, and after a resume.
-    """
-    rows = len(lengths)
-    draws = np.random.Philox(key=np.array([seed, epoch], np.uint64))
-    order = np.argsort(draws.random_raw(rows), kind="stable")
-    size = batch_size * max(1, min(POOL, rows // (FEWEST_POOLS * batch_size)))
-    for start in range(0, rows, size):
-        pool = order[start : start + size]
-        order[start : start + size] = pool[np.argsort(-lengths[pool], kind="stable")]
-    full = rows // batch_size
-    places = np.argsort(draws.random_raw(full), kind="stable")
-    whole = order[: full * batch_size].reshape(full, batch_size)[places].ravel()
-    return np.concatenate([whole, order[full * batch_size :]])
 
 
 class LabelledBatches:
@@ -58,6 +34,7 @@ class LabelledBatches:
     batches_per_step: how many batches make one step of the optimiser (ranks * accumulation steps).
     seed: of the order. `shuffle` false: the rows in their order, longest first within the whole, for evaluation.
     pad_to_multiple_of: widths are multiples of it.
+    mixing: how far lengths are mixed in a batch, from 0 to 1 (`mixing.choose_mixing`).
 
     Every row is in exactly one batch of an epoch, and the number of batches is the same in every epoch. Rows with
     `groups` are shuffled group by group, each whole in a batch of at most `batch_size` rows.
@@ -94,6 +71,7 @@ class LabelledBatches:
         seed: int = 0,
         shuffle: bool = True,
         pad_to_multiple_of: int | None = None,
+        mixing: float = 0.0,
     ) -> None:
         for name, value in {"batch_size": batch_size, "batches_per_step": batches_per_step}.items():
             if value < 1:
@@ -107,6 +85,7 @@ class LabelledBatches:
         self.seed = int(seed)
         self.shuffle = shuffle
         self.pad_to_multiple_of = pad_to_multiple_of
+        self.mixing = mixing
         words = self.rows.word_starts is not None
         collator = DataCollatorForTokenClassification if words else DataCollatorWithPadding
         # By way of numpy, which makes arrays of lists several times as fast as torch makes tensors of them.
@@ -143,7 +122,7 @@ class LabelledBatches:
         if self._groups is not None:
             self._order, self._starts = self._groups.order(batch_order, self.seed, self._epoch)
         elif self.shuffle:
-            self._order = batch_order(self._lengths, self.batch_size, self.seed, self._epoch)
+            self._order = batch_order(self._lengths, self.batch_size, self.seed, self._epoch, self.mixing)
         else:
             self._order = np.argsort(-self._lengths, kind="stable")
         counted = {
@@ -205,7 +184,7 @@ class LabelledBatches:
             "draws": DRAWS,
             "rows": digest.hexdigest(),
             "pad": [self.tokenizer.pad_token_id, self.tokenizer.padding_side, self.pad_to_multiple_of],
-            "settings": [self.batch_size, self.batches_per_step, self.seed, self.shuffle],
+            "settings": [self.batch_size, self.batches_per_step, self.seed, self.shuffle, self.mixing],
         }
         if self.teacher_outputs:
             state["teacher outputs"] = [key for _, (key, _) in sorted(self.teacher_outputs.items())]

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ import torch
 from .._core import InputError
 from ..heads.classification import problem_type_of
 from ..heads.logits import label_names
-from ..metrics.compare import Answers, Comparison, ManyLabels, Numbers, OneClass, Ranking, Tags, compared
+from ..metrics.compare import Answers, Comparison, Numbers, Ranking, compared, comparison_of
 from ..models.head import head_of
 from ..models.load import load_model
 from ..models.sentence_folder import refuse_single_texts
@@ -42,6 +42,7 @@ class RowOptions:
     text_column: tuple[str, ...] = ()
     label_column: tuple[str, ...] = ()
     group_column: str | None = None
+    label_separator: str | None = None
     max_length: int = 512
     max_rows: int | None = None
 
@@ -107,7 +108,7 @@ def rows_report(
             kinds = [problem_type_of(each) if head == "classification" else head for each in (model.config, config)]
             if kinds[0] != kinds[1]:
                 raise InputError(f"{name} is for {kinds[0]}, {teacher} for {kinds[1]}")
-    comparison, said = _truth(head, rows, columns, config)
+    comparison, said = _truth(head, rows, columns, config, options.label_separator)
     notes += said
     outputs: dict[str, Any] = {}
     for name, path in paths.items():
@@ -161,26 +162,19 @@ def rows_fingerprint(rows: Rows, columns: Columns, max_length: int) -> str:
     return digest.hexdigest()
 
 
-def _truth(head: str, rows: Rows, columns: Columns, config: Any) -> tuple[Comparison, list[str]]:
+def _truth(head: str, rows: Rows, columns: Columns, config: Any, separator: str | None) -> tuple[Comparison, list[str]]:
     """The comparison with the rows' labels, and what reading them has to say."""
     id2label = dict(enumerate(label_names(config)))
-    names = list(id2label.values())
+    names, problem = list(id2label.values()), cast(Any, problem_type_of(config) if head == "classification" else "")
     if head == "tokens":
-        tags = tag_targets(rows, columns, id2label)
-        return Tags([[names[one] if one >= 0 else None for one in row] for row in tags.values], names), list(tags.notes)
-    if head == "questions":
-        found = answer_targets(rows, columns)
-        return Answers([None if each is None else each["text"] for each in found.values]), list(found.notes)
-    problem = problem_type_of(config)
-    targets = sequence_targets(rows, columns, problem, id2label)
-    if problem == "multi_label_classification":
-        labels = [[np.nan] * len(names) if row is None else row for row in targets.values]
-        return ManyLabels(np.array(labels, np.float64), names), list(targets.notes)
-    if problem == "single_label_classification":
-        return OneClass(np.array(targets.values, np.int64), names), list(targets.notes)
+        targets = tag_targets(rows, columns, id2label)
+    elif head == "questions":
+        targets = answer_targets(rows, columns)
+    else:
+        targets = sequence_targets(rows, columns, problem, id2label, separator)
+    if head != "classification" or problem != "regression" or columns.group is None:
+        return comparison_of(head, problem, targets.values, names), list(targets.notes)
     numbers = np.array(targets.values, np.float64)
-    if columns.group is None:
-        return Numbers(numbers), list(targets.notes)
     groups = np.array([str(value) for value in rows.column(columns.group)])
     if not columns.labels:
         return Ranking(None, groups), list(targets.notes)

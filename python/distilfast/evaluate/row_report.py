@@ -53,6 +53,11 @@ def rows_markdown(part: Mapping[str, Any], teacher: str) -> str:
     return "\n\n".join(sections)
 
 
+def _titles(part: Mapping[str, Any]) -> dict[str, str]:
+    """What the measures are called, those of this part by what they are of."""
+    return {**TITLES, **part.get("titles", {})}
+
+
 def _value(metric: str, value: float | None) -> str:
     if value is None or metric in PLAIN:
         return number(value, 3)
@@ -61,13 +66,13 @@ def _value(metric: str, value: float | None) -> str:
 
 def _scores(part: Mapping[str, Any], models: Mapping[str, Any]) -> str:
     measures = list(dict.fromkeys(metric for model in models.values() for metric in model["metrics"]))
-    shown = [metric for metric in TITLES if metric in measures]
+    shown, titles = [metric for metric in TITLES if metric in measures], _titles(part)
     rows = [
         [name, *(_value(metric, model["metrics"].get(metric)) for metric in shown)] for name, model in models.items()
     ]
     if part["chance"]:
         rows.append(["without looking", *(_value(metric, part["chance"].get(metric)) for metric in shown)])
-    return table(["model", *(TITLES[metric] for metric in shown)], rows)
+    return table(["model", *(titles[metric] for metric in shown)], rows)
 
 
 def _kept(part: Mapping[str, Any], models: Mapping[str, Any]) -> str:
@@ -76,7 +81,7 @@ def _kept(part: Mapping[str, Any], models: Mapping[str, Any]) -> str:
         for name, model in models.items()
         if "kept" in model
     ]
-    return "### Kept of the teacher\n\n" + table(["model", *(TITLES[metric] for metric in part["main"])], rows)
+    return "### Kept of the teacher\n\n" + table(["model", *(_titles(part)[metric] for metric in part["main"])], rows)
 
 
 def _labels(labelled: Mapping[str, Any]) -> str:
@@ -120,7 +125,7 @@ def kept_lines(part: Mapping[str, Any]) -> list[str]:
     for name, model in part["models"].items():
         words = []
         if "kept" in model:
-            words.append(f"keeps {model['kept'][main]['text']} of the teacher's {TITLES[main]}")
+            words.append(f"keeps {model['kept'][main]['text']} of the teacher's {_titles(part)[main]}")
         if "agreement" in model["metrics"]:
             words.append(f"agrees with it on {percent(model['metrics']['agreement'])}")
         if words:

@@ -56,6 +56,9 @@ class EvaluateOptions:
     label_column: list[str] = field(
         default_factory=list, metadata={"help": "Column of the label; several: one a class. none: no labels."}
     )
+    label_separator: str | None = field(
+        default=None, metadata={"help": "What stands between several labels in one cell, as in 'sport|news'."}
+    )
     group_column: str | None = field(
         default=None, metadata={"help": "Column of the query whose rows are ranked together, for one-score models."}
     )
@@ -231,6 +234,7 @@ def labelled_report(paths: dict[str, str], teacher: str, options: EvaluateOption
             tuple(options.text_column),
             tuple(options.label_column),
             options.group_column,
+            options.label_separator,
             options.max_length,
             options.max_dev_rows,
         )

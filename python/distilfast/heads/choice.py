@@ -46,8 +46,8 @@ def choose_head(
         return Reranking()
     if chosen == Classification.name:
         return Classification(problem_type_of(model.config), **options)
+    if chosen == Tokens.name:
+        return Tokens(label_names(model.config), **options)
     if options:
         raise InputError(f"--class_weights: {chosen} has no classes to weigh; leave it out")
-    if chosen == Tokens.name:
-        return Tokens(label_names(model.config))
     return HEADS[chosen]()

@@ -15,7 +15,7 @@ from ..losses.definitions import IGNORED
 from ..metrics.classification import multi_label_metrics, single_label_metrics
 from ..metrics.scores import regression_metrics
 from .head import Predictions, Rows
-from .logits import LogitHead, in_float32, label_names, refuse_other_classes, weighted_mean
+from .logits import LogitHead, in_float32, refuse_other_classes, weighted_mean
 from .objective import Objective
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
@@ -47,14 +47,12 @@ class Classification(LogitHead):
         problem_type: ProblemType = "single_label_classification",
         class_weights: Sequence[float] | None = None,
     ) -> None:
-        super().__init__()
         if problem_type not in PROBLEM_TYPES:
             raise InputError(f"problem_type {problem_type!r} is not known; it is one of {', '.join(PROBLEM_TYPES)}")
         if class_weights is not None and problem_type != "single_label_classification":
             raise InputError(f"class weights are for one class a row, and this is {problem_type}; leave them out")
+        super().__init__(class_weights)
         self.problem_type = problem_type
-        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
-        self.register_buffer("class_weights", weights, persistent=False)
 
     def best_metric(self, objective: Objective, has_labels: bool) -> str:
         if self.problem_type == "regression":
@@ -95,9 +93,6 @@ class Classification(LogitHead):
             total = values.mean(-1).sum()
         return total / rows.num_labelled.clamp(min=1)
 
-    def weights(self, logits: Tensor) -> Tensor | None:
-        return None if self.class_weights is None else self.class_weights.to(logits.dtype)
-
     def mixed(self, teachers: Sequence[Tensor], mixture: Sequence[float]) -> Tensor:
         if len(teachers) == 1 or self.problem_type == "single_label_classification":
             return super().mixed(teachers, mixture)
@@ -120,9 +115,6 @@ class Classification(LogitHead):
 
     def check(self, student: PreTrainedModel, teachers: Sequence[PreTrainedModel], objective: Objective) -> None:
         super().check(student, teachers, objective)
-        classes = len(label_names(student.config))
-        if self.class_weights is not None and len(self.class_weights) != classes:
-            raise InputError(f"{len(self.class_weights)} class weights for {classes} classes; give one a class")
         if objective.alpha_mse != 0 and self.problem_type == "regression":
             raise InputError("alpha_mse beside alpha_ce: for numbers both are the squared error; leave alpha_mse out")
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import EvalPrediction, PreTrainedModel
 
 from .._core import InputError
 from ..batches.encode import EncodedRows
@@ -213,6 +213,11 @@ class Head(nn.Module):
         """Scores of the student's predictions: against labels, where there are any, and against the teacher's; `loss`
         is the loss against labels."""
         raise NotImplementedError
+
+    def eval_prediction(self, predictions: Predictions) -> EvalPrediction:
+        """What `compute_metrics` of transformers is called with: of classifiers `predictions` [rows, classes] and
+        `label_ids`, as `labels` of a batch, in the order of the data."""
+        return EvalPrediction(predictions=predictions.student, label_ids=cast(Any, predictions.labels))
 
     def save(self, folder: Path) -> None:
         """Writes what users of the student in `folder` need beside its weights and tokenizer: here nothing."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from .._core import InputError
 from ..losses.definitions import IGNORED
@@ -25,9 +25,18 @@ class LogitHead(Head):
     averaged; -inf in all models at a class that is none for this row. `Rows.labels` are class numbers [K] or [K, M]
     int64, -100 for none.
 
+    `class_weights`: what each class counts in the cross-entropy, one number a class.
+
     alpha_ce: T^2 KL(teachers || student). alpha_mse: squared distance of the logits, summed over classes. alpha_task:
     cross-entropy.
     """
+
+    class_weights: Tensor | None
+
+    def __init__(self, class_weights: Sequence[float] | None = None) -> None:
+        super().__init__()
+        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("class_weights", weights, persistent=False)
 
     def soft_loss(
         self, rows: Rows, student: Tensor, teachers: Sequence[Tensor], mixture: Sequence[float], objective: Objective
@@ -60,7 +69,13 @@ class LogitHead(Head):
 
     def weights(self, logits: Tensor) -> Tensor | None:
         """What each class counts in the cross-entropy, [classes]; None: all the same."""
-        return None
+        return None if self.class_weights is None else self.class_weights.to(logits.dtype)
+
+    def check(self, student: PreTrainedModel, teachers: Sequence[PreTrainedModel], objective: Objective) -> None:
+        super().check(student, teachers, objective)
+        classes = len(label_names(student.config))
+        if self.class_weights is not None and len(self.class_weights) != classes:
+            raise InputError(f"{len(self.class_weights)} class weights for {classes} classes; give one a class")
 
     def mixed(self, teachers: Sequence[Tensor], mixture: Sequence[float]) -> Tensor:
         if len(teachers) == 1:

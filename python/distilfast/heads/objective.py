@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 KLPositions = Literal["all", "masked", "sampled"]
 CosinePositions = Literal["all", "kl"]
@@ -50,6 +50,23 @@ class Objective:
     dimensions: tuple[int, ...] | None = None
     seed: int = 0
     impl: str = "auto"
+
+    def settings(self, masked: bool) -> dict[str, Any]:
+        """{field: value} of what decides the weights: all alphas, and the settings of losses whose alpha is not 0.
+
+        `masked`: whether the head is masked_lm, which alone chooses positions."""
+        soft = self.alpha_ce != 0 or self.alpha_mse != 0
+        idle = {
+            "temperature": self.alpha_ce == 0 and self.alpha_listnet == 0,
+            "kl_positions": not (masked and soft),
+            "cos_positions": not masked or self.alpha_cos == 0,
+            **dict.fromkeys(("hidden_map", "hidden_kind"), self.alpha_hidden == 0),
+            **dict.fromkeys(("relation_heads", "relation_layers"), self.alpha_rel == 0),
+            "similarity_temperature": self.alpha_similarity == 0,
+            "dimensions": self.alpha_embedding == 0 and self.alpha_similarity == 0,
+            "impl": True,
+        }
+        return {name: value for name, value in asdict(self).items() if not idle.get(name)}
 
     @property
     def inner_states(self) -> bool:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import EvalPrediction, PreTrainedModel
 
 from .._core import InputError
 from ..metrics.questions import best_answers, position_metrics, question_metrics
@@ -79,6 +79,16 @@ class Questions(LogitHead):
         if predictions.teacher is not None:
             found |= question_metrics(said, None, self.answers(predictions.teacher, predictions))
         return found
+
+    def eval_prediction(self, predictions: Predictions) -> EvalPrediction:
+        """`predictions`: the logits of starts and of ends, each [windows, width], -inf where no answer may be;
+        `label_ids`: start and end positions, each [windows]."""
+        # Typed there as tuples of one array.
+        logits, labels = (
+            None if each is None else cast(Any, (each[:, 0], each[:, 1]))
+            for each in (predictions.student, predictions.labels)
+        )
+        return EvalPrediction(predictions=cast(Any, logits), label_ids=cast(Any, labels))
 
     def answers(self, logits: np.ndarray, predictions: Predictions) -> list[str]:
         """The likeliest answer of each question over its windows; "" for none, where some question of the data has none

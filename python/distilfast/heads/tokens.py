@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import EvalPrediction, PreTrainedModel
 
 from .._core import InputError
 from ..losses.definitions import IGNORED
@@ -30,8 +30,8 @@ class Tokens(LogitHead):
     title = "token-classification head"
     class_endings: ClassVar[tuple[str, ...]] = ("ForTokenClassification",)
 
-    def __init__(self, names: Sequence[str]) -> None:
-        super().__init__()
+    def __init__(self, names: Sequence[str], class_weights: Sequence[float] | None = None) -> None:
+        super().__init__(class_weights)
         self.names = list(names)
         self.entities = has_entities(self.names)
 
@@ -91,6 +91,25 @@ class Tokens(LogitHead):
         ends = np.flatnonzero(np.diff(numbers[order])) + 1
         named = np.array([*self.names, None], dtype=object)
         return [part.tolist() for part in np.split(named[np.where(classes < 0, len(self.names), classes)][order], ends)]
+
+    def eval_prediction(self, predictions: Predictions) -> EvalPrediction:
+        """`predictions` [rows, words, tags] and `label_ids` [rows, words], a row's words by their first tokens; both
+        -100 behind its last word, and `label_ids` where a word has no label."""
+        numbers = predictions.row_numbers
+        if numbers is None:
+            raise InputError(
+                "words are told apart by their rows; give batches with row_numbers, as LabelledBatches has"
+            )
+        counts = np.bincount(numbers, minlength=0 if predictions.data is None else len(predictions.data))
+        words = np.arange(len(numbers)) - np.repeat(np.cumsum(counts) - counts, counts)
+        shape = len(counts), int(counts.max(initial=0))
+        logits = np.full((*shape, len(self.names)), float(IGNORED), np.float32)
+        logits[numbers, words] = predictions.student
+        if predictions.labels is None:
+            return EvalPrediction(predictions=logits, label_ids=cast(Any, None))
+        labels = np.full(shape, IGNORED, np.int64)
+        labels[numbers, words] = predictions.labels
+        return EvalPrediction(predictions=logits, label_ids=labels)
 
     def check_teacher(self, student: PreTrainedModel, teacher: PreTrainedModel, objective: Objective) -> None:
         super().check_teacher(student, teacher, objective)

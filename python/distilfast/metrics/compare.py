@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +18,8 @@ class Comparison(ABC):
     """The held-out truth of one head. `main`: the measures whose share is told, the first of which stands for all."""
 
     main: ClassVar[tuple[str, ...]]
+    titles: Mapping[str, str] = {}
+    """What measures are called whose own name does not say enough."""
     unit: ClassVar[str] = "rows"
 
     @abstractmethod
@@ -57,16 +59,34 @@ def compared(comparison: Comparison, outputs: dict[str, Any], teacher: str) -> d
                 kept = share_kept(comparison.scorer(metric, given), comparison.scorer(metric, outputs[teacher]), units)
                 found["kept"][metric] = {**vars(kept), "text": kept.text()}
                 reference = models[teacher]["metrics"][metric]
-                notes += warnings(kept, name, teacher, reference, chance[metric], metric.replace("_", " "))
+                title = comparison.titles.get(metric, metric.replace("_", " "))
+                notes += warnings(kept, name, teacher, reference, chance[metric], title)
         models[name] = found
     return {
         "main": list(comparison.main),
+        "titles": dict(comparison.titles),
         "unit": comparison.unit,
         "units": units,
         "chance": chance,
         "models": models,
         "warnings": notes,
     }
+
+
+def comparison_of(head: str, problem: str, values: Sequence[Any], names: Sequence[str]) -> Comparison:
+    """The comparison with the labels of some rows, as `prepare.targets` reads them for a head.
+
+    head: classification, tokens or questions; problem: `problem_type` of a classifier; names: of its classes."""
+    if head == "tokens":
+        return Tags([[names[one] if one >= 0 else None for one in row] for row in values], names)
+    if head == "questions":
+        return Answers([None if each is None else each["text"] for each in values])
+    if problem == "multi_label_classification":
+        rows = [[np.nan] * len(names) if row is None else row for row in values]
+        return ManyLabels(np.array(rows, np.float64), names)
+    if problem == "single_label_classification":
+        return OneClass(np.array(values, np.int64), names)
+    return Numbers(np.array(values, np.float64))
 
 
 class OneClass(Comparison):
@@ -78,6 +98,7 @@ class OneClass(Comparison):
         self.labels, self.names = labels, names
         self.known = np.flatnonzero(labels != IGNORED)
         self.truth = labels[self.known]
+        self.titles = {"f1": f"F1 of {names[1]}"} if len(names) == 2 else {}
 
     def units(self) -> int:
         return len(self.known)
@@ -219,6 +240,7 @@ class Tags(Comparison):
         self.names = names
         self.entities = tokens.has_entities(names)
         self.main = ("f1", "accuracy") if self.entities else ("accuracy", "macro_f1")  # type: ignore[misc]
+        self.titles = {"f1": "F1 of entities"}
         self.known = [i for i, tags in enumerate(labels) if tags and None not in tags]
         self.truth = [[str(tag) for tag in labels[i]] for i in self.known]
 
@@ -289,6 +311,7 @@ class Answers(Comparison):
     one answer a question."""
 
     main = ("f1", "exact_match")
+    titles: Mapping[str, str] = {"f1": "F1 of the answers' words"}
     unit = "questions"
 
     def __init__(self, answers: Sequence[Sequence[str] | None]) -> None:

@@ -96,7 +96,10 @@ def machine_load() -> float | None:
 def hardware(device: str | torch.device = "cpu") -> str:
     """A line that names the device and how much of it is used."""
     name = device_name(device)
-    return name if torch.device(device).type == "cuda" else f"{name}, {torch.get_num_threads()} threads"
+    if torch.device(device).type == "cuda":
+        return name
+    threads = torch.get_num_threads()
+    return f"{name}, {threads} thread{'s' * (threads > 1)}"
 
 
 def device_name(device: str | torch.device = "cpu") -> str:

@@ -24,15 +24,10 @@ PIPELINES = {
 CARD_SUMMARIES = ("train_summary.json", "task_summary.json")
 """Records of training that a model's folder may hold."""
 
-# What of a training run's arguments a reader needs to repeat it; the rest is in train_summary.json.
+# What of a training run's arguments a reader needs to repeat it; the rest is in train_summary.json, which names the
+# losses itself.
+LOSSES = ("alpha_ce", "alpha_mlm", "alpha_task", "alpha_cos", "alpha_mse", "temperature", "kl_positions")
 RECIPE = (
-    "alpha_ce",
-    "alpha_mlm",
-    "alpha_task",
-    "alpha_cos",
-    "alpha_mse",
-    "temperature",
-    "kl_positions",
     "learning_rate",
     "lr_scheduler_type",
     "warmup_steps",
@@ -87,11 +82,11 @@ def model_card(
 ) -> str:
     """The card of `model`, exported to `folder`.
 
-    files: {name: what was found when it was compared}. fields, each optional: title, base_model (the teacher's id on
-    the Hub), teacher (what training was told, named where it is such an id), license (an id as apache-2.0), language,
-    dataset, example (a text). numbers: tables, in Markdown. sentence:
-    whether it is a sentence encoder. The recipe comes from the `CARD_SUMMARIES` in `folder`. What is not known is said
-    to be missing rather than made up, and no path of this machine is in it.
+    files: {name: what was found when it was compared}, of an export. fields, each optional: title, base_model (the
+    teacher's id on the Hub), teacher (what training was told, named where it is such an id), license (an id as
+    apache-2.0), language, dataset, example (a text). numbers: tables, in Markdown; else what the records of training
+    say. sentence: whether it is a sentence encoder. The recipe comes from the `CARD_SUMMARIES` in `folder`. What is not
+    known is said to be missing rather than made up, and no path of this machine is in it.
     Raises `InputError` for a `base_model` that is a path.
     """
     kind = type(model).__name__
@@ -114,14 +109,17 @@ def model_card(
         _what(model, kind, base),
         "## Use\n\n```python\n" + _example(kind, pipeline, tokenizer, fields.get("example"), sentence) + "\n```",
         _recipe(summary),
-        "## Data\n\n" + (without_paths(dataset) if dataset else "Not stated by whoever exported it."),
+        "## Data\n\n" + (without_paths(dataset) if dataset else "Not stated."),
         "## Numbers\n\n" + (numbers or _scores(summary)),
-        "## Files\n\n"
-        + "\n".join(f"- `{name}`: {found}" for name, found in files.items())
-        + "\n\nEach was reloaded and compared on text with the model it was written from, `model.int8.onnx` with "
-        "`model.onnx`.",
-        "## Licence\n\n" + (fields.get("license") or "Not stated by whoever exported it; ask before you use it."),
     ]
+    if files:
+        sections.append(
+            "## Files\n\n"
+            + "\n".join(f"- `{name}`: {found}" for name, found in files.items())
+            + "\n\nEach was reloaded and compared on text with the model it was written from, `model.int8.onnx` with "
+            "`model.onnx`."
+        )
+    sections.append("## Licence\n\n" + (fields.get("license") or "Not stated; ask before you use it."))
     return "\n\n".join(sections) + "\n"
 
 
@@ -139,7 +137,7 @@ def _summaries(folder: Path) -> dict[str, Any]:
     for name in CARD_SUMMARIES:
         if (folder / name).is_file():
             loaded = json.loads((folder / name).read_text(encoding="utf-8"))
-            found |= loaded if isinstance(loaded, dict) else {}
+            found |= without_paths(loaded) if isinstance(loaded, dict) else {}
     return found
 
 
@@ -193,11 +191,16 @@ def _example(kind: str, pipeline: str | None, tokenizer: Any, text: str | None, 
 
 def _recipe(summary: Mapping[str, Any]) -> str:
     run = dict(summary.get("run") or {})
-    chosen = {key: run[key] for key in RECIPE if run.get(key) is not None}
+    wanted = RECIPE if "alpha_ce" in summary else (*LOSSES, *RECIPE)
+    found = {**summary, **{key: run[key] for key in wanted if run.get(key) is not None}}
+    metric, best = found.pop("metric_for_best_model", None), found.pop("best_metric", None)
+    step = found.pop("best_step", None)
+    if metric is not None and best is not None:
+        found["best evaluation"] = f"{metric} {best:.6g}" + (f" at step {step}" if step is not None else "")
     plain = {
         key: f"{value:.6g}" if isinstance(value, float) and len(repr(value)) > 8 else value
-        for key, value in (*summary.items(), *chosen.items())
-        if isinstance(value, (str, int, float, bool)) and value != ""
+        for key, value in found.items()
+        if isinstance(value, (str, int, float, bool)) and value != "" and not (key.startswith("alpha_") and not value)
     }
     if not plain:
         return "## Recipe\n\nNo record of the training run was beside the model."
@@ -208,5 +211,32 @@ def _scores(summary: Mapping[str, Any]) -> str:
     """What a record of training says about teacher and student."""
     scored = {who: summary[who].get("score") for who in ("teacher", "student") if isinstance(summary.get(who), dict)}
     rows = [f"| {who} | {value:.1f} |" for who, value in scored.items() if isinstance(value, (int, float))]
-    task = f" on {summary['task']}" if summary.get("task") else ""
-    return f"| score{task} | |\n|---|---|\n" + "\n".join(rows) if rows else "Not evaluated."
+    if rows:
+        task = f" on {summary['task']}" if summary.get("task") else ""
+        return f"| score{task} | |\n|---|---|\n" + "\n".join(rows)
+    if summary.get("report"):
+        return _report(summary["report"])
+    if summary.get("evaluations"):
+        last = summary["evaluations"][-1]
+        values = {name: value for name, value in last.items() if name.startswith("eval_") and name != "eval_runtime"}
+        rows = [f"| {name.removeprefix('eval_').replace('_', ' ')} | {value:.4f} |" for name, value in values.items()]
+        return f"| on held-out text, at step {last['step']} | |\n|---|---:|\n" + "\n".join(rows)
+    return "Not evaluated."
+
+
+def _report(report: Mapping[str, Any]) -> str:
+    """The scores on held-out rows, each under its name; what is compared with the teacher is the student's alone."""
+    quality = report.get("quality") or {}
+    models = {"student": {"metrics": report["metrics"]}, **quality.get("models", {})}
+    titles = report.get("titles", {})
+    names = [name for name in ("teacher", "student") if name in models]
+    lines = [f"| on {report['rows']:,} held-out rows | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
+    for metric in {**models["student"]["metrics"], **report["metrics"]}:
+        values = [models[name]["metrics"].get(metric) for name in names]
+        values[-1] = report["metrics"].get(metric) if values[-1] is None else values[-1]
+        said = ["-" if value is None else f"{value:.4f}" for value in values]
+        lines.append(f"| {titles.get(metric, metric.replace('_', ' '))} | {' | '.join(said)} |")
+    kept = models["student"].get("kept", {})
+    shares = [f"{each['text']} of its {titles.get(metric, metric.replace('_', ' '))}" for metric, each in kept.items()]
+    of_teacher = f"\n\nKept of the teacher: {', '.join(shares)} (in brackets the 95 % interval)." if shares else ""
+    return "\n".join(lines) + of_teacher

@@ -110,6 +110,8 @@ def load_model(
         _refuse_other_head(name, config, wanted)
     options = {**common, "config": config, "dtype": dtype}
     model, missing, mismatched = _read(name, wanted, options)
+    if new_head and head_of_class((config.architectures or [""])[0]) not in (None, wanted):
+        missing |= _draw_head(model)  # another head's weights can have the same names
     in_encoder = f"{model.base_model_prefix}."
     if head == "auto" and wanted == "masked_lm" and missing and not any(key.startswith(in_encoder) for key in missing):
         # The class promised a head that the file does not hold: a discriminator, or a bare encoder saved anew.
@@ -125,11 +127,22 @@ def load_model(
     return model.eval()
 
 
+def head_in(name: str) -> HeadName | None:
+    """The head that the configuration of `name`, a directory or a Hub id, names; None for an encoder, and where its
+    class is not transformers' own."""
+    classes = load_config(existing(name)).architectures or [""]
+    return head_of_class(classes[0])
+
+
 def load_config(name: str, **options: Any) -> PreTrainedConfig:
     """The configuration in `name`, a directory or a Hub id. Raises `InputError` where there is none that is whole."""
     try:
         return cast(PreTrainedConfig, transformers.AutoConfig.from_pretrained(name, **options))
     except _LOADING as error:
+        if isinstance(error, OSError) and not is_path(name):
+            raise InputError(
+                f"{name}: there is no such folder, and no model of that id can be had from the Hub: {first_line(error)}"
+            ) from None
         raise InputError(f"{name} does not load as a model: {first_line(error)}") from None
 
 
@@ -196,6 +209,18 @@ def _refuse_other_head(name: str, config: PreTrainedConfig, wanted: HeadName) ->
         )
 
 
+def _draw_head(model: PreTrainedModel) -> set[str]:
+    """Draws all weights outside the encoder anew; returns their names."""
+    drawn = set()
+    for name, module in model.named_children():
+        if module is not model.base_model:
+            for key, weight in module.named_parameters(name):
+                weight._is_hf_initialized = False  # type: ignore[attr-defined]
+                drawn.add(key)
+            module.apply(model._init_weights)
+    return drawn
+
+
 def _judge(
     name: str, model: PreTrainedModel, head: HeadName, missing: set[str], mismatched: dict[str, str], new_head: bool
 ) -> None:
@@ -205,7 +230,7 @@ def _judge(
     of_head = [key for key in absent if not key.startswith(encoder) or ".pooler." in f".{key}"]
     if new_head and model.base_model is not model and absent == of_head:
         if absent:
-            logger.warning("%s gets a new %s head: %d weights are drawn anew", name, head, len(absent))
+            logger.warning("%s gets a new %s head: %s are drawn anew", name, head, ", ".join(absent))
         return
     if mismatched:
         key = sorted(mismatched)[0]

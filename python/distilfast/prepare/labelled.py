@@ -116,7 +116,9 @@ def load_labelled(
     if max_train_rows is not None:
         chosen = choose_rows(first.rows, first.columns, max_train_rows, seed)
         if len(chosen) < len(first):
-            notes.append(f"trained on {len(chosen)} of {len(first)} rows, chosen at random by seed {seed}")
+            notes.append(
+                f"trained on {len(chosen)} of {len(first)} rows (--max_train_rows), chosen at random by seed {seed}"
+            )
         first = Part(first.rows.take(chosen), first.columns)
     for part, what in ((first, "training"), (more, "unlabelled")):
         shared = [] if part is None else shared_rows(part.rows, part.columns, checked.rows, checked.columns)

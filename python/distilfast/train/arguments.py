@@ -41,12 +41,15 @@ UNSUPPORTED = {
     "activation_checkpointing": "it would recompute with other weights than it computed with; lower --batch_tokens",
     "auto_find_batch_size": "the batches are planned beforehand; lower --batch_tokens",
     "enable_jit_checkpoint": "SIGTERM saves a whole checkpoint on every rank as it is",
+    "dataloader_drop_last": "an epoch has every row once",
     "fp16": "its range needs loss scaling; use --precision bf16",
     "gradient_checkpointing": "it would recompute with other weights than it computed with; lower --batch_tokens",
+    "include_for_metrics": "compute_metrics gets predictions and labels",
     "label_smoothing_factor": "the teacher's distribution takes its place",
     "neftune_noise_alpha": "it would make teacher and student see different inputs",
     "prediction_loss_only": "evaluation measures what the head has metrics for",
     "save_only_model": "a run could not go on from such checkpoints; --save_total_limit 1 keeps one",
+    "train_sampling_strategy": "rows of like length go together wherever their labels allow it",
     "use_liger_kernel": "the losses have kernels of their own; see --loss_impl",
 }
 
@@ -245,7 +248,7 @@ class DistillationArguments(TrainingArguments):
             # Trainer's own bf16 is autocast, which keeps activations between layers and all outputs in float32.
             self.bf16, self.precision = False, "bf16"
         for name, reason in UNSUPPORTED.items():
-            if getattr(self, name, None) != getattr(TrainingArguments, name, None):
+            if (getattr(self, name, None) or None) != (getattr(TrainingArguments, name, None) or None):
                 raise InputError(f"--{name} is not supported: {reason}")
         if self.restrict_ce_to_mask:
             self.kl_positions = "masked"

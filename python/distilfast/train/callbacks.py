@@ -9,7 +9,7 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any
 
@@ -30,6 +30,22 @@ class SetEpoch(TrainerCallback):
     def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Mapping[str, Any]) -> None:
         # A whole number at an epoch's begin; with a part behind the point on a resume within it.
         self.batches.set_epoch(int(state.epoch or 0))
+
+
+class BeforeFirstStep(TrainerCallback):
+    """Calls what is to be done before the first step, once models and state are those of the checkpoint."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self.call = call
+        self._called = False
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._called = False
+
+    def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if not self._called:
+            self._called = True
+            self.call()
 
 
 class NonFiniteLossError(RuntimeError):
@@ -95,7 +111,15 @@ class Interruption(TrainerCallback):
         self._pending.append((state.global_step, names, values, event))
         self._judge(keep=1 if event is not None else 0)
         if self.requested:
+            control.should_evaluate = False  # save at once; it is made up for when the run goes on
             control.should_save = control.should_training_stop = True
+        return control
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        if self.requested:  # the checkpoint is written
+            control.should_evaluate = control.should_save = False
         return control
 
     def check_losses(self) -> None:

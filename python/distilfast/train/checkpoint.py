@@ -160,14 +160,16 @@ def find_checkpoint(wanted: str | bool, output_dir: str | Path) -> tuple[Path, l
     raise InputError(f"cannot resume: {where} that is whole" + "".join(f"; {note}" for note in notes))
 
 
-def compare_run(checkpoint: Path, run: Mapping[str, Any]) -> None:
-    """Refuses, with `InputError` naming each difference, to go on with a run that is not the one in the checkpoint."""
+def compare_run(checkpoint: Path, run: Mapping[str, Any], but: Sequence[str] = ()) -> None:
+    """Refuses, with `InputError` naming each difference, to go on with a run that is not the one in the checkpoint.
+
+    `but`: what is not compared."""
     before = read_seal(checkpoint)["run"]
     now = json.loads(json.dumps(dict(run)))
     differences = [
         f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
         for name in sorted({*before, *now})
-        if before.get(name) != now.get(name)
+        if before.get(name) != now.get(name) and name not in but
     ]
     if differences:
         raise InputError(

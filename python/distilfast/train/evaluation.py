@@ -6,8 +6,9 @@ Nothing is drawn and nothing kept: a run that evaluates takes the same steps, bi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping
-from typing import Any, cast
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import EvalPrediction
@@ -60,8 +61,9 @@ def evaluate(
 
     masked_lm: `loss` (masked-language-model loss), `accuracy`, and with a teacher (the first of several) `agreement`
     and `kl` at masked positions. hidden_states: `cosine`, mean over tokens, to the teachers. Other heads: what
-    `Head.metrics` gives, and beside it what `compute_metrics` makes of an `EvalPrediction` of all rows. Every rank
-    evaluates all batches. `remembered`: what the teachers said of batches before, which do not change; added to.
+    `Head.metrics` gives, and where there are labels what `compute_metrics` makes of an `EvalPrediction` of all rows in
+    the order of the data (`Head.eval_prediction`). Every rank evaluates all batches. `remembered`: what the teachers
+    said of batches before, which do not change; added to.
     Raises `InputError` for no batches and for predictions that are not finite.
     """
     if len(batches) == 0:
@@ -71,12 +73,17 @@ def evaluate(
             return _masked_lm(step, batches, device)
         if isinstance(step.head, HiddenStates):
             return _hidden_states(step, batches, device)
-        predictions = predict(step, batches, device, remembered)
-        found = step.head.metrics(predictions)
-        if compute_metrics is not None:
-            labels = cast(Any, predictions.labels)
-            found |= compute_metrics(EvalPrediction(predictions=predictions.student, label_ids=labels))
-        return found
+        return measured(step.head, predict(step, batches, device, remembered), compute_metrics)
+
+
+def measured(
+    head: Head, predictions: Predictions, compute_metrics: Callable[[EvalPrediction], Mapping[str, float]] | None
+) -> dict[str, float]:
+    """The head's metrics and, where there are labels, what `compute_metrics` adds or puts in their place."""
+    found = head.metrics(predictions)
+    if compute_metrics is not None and predictions.labels is not None:
+        found |= compute_metrics(head.eval_prediction(predictions))
+    return found
 
 
 def predict(
@@ -85,7 +92,7 @@ def predict(
     device: torch.device,
     remembered: MutableMapping[Any, Any] | None = None,
 ) -> Predictions:
-    """What student and teachers say of the rows of all batches, in order.
+    """What student and teachers say of the rows of all batches: by row number, where batches have those.
 
     `remembered`: {batches: what the teachers said of them}, for those that are the same at every evaluation.
     """
@@ -108,15 +115,17 @@ def predict(
         if rows.row_numbers is not None:
             numbers.append(rows.row_numbers[counts].cpu())
     data = getattr(batches, "rows", None)
+    row_numbers = torch.cat(numbers).numpy() if numbers else None
+    order: Any = slice(None) if row_numbers is None else np.argsort(row_numbers, kind="stable")
     if theirs:
-        known = head.joined(theirs).numpy()
+        known = head.joined(theirs).numpy()[order]
         if remembered is not None and not getattr(batches, "shuffle", True):
             remembered[batches] = known
     return Predictions(
-        head.joined(ours).numpy(),
+        head.joined(ours).numpy()[order],
         known,
-        torch.cat(labels).numpy() if labels else None,
-        torch.cat(numbers).numpy() if numbers else None,
+        torch.cat(labels).numpy()[order] if labels else None,
+        None if row_numbers is None else row_numbers[order],
         data if isinstance(data, EncodedRows) else None,
         getattr(batches, "pair_scores", None),
     )

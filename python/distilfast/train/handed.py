@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -51,6 +51,19 @@ def check_batches(args: Any, batches: Batches | None) -> None:
             f"{args.gradient_accumulation_steps} accumulation steps on {args.world_size} ranks make "
             f"{args.batches_per_step}; build MaskedBatches with batches_per_step={args.batches_per_step}"
         )
+
+
+def refuse_ignored(given: Mapping[str, Any]) -> None:
+    """Raises `InputError` for arguments of `Trainer` that would do nothing here."""
+    instead = {
+        "data_collator": "batches come whole from train_dataset",
+        "compute_loss_func": "the losses are the head's; see DistillationArguments",
+        "model_init": "hand the student over",
+        "preprocess_logits_for_metrics": "compute_metrics gets the logits as they are",
+    }
+    for name, why in instead.items():
+        if given.get(name) is not None:
+            raise InputError(f"{name} would do nothing in a DistillationTrainer: {why}")
 
 
 def check_optimiser(args: Any, model: nn.Module) -> None:

@@ -112,8 +112,8 @@ class PublicTrainer(Trainer):
         dataset: Any = None,
         dataset_args: Any = None,
     ) -> None:
-        """Writes README.md to the output directory: what the student is, how it was made, without a path of this
-        machine. `tags`, `tasks` and the data set's details are not stated in it."""
+        """Writes README.md to the output directory: what the student is, how it was made, what it scored, without a
+        path of this machine. `tags`, `tasks` and the data set's details are not stated in it."""
         if not self.is_world_process_zero():
             return
         folder = Path(cast(str, self.args.output_dir))
@@ -131,8 +131,8 @@ class PublicTrainer(Trainer):
             with tempfile.TemporaryDirectory() as scratch:
                 cast(Any, tokenizer).save_pretrained(scratch)
                 tokenizer = load_transformers_tokenizer(scratch)
-        files = {"model.safetensors": "the student's weights"}
-        write_text(folder / "README.md", model_card(student, tokenizer, folder, files, fields))
+        sentence = cast(Any, self).step.head.name == "embedding"
+        write_text(folder / "README.md", model_card(student, tokenizer, folder, {}, fields, sentence=sentence))
 
 
 def copy_summaries(source: Path, target: Path) -> None:

@@ -10,16 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .._core import InputError
-from ..batches.encode import EncodedRows, encode_texts, encode_words
+from ..batches.encode import EncodedRows, encode_texts, encode_words, joined
 from ..batches.labelled import LabelledBatches
 from ..batches.question_windows import encode_questions, passage_stride
 from ..heads.classification import problem_type_of
-from ..heads.head import Head
-from ..heads.objective import Objective
 from ..losses.definitions import IGNORED
 from ..models.families import longest_row
 from ..models.sentence_folder import refuse_single_texts
@@ -27,6 +24,7 @@ from ..prepare.columns import Kind
 from ..prepare.labelled import LabelledData, Part, compared_groups, load_labelled
 from ..prepare.labels import LabelMapping
 from ..prepare.records import listed, rows_of_columns
+from ..prepare.split import choose_rows
 from ..prepare.targets import Targets, answer_targets, sequence_targets, tag_targets
 from ..prepare.text import read_texts
 from ..tokenizer import load_transformers_tokenizer
@@ -71,10 +69,14 @@ class LabelledRun:
     def mapping(self) -> LabelMapping | None:
         return self.train.targets.mapping
 
-    def batches(self, batch_size: int, batches_per_step: int, seed: int) -> LabelledBatches:
+    @property
+    def rows(self) -> EncodedRows:
         """The rows to train on, with and without labels."""
-        parts = [self.train.rows, *([self.unlabelled.rows] if self.unlabelled is not None else [])]
-        return LabelledBatches(parts, self.tokenizer, batch_size, batches_per_step, seed)
+        return joined([self.train.rows, *([self.unlabelled.rows] if self.unlabelled is not None else [])])
+
+    def batches(self, batch_size: int, batches_per_step: int, seed: int, mixing: float = 0.0) -> LabelledBatches:
+        """The rows to train on, with lengths mixed so far."""
+        return LabelledBatches(self.rows, self.tokenizer, batch_size, batches_per_step, seed, mixing=mixing)
 
     def held_out(self, batch_size: int) -> LabelledBatches:
         """The rows to evaluate on, the same in every epoch."""
@@ -152,7 +154,7 @@ def read(
     config = rows.dataset_config_name
     if rows.task is not None:
         config = task_source(rows.task, rows.data_dir)[1]
-    return load_labelled(
+    data = load_labelled(
         source_of(rows) if train is None else train,
         rows.validation_file if validation is None else validation,
         unlabelled,
@@ -164,6 +166,15 @@ def read(
         max_train_rows=rows.max_train_rows,
         seed=seed,
     )
+    if rows.max_eval_samples is None:
+        return data
+    part = data.validation
+    chosen = choose_rows(part.rows, part.columns, rows.max_eval_samples, seed)
+    if len(chosen) == len(part):
+        return data
+    note = f"evaluated on {len(chosen):,} of {len(part):,} rows (--max_eval_samples), chosen at random by seed {seed}"
+    fewer = Part(part.rows.take(chosen), part.columns)
+    return replace(data, validation=fewer, notes=(*data.notes, note))
 
 
 def encode(
@@ -205,7 +216,7 @@ def encode(
             continue
         targets = targets_of(part, head, config, separator, mapping)
         mapping = mapping or targets.mapping
-        encoded = _encoded(part, targets, head, tokenizer, max_length)
+        encoded = encode_part(part, targets, head, tokenizer, max_length)
         if scores and compares_groups:
             groups, note = compared_groups(part)
             encoded = replace(encoded, groups=groups)
@@ -245,7 +256,8 @@ def targets_of(
     return sequence_targets(part.rows, part.columns, problem, class_names(config), separator, mapping)
 
 
-def _encoded(part: Part, targets: Targets, head: str, tokenizer: Any, max_length: int) -> EncodedRows:
+def encode_part(part: Part, targets: Targets, head: str, tokenizer: Any, max_length: int) -> EncodedRows:
+    """The rows of a part as token ids, with the labels that they have."""
     labels: Any = targets.values if targets.labelled else None
     texts = part.texts
     if head == "tokens":
@@ -258,18 +270,23 @@ def _encoded(part: Part, targets: Targets, head: str, tokenizer: Any, max_length
 def class_weights(given: Sequence[str] | None, run: LabelledRun, head: str) -> list[float] | None:
     """The weight of each class in the loss against labels: numbers as given, or inverse to how often it occurs.
 
-    "balanced" is rows / (classes * rows of the class), as in scikit-learn; a class without rows counts 1.
+    "balanced" is rows / (classes * rows of the class), as in scikit-learn, for taggers words in the place of rows; a
+    class without any counts 1.
     Raises `InputError` for other words, for another number of weights than classes, and for heads without classes.
     """
     if given is None:
         return None
-    if head != "classification":
-        raise InputError(f"--class_weights: for the head {head} there are none; leave it out")
+    if head == "questions":
+        raise InputError("--class_weights: answers are places in a passage and have no classes; leave it out")
     classes = len(run.id2label)
     if list(given) == ["balanced"]:
-        labels = np.array([label for label in run.train.targets.values if isinstance(label, int) and label != IGNORED])
+        values = run.train.targets.values
+        flat = [tag for tags in values for tag in tags] if head == "tokens" else values
+        labels = np.array([label for label in flat if isinstance(label, int) and label != IGNORED])
         if not len(labels):
-            raise InputError("--class_weights balanced counts labels that are one class a row, and there are none")
+            raise InputError(
+                "--class_weights balanced counts labels that are one class a row or a word, and there are none"
+            )
         counts = np.bincount(labels, minlength=classes)
         return [float(len(labels) / (classes * count)) if count else 1.0 for count in counts]
     try:
@@ -332,50 +349,3 @@ def check_models(
                     f"{whose} has another vocabulary than {name}: its id {number} is {word!r} and {words[number]!r} "
                     "here; teacher and student must read the same ids"
                 )
-
-
-@torch.inference_mode()
-def with_pseudo_labels(
-    run: LabelledRun, teachers: Sequence[PreTrainedModel], head: Head, min_confidence: float, batch_size: int
-) -> LabelledRun:
-    """The unlabelled rows that the teachers are sure of, with their class as a label (Bucila et al. 2006).
-
-    A class is as probable as the mean of the teachers' softmaxes says. Raises `InputError` for problems in which a row
-    has not one class, and where no row is left.
-    """
-    assert run.unlabelled is not None
-    if getattr(head, "problem_type", None) != "single_label_classification":
-        raise InputError("--min_confidence needs a teacher that gives a row one class; leave it out")
-    if not 0.0 <= min_confidence <= 1.0:
-        raise InputError(f"--min_confidence {min_confidence:g} is no probability; give one from 0 to 1")
-    batches = LabelledBatches(run.unlabelled.rows, run.tokenizer, batch_size, shuffle=False)
-    total = len(run.unlabelled.rows)
-    probabilities = torch.zeros(total, len(run.id2label))
-    for number in range(len(batches)):
-        for teacher in teachers:
-            teacher.train(False)
-            batch = {name: value.to(teacher.device) for name, value in batches[number].items()}
-            rows = head.rows(batch, Objective())
-            logits = head.outputs(teacher, batch, rows, Objective(alpha_cos=0.0)).compared
-            share = logits.float().softmax(-1).cpu() / len(teachers)
-            probabilities[batch["row_numbers"].cpu()] += share
-    confidence, classes = probabilities.max(-1)
-    kept = (confidence >= min_confidence).nonzero().flatten().tolist()
-    if not kept:
-        raise InputError(
-            f"the teacher is nowhere as sure as --min_confidence {min_confidence:g}: at most {confidence.max():.3f}; "
-            "lower it"
-        )
-    part = run.unlabelled.part
-    chosen = Part(part.rows.take(kept), part.columns)
-    labels = classes[kept].tolist()
-    targets = Targets(labels, run.mapping, len(labels), ())
-    encoded = _encoded(chosen, targets, "classification", run.tokenizer, run.max_length)
-    counts = np.bincount(labels, minlength=len(run.id2label))
-    said = ", ".join(f"{name} {count:,}" for name, count in zip(run.id2label.values(), counts, strict=True))
-    note = (
-        f"unlabelled: {len(kept):,} of {total:,} rows got the teacher's class for a label ({said}), the others are "
-        f"left out: it is less sure of them than {min_confidence:g}"
-    )
-    notes = tuple(each for each in run.notes if "learn from the teacher alone" not in each)
-    return replace(run, unlabelled=EncodedPart(chosen, targets, encoded), notes=(*notes, note))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel
@@ -21,6 +22,7 @@ from .inputs import Arguments, Given
 from .kept_outputs import check_cache
 from .labelled import LabelledRun
 from .student import fine_tuned_student, make_student
+from .teacher_answers import mixing_of, with_pseudo_labels
 
 EVALUATION_ROWS = 32
 
@@ -95,15 +97,18 @@ def rows_material(arguments: Arguments, given: Given, teachers: Sequence[PreTrai
     ranks = run.validation.rows.groups is not None
     head = choose_head(truth, name, labelled.class_weights(rows.class_weights, run, name), ranks)
     notes = check_cache(arguments, given, head, len(teachers))
+    for teacher in teachers:
+        teacher.to(args.device)  # type: ignore[arg-type]
     if rows.min_confidence is not None:
-        for teacher in teachers:
-            teacher.to(args.device)  # type: ignore[arg-type]
-        run = labelled.with_pseudo_labels(run, teachers, head, rows.min_confidence, EVALUATION_ROWS)
+        run = with_pseudo_labels(run, teachers, head, rows.min_confidence, EVALUATION_ROWS)
     if not run.num_labelled and not teachers:
         raise InputError("there is no teacher and no row with a label, so there is nothing to learn from")
     student.config.problem_type = getattr(head, "problem_type", None)
     assert args.batches_per_step is not None
-    batches = run.batches(args.per_device_train_batch_size, args.batches_per_step, seed)
+    size = args.per_device_train_batch_size
+    mixing, note = mixing_of(run, teachers, head, size, seed)
+    run = run if note is None else replace(run, notes=(*run.notes, note))
+    batches = run.batches(size, args.batches_per_step, seed, mixing)
     held_out = run.held_out(args.per_device_eval_batch_size)
     return Material(student, head, batches, held_out, saved, run, notes=tuple(notes))
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +17,7 @@ from ..heads.embedding import Embedding
 from ..models.sentence import SentenceEncoder
 from .arguments import DistillationArguments
 from .checkpoint import SEAL, checkpoints, find_checkpoint
+from .continuing import LENGTHS, steps_to_come
 from .inputs import Arguments
 from .labelled import rows_seen
 from .material import Material
@@ -37,9 +36,11 @@ def prepare(args: DistillationArguments, reads: Sequence[str]) -> None:
         return
     whole = [each.name for each in checkpoints(args.output_dir) if (each / SEAL).is_file()]
     if whole and not args.overwrite:
+        finished = (Path(args.output_dir) / SUMMARY).is_file()
+        longer = f", with more steps than it had ({' or '.join(f'--{name}' for name in LENGTHS)})" if finished else ""
         raise InputError(
-            f"{args.output_dir} holds a run with {whole[0]}; go on with it by --resume_from_checkpoint last, name "
-            "another directory, or pass --overwrite to replace it"
+            f"{args.output_dir} holds a {'finished ' if finished else ''}run with {whole[0]}; go on with it by "
+            f"--resume_from_checkpoint last{longer}, name another directory, or pass --overwrite to replace it"
         )
     files.refuse_occupied(args.output_dir, args.overwrite, reads)
 
@@ -66,14 +67,6 @@ def nothing_left_if_refused(args: DistillationArguments, first: bool) -> Iterato
 
 FEW_STEPS = 300
 """Below so many optimiser steps little is learned, and the description says what to change."""
-
-
-def steps_to_come(args: DistillationArguments, batches: int) -> int:
-    """The optimiser steps of a run on so many batches an epoch, over all ranks, as `Trainer` counts them."""
-    if args.max_steps > 0:
-        return args.max_steps
-    assert args.batches_per_step is not None
-    return math.ceil(args.num_train_epochs * max(1, math.ceil(batches / args.batches_per_step)))
 
 
 def describe(trainer: DistillationTrainer, material: Material) -> str:
@@ -134,7 +127,7 @@ def summarise(arguments: Arguments, trainer: DistillationTrainer, material: Mate
         "teacher": " and ".join(models.teacher or []) or None,
         "head": step.head.name,
         "init": models.init if models.teacher else "random" if models.student is None else None,
-        **{name: value for name, value in dataclasses.asdict(step.objective).items() if name != "impl"},
+        **step.objective.settings(step.head.name == "masked_lm"),
         **of_data,
         "batches_per_step": args.batches_per_step,
         "learning_rate": args.learning_rate,
@@ -154,6 +147,7 @@ def summarise(arguments: Arguments, trainer: DistillationTrainer, material: Mate
         "evaluations": evaluations(trainer),
         "best_step": state.best_global_step,
         "best_metric": state.best_metric,
+        "metric_for_best_model": None if state.best_metric is None else args.metric_for_best_model,
         "run": trainer.describe_run(),
         "versions": {
             "distilfast": __version__,
@@ -164,8 +158,8 @@ def summarise(arguments: Arguments, trainer: DistillationTrainer, material: Mate
 
 
 def save_student(trainer: DistillationTrainer, summary: dict[str, Any], material: Material) -> None:
-    """The student and its tokenizer in the output directory, each file whole, and the summary as the last; then, with
-    --push_to_hub, on the Hub. A sentence encoder is read back and compared first."""
+    """The student and its tokenizer in the output directory, each file whole, and summary and card as the last. A
+    sentence encoder is read back and compared first."""
     if trainer.is_fsdp_enabled:
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     folder = Path(str(trainer.args.output_dir))
@@ -180,9 +174,7 @@ def save_student(trainer: DistillationTrainer, summary: dict[str, Any], material
                 shutil.rmtree(folder / path.name, ignore_errors=True)
             path.replace(folder / path.name)
         beside.rmdir()
-        write_summary(trainer.args, summary)
-    if trainer.args.push_to_hub:
-        trainer.push_to_hub()
+        write_summary(trainer, summary)
 
 
 def read_back(trainer: DistillationTrainer, head: Embedding, folder: Path, material: Material) -> float:
@@ -193,8 +185,23 @@ def read_back(trainer: DistillationTrainer, head: Embedding, folder: Path, mater
     return check_saved(folder, trained, material.sample)
 
 
-def write_summary(args: DistillationArguments, summary: dict[str, Any]) -> None:
-    files.write_json(Path(str(args.output_dir)) / SUMMARY, summary)
+def write_summary(trainer: DistillationTrainer, summary: dict[str, Any]) -> None:
+    """Writes the summary, and the card, which tells of it."""
+    folder = Path(str(trainer.args.output_dir))
+    files.write_json(folder / SUMMARY, summary)
+    trainer.create_model_card(model_name=folder.absolute().name)
+
+
+def whole_checkpoint(args: DistillationArguments) -> Path | None:
+    """The latest checkpoint that was written to its end."""
+    return next((each for each in checkpoints(str(args.output_dir)) if (each / SEAL).is_file()), None)
+
+
+def how_to_train_on(checkpoint: Path) -> str:
+    return (
+        f"to train on from {checkpoint.name}: the same command with --resume_from_checkpoint last and a larger "
+        f"{' or '.join(f'--{name}' for name in reversed(LENGTHS))}"
+    )
 
 
 def evaluations(trainer: DistillationTrainer) -> list[dict[str, Any]]:

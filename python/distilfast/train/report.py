@@ -6,7 +6,7 @@ Measured on the student as it was saved and the teacher as it was given, both in
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,14 +16,12 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..batches.labelled import LabelledBatches
-from ..heads.classification import Classification
 from ..heads.head import Head, Predictions
 from ..heads.objective import Objective
 from ..heads.questions import Questions
 from ..heads.reranking import Reranking
 from ..heads.tokens import Tokens
-from ..losses.definitions import IGNORED
-from ..metrics.compare import Answers, Comparison, ManyLabels, Numbers, OneClass, Ranking, Tags, compared
+from ..metrics.compare import Comparison, Ranking, compared, comparison_of
 from ..metrics.speed import hardware, measure_size, measure_speed, speed_warnings
 from .evaluation import LOGITS_ALONE, predict
 from .step import DistillationStep
@@ -37,13 +35,15 @@ def report(
     mixture: Sequence[float],
     head: Head,
     held_out: LabelledBatches,
+    labels: Sequence[Any],
     names: Sequence[str],
     device: torch.device,
     measure: bool = True,
 ) -> dict[str, Any]:
     """Quality, size and (if `measure`) speed as JSON values; the models are moved to `device` in evaluation mode.
 
-    `names`: of the classes. Without a teacher the student alone is scored.
+    `labels`: of the rows of the table, as `prepare.targets` reads them; `names`: of the classes. Without a teacher the
+    student alone is scored.
     """
     for model in (student, *teachers):
         model.train(False)
@@ -52,12 +52,20 @@ def report(
     step = DistillationStep(student, teachers, objective, teacher_weights=mixture if teachers else None, head=head)
     with torch.inference_mode():
         predictions = predict(step, held_out, device)
-    found: dict[str, Any] = {"rows": len(np.unique(held_out.rows.row_numbers)), "metrics": head.metrics(predictions)}
+    found: dict[str, Any] = {"rows": len(labels), "metrics": head.metrics(predictions)}
+    outputs = {"teacher": outputs_of(head, predictions, predictions.teacher, labels)} if teachers else {}
+    outputs["student"] = outputs_of(head, predictions, predictions.student, labels)
+    comparison: Comparison
+    if isinstance(head, Reranking):
+        assert held_out.rows.groups is not None
+        scores = np.array(labels, np.float64)
+        comparison = Ranking(scores if np.isfinite(scores).any() else None, held_out.rows.groups)
+    else:
+        comparison = comparison_of(head.name, str(getattr(head, "problem_type", "")), labels, names)
     if teachers:
-        outputs = {"teacher": outputs_of(head, predictions, predictions.teacher)}
-        outputs["student"] = outputs_of(head, predictions, predictions.student)
-        quality = compared(comparison_of(head, predictions, names), outputs, "teacher")
+        quality = compared(comparison, outputs, "teacher")
         found |= {"quality": quality, "warnings": quality.pop("warnings")}
+    found["titles"] = dict(comparison.titles)
     models = {"student": student, **({"teacher": teachers[0]} if teachers else {})}
     found["size"] = {name: vars(measure_size(model)) for name, model in models.items()}
     if measure and teachers:
@@ -68,34 +76,18 @@ def report(
     return found
 
 
-def comparison_of(head: Head, predictions: Predictions, names: Sequence[str]) -> Comparison:
-    """The held-out truth in the form that the head is compared in."""
-    rows, labels = len(predictions.student), predictions.labels
-    if isinstance(head, Tokens):
-        classes = np.full(rows, IGNORED) if labels is None else labels
-        return Tags(head.sentences(classes, predictions), names)
-    if isinstance(head, Questions):
-        data = predictions.data
-        assert data is not None
-        return Answers(data.answers or [None] * len(data.passages or ()))
-    if isinstance(head, Reranking):
-        assert predictions.data is not None
-        assert predictions.data.groups is not None
-        known = None if labels is None else labels.reshape(-1).astype(np.float64)
-        return Ranking(known, predictions.data.groups[predictions.row_numbers])
-    assert isinstance(head, Classification)
-    if head.problem_type == "single_label_classification":
-        return OneClass(np.full(rows, IGNORED) if labels is None else labels, names)
-    if head.problem_type == "multi_label_classification":
-        return ManyLabels(np.full((rows, len(names)), np.nan) if labels is None else labels, names)
-    return Numbers(np.full(rows, np.nan) if labels is None else labels.reshape(-1).astype(np.float64))
-
-
-def outputs_of(head: Head, predictions: Predictions, logits: np.ndarray | None) -> Any:
-    """What a model says in the form that `comparison_of` compares."""
+def outputs_of(head: Head, predictions: Predictions, logits: np.ndarray | None, labels: Sequence[Any]) -> Any:
+    """What a model says, row by row, in the form that `metrics.compare` compares; of words that it never saw ""."""
     assert logits is not None
     if isinstance(head, Tokens):
-        return head.sentences(logits.argmax(-1), predictions)
+        data = predictions.data
+        assert data is not None
+        assert data.words is not None
+        said, classes = [[""] * len(row) for row in labels], iter(logits.argmax(-1).tolist())
+        for row, tags in enumerate(said):
+            for word in data.words[row].tolist():
+                tags[word] = head.names[next(classes)]
+        return said
     if isinstance(head, Questions):
         return head.answers(logits, predictions)
     return logits.reshape(-1) if getattr(head, "problem_type", "") == "regression" else logits
@@ -104,21 +96,24 @@ def outputs_of(head: Head, predictions: Predictions, logits: np.ndarray | None) 
 def report_lines(found: dict[str, Any]) -> list[str]:
     """The report in a few lines."""
     lines = []
-    quality = found.get("quality")
-    metrics = found["metrics"]
+    quality, metrics = found.get("quality"), found["metrics"]
+
+    def title(metric: str) -> str:
+        return str(found["titles"].get(metric, metric.replace("_", " ")))
+
     if quality is not None and quality["units"]:
         main = quality["main"][0]
         teacher, student = (quality["models"][name]["metrics"][main] for name in ("teacher", "student"))
         kept = quality["models"]["student"]["kept"][main]["text"]
         lines.append(
-            f"kept {kept} of the teacher's {_title(main)} on {quality['units']:,} held-out {quality['unit']}: "
+            f"kept {kept} of the teacher's {title(main)} on {quality['units']:,} held-out {quality['unit']}: "
             f"{100 * student:.1f} where the teacher has {100 * teacher:.1f} and no look at the text "
             f"{100 * quality['chance'][main]:.1f}"
         )
     else:
         shown = {name: value for name, value in metrics.items() if name not in ("agreement", "kl")}
         if shown:
-            said = ", ".join(f"{_title(name)} {value:.4f}" for name, value in shown.items())
+            said = ", ".join(f"{title(name)} {value:.4f}" for name, value in shown.items())
             lines.append(f"on {found['rows']:,} held-out rows: {said}")
     if "agreement" in metrics:
         kl = f" (KL {metrics['kl']:.4f})" if "kl" in metrics else ""
@@ -151,18 +146,28 @@ USES = {
 }
 
 
-def next_commands(output_dir: str, teacher: str | None, validation: str | None, head: str) -> list[str]:
-    """What to type next. `validation`: the file that was evaluated on, where it is one."""
+def next_commands(
+    output_dir: str, teacher: str | None, validation: str | None, head: str, longest: int, columns: Mapping[str, Any]
+) -> list[str]:
+    """What to type next. `validation`: the file that was evaluated on, where it is one; `longest`: the tokens that its
+    rows were cut to; `columns`: the flags that say what they hold."""
     folder = Path(output_dir)
     lines = [f"next: transformers.{USES[head].format(repr(output_dir))}"]
     if teacher is not None and validation is not None:
-        words = ["--teacher", teacher, "--student", output_dir, "--validation_file", validation]
+        words = [
+            "--teacher",
+            teacher,
+            "--student",
+            output_dir,
+            "--validation_file",
+            validation,
+            "--max_length",
+            str(longest),
+        ]
+        for name, value in columns.items():
+            words += [f"--{name}", *([value] if isinstance(value, str) else value)] if value else []
         report_dir = str(folder.with_name(folder.name + "-report"))
         lines.append(f"next: distilfast evaluate {shlex.join([*words, '--output_dir', report_dir])}")
     words = ["--student", output_dir, "--output_dir", str(folder.with_name(folder.name + "-onnx")), "--onnx"]
     lines.append(f"next: distilfast export {shlex.join(words)}")
     return lines
-
-
-def _title(metric: str) -> str:
-    return metric.replace("_", " ")

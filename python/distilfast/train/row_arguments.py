@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+COLUMNS = ("text_column", "label_column", "label_separator", "group_column")
+"""The flags that say what the columns of rows are; `evaluate` has them too."""
+
 
 @dataclass
 class RowArguments:
@@ -63,3 +66,6 @@ class RowArguments:
         },
     )
     max_train_rows: int | None = field(default=None, metadata={"help": "Train on a fixed random choice of the rows."})
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Evaluate on a fixed random choice of the validation rows."}
+    )

@@ -21,7 +21,7 @@ from .._files import first_line
 from ..batches.labelled import LabelledBatches
 from ..heads.choice import HEADS
 from ..models.head import head_called, head_of, is_sentence_encoder, modules_of
-from ..models.load import load_model
+from ..models.load import head_in, load_model
 from ..models.saved_tokenizer import save_tokenizer
 from ..prepare.directory import PreparedTokens
 from ..vocabulary.from_files import describe
@@ -44,18 +44,12 @@ from .inputs import (
 from .kept_outputs import keep_teachers
 from .material import Material, rows_material, text_material
 from .report import next_commands, report, report_lines
+from .row_arguments import COLUMNS
 from .sentence_material import sentence_material
+from .stopped import TrainingInterruptedError, told_when_stopped
 from .student import load_teachers, make_student
 from .trainer import DistillationTrainer
 from .words import check_words, with_fewer_words
-
-
-class TrainingInterruptedError(RuntimeError):
-    """A signal ended the training; a checkpoint of that moment is written, and the message says how to go on."""
-
-    def __init__(self, message: str, number: int) -> None:
-        super().__init__(message)
-        self.exit_code = 128 + number  # of the command
 
 
 def distil(
@@ -137,6 +131,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         run(command.given(KINDS, arguments), Given())
     except TrainingInterruptedError as error:
+        if not error.resumable:
+            raise
         again = shlex.join(["distilfast", "train", *without_resume(arguments), "--resume_from_checkpoint", "last"])
         raise TrainingInterruptedError(f"{error}. Go on with: {again}", error.exit_code - 128) from None
 
@@ -201,16 +197,25 @@ def run(values: Mapping[str, Any], given: Given, scored: bool = True) -> dict[st
             f"{args.output_dir}, and --resume_from_checkpoint last goes on from it",
             number,
         )
-    unknown = args.load_best_model_at_end or not output.evaluated_last(trainer)
-    if scored and material.held_out is not None and unknown:
-        trainer.evaluate()
-    summary = output.summarise(arguments, trainer, material, trainer.meter.seconds) | of_words
-    output.save_student(trainer, summary, material)
+    stands = output.whole_checkpoint(args)
+    kept = f"{stands} is whole, with all its steps" if stands else "no checkpoint was kept"
+    with told_when_stopped(f"stopped after the last step, before the student was saved; {kept}", stands is not None):
+        unknown = args.load_best_model_at_end or not output.evaluated_last(trainer)
+        if scored and material.held_out is not None and unknown:
+            trainer.evaluate()
+        summary = output.summarise(arguments, trainer, material, trainer.meter.seconds) | of_words
+        output.save_student(trainer, summary, material)
     if first:
-        print(f"the student is in {args.output_dir}")
-        if scored and material.labelled is not None:
+        print(f"the student is in {args.output_dir}", flush=True)
+    if first and scored and material.labelled is not None:
+        missing = "what it keeps of its teacher was not measured; distilfast evaluate measures it"
+        with told_when_stopped(f"stopped; the student in {args.output_dir} is whole, but {missing}", False):
             summary |= final_report(arguments, given, trainer, material)
-            output.write_summary(args, summary)
+            output.write_summary(trainer, summary)
+    if first and stands is not None:
+        print(output.how_to_train_on(stands))
+    if args.push_to_hub:
+        trainer.push_to_hub()
     return summary
 
 
@@ -236,8 +241,8 @@ def _check_sources(arguments: Arguments, given: Given) -> None:
 
 
 def choose_head_name(arguments: Arguments, given: Given, teachers: Sequence[PreTrainedModel]) -> str:
-    """The head that was asked for, or the first teacher's; without a teacher that of a loaded student, classification
-    for rows, masked_lm for text."""
+    """The head that was asked for, or the first teacher's; without a teacher that of the student, where it has one that
+    learns from rows, else classification for rows and masked_lm for text."""
     name: str
     if arguments.training.head is not None:
         name = head_called(arguments.training.head)
@@ -255,7 +260,9 @@ def choose_head_name(arguments: Arguments, given: Given, teachers: Sequence[PreT
     elif given.student is not None:
         name = head_of(given.student)
     else:
-        name = "masked_lm" if labelled.source_of(arguments.rows) is None else "classification"
+        holds = None if arguments.models.student is None else head_in(arguments.models.student)
+        from_rows = "masked_lm" if labelled.source_of(arguments.rows) is None else "classification"
+        name = holds if holds in labelled.KINDS else from_rows
     if name not in HEADS:
         kind = f"the teacher is a {type(teachers[0]).__name__}" if teachers else f"--head {name}"
         raise InputError(f"{kind}: the head {name} cannot be trained; there is {', '.join(HEADS)}")
@@ -357,17 +364,20 @@ def final_report(
     assert material.labelled is not None
     assert isinstance(material.held_out, LabelledBatches)
     models, args = arguments.models, arguments.training
-    names = list(material.labelled.id2label.values())
+    run = material.labelled
+    names, length = list(run.id2label.values()), run.max_length
     by_name = not any(model is not None for model in given.teachers)
     student = load_model(str(args.output_dir), material.head.name)
     teachers = load_teachers(models, args, given) if by_name else trainer.step.teachers
-    found = report(
-        student, teachers, trainer.step.teacher_weights, material.head, material.held_out, names, args.device, by_name
-    )
+    mixture = trainer.step.teacher_weights
+    labels = run.validation.targets.values
+    found = report(student, teachers, mixture, material.head, material.held_out, labels, names, args.device, by_name)
     for line in report_lines(found):
         print(line)
-    validation = arguments.rows.validation_file
-    teacher = models.teacher[0] if models.teacher else None
-    for line in next_commands(str(args.output_dir), teacher, validation, material.head.name):
+    teacher, validation = models.teacher[0] if models.teacher else None, arguments.rows.validation_file
+    if validation is None and isinstance(given.validation, str | PathLike):
+        validation = str(given.validation)
+    columns = {name: getattr(arguments.rows, name) for name in COLUMNS}
+    for line in next_commands(str(args.output_dir), teacher, validation, material.head.name, length, columns):
         print(line)
     return {"report": found}

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from .._core import InputError
 from ..models.head import head_called
-from ..models.load import load_config, load_model, load_student, load_teacher, refuse_bare_directory
+from ..models.load import head_in, load_model, load_student, load_teacher, refuse_bare_directory
 from ..models.student import build_from_config, create_student, read_student_config
 from ..prepare.labelled import LabelledData
 from ..prepare.labels import new_classes
@@ -77,10 +77,11 @@ def fine_tuned_student(
     if given.student is not None:
         return given.student
     assert models.student is not None
-    holds = (load_config(models.student).architectures or [""])[0]
-    endings = {"classification": "ForSequenceClassification", "tokens": "ForTokenClassification"}
-    if head == "questions" or holds.endswith(endings[head]):
+    if head_in(models.student) == head:
         return load_student(models.student, models.trust_remote_code, head)
+    if head == "questions":
+        places = {0: "LABEL_0", 1: "LABEL_1"}  # transformers counts starts and ends as labels
+        return _with_new_head(models, args, head, id2label=places, label2id={name: n for n, name in places.items()})
     columns, rows = data.train.columns, data.train.rows
     if not columns.labels:
         raise InputError("without a teacher there must be labels to learn from; name their column with --label_column")
@@ -103,10 +104,15 @@ def fine_tuned_student(
         "label2id": {name: number for number, name in id2label.items()},
         "problem_type": problem if head == "classification" else None,
     }
+    return _with_new_head(models, args, head, **changes)
+
+
+def _with_new_head(models: ModelArguments, args: DistillationArguments, head: str, **changes: Any) -> PreTrainedModel:
+    """The student's encoder under a head that is drawn from the seed; `changes`: of its configuration."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(args.seed)
         student: PreTrainedModel = load_model(
-            models.student, head, new_head=True, trust_remote_code=models.trust_remote_code, **changes
+            str(models.student), head, new_head=True, trust_remote_code=models.trust_remote_code, **changes
         )
     student.requires_grad_(True)
     student.train()

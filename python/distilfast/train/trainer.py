@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import time
 import zlib
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -37,10 +36,11 @@ from ..models.bf16 import ForgetCopies
 from ..models.saved_tokenizer import save_tokenizer
 from . import checkpoint
 from .arguments import DistillationArguments
-from .callbacks import Interruption, NonFiniteLossError, SetEpoch
-from .evaluation import HeldOutBatches, choose_best_metric, evaluate
-from .handed import check_batches, check_evaluation, check_models, check_optimiser
-from .hub import PublicTrainer
+from .callbacks import BeforeFirstStep, Interruption, NonFiniteLossError, SetEpoch
+from .continuing import LENGTHS, follow_schedule, lengthened, steps_to_come
+from .evaluating import EvaluatingTrainer
+from .evaluation import choose_best_metric
+from .handed import check_batches, check_evaluation, check_models, check_optimiser, refuse_ignored
 from .layer_losses import BoundsOnHost
 from .meter import Meter, add_states
 from .progress import say_progress
@@ -60,7 +60,7 @@ class CheckpointError(RuntimeError):
     exit_code = 1  # of the command
 
 
-class DistillationTrainer(PublicTrainer):
+class DistillationTrainer(EvaluatingTrainer):
     """Trains `student` to follow `teacher` on `train_dataset`, a `MaskedBatches` or a `LabelledBatches`.
 
     `student` keeps float32 weights; `teacher` (several: see `DistillationStep`; None: the loss against labels alone)
@@ -88,6 +88,7 @@ class DistillationTrainer(PublicTrainer):
         **kwargs: Any,
     ) -> None:
         args = DistillationArguments("distilled") if args is None else args
+        refuse_ignored(kwargs)
         check_batches(args, train_dataset)
         check_evaluation(args, kwargs.get("eval_dataset"))
         check_models(student, [teacher] if isinstance(teacher, str) else as_teachers(teacher))
@@ -126,19 +127,19 @@ class DistillationTrainer(PublicTrainer):
             args=args,
             train_dataset=cast(Any, train_dataset),
             processing_class=processing_class,
-            callbacks=[SetEpoch(train_dataset), self.interruption, *(callbacks or [])],
+            callbacks=[
+                SetEpoch(train_dataset),
+                self.interruption,
+                BeforeFirstStep(self.make_up_for_evaluation),
+                *(callbacks or []),
+            ],
             **kwargs,
         )
         say_progress(self, head.takes_rows)
         self.meter = Meter(args.device)
         self._metered_from = 0
-        self._teachers_said: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # of held-out batches
+        self._teachers_said = WeakKeyDictionary()
         self._save_total_limit = args.save_total_limit
-
-    @property
-    def step(self) -> DistillationStep:
-        """The module that is trained, without what Accelerate wraps it in."""
-        return cast(DistillationStep, self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
 
     @property
     def student(self) -> PreTrainedModel:
@@ -209,34 +210,6 @@ class DistillationTrainer(PublicTrainer):
         self.interruption.watch(losses)
         return scaled.detach()
 
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
-        """The head's metrics of the student on `eval_dataset`, or on that of the constructor, each behind the prefix.
-
-        Batches of the kind that is trained on, or a dictionary of such. Logged and handed to callbacks as any
-        Trainer's; draws no random number. Raises `InputError` for no batches.
-        """
-        chosen = self.eval_dataset if eval_dataset is None else eval_dataset
-        if isinstance(chosen, dict):
-            found: dict[str, float] = {}
-            for name, each in chosen.items():
-                found |= self.evaluate(each, ignore_keys, f"{metric_key_prefix}_{name}")
-            return found
-        if chosen is None:
-            raise InputError("there is nothing to evaluate on: give the trainer an eval_dataset")
-        self.adapt_models()
-        started = time.perf_counter()
-        held_out = cast(HeldOutBatches, chosen)
-        values = evaluate(self.step, held_out, self.args.device, self.compute_metrics, self._teachers_said)
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in values.items()}
-        seconds = time.perf_counter() - started
-        metrics[f"{metric_key_prefix}_runtime"] = seconds
-        self.meter.started += seconds  # which counts tokens trained on
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds each loss's mean since the last line, tokens per second and the share of padding."""
         if "loss" in logs:
@@ -284,7 +257,11 @@ class DistillationTrainer(PublicTrainer):
         chosen, notes = checkpoint.find_checkpoint(wanted, self._get_output_dir(None))
         for note in notes:
             logger.warning("%s", note)
-        checkpoint.compare_run(chosen, self.describe_run())
+        checkpoint.compare_run(chosen, self.describe_run(), LENGTHS)
+        state = TrainerState.load_from_json(str(chosen / TRAINER_STATE_NAME))
+        longer = lengthened(self.args, state, steps_to_come(self.args, len(cast(Batches, self.train_dataset))))
+        if longer is not None:
+            logger.warning("%s %s", chosen.parent, longer)
         progress = checkpoint.read_seal(chosen)["progress"]
         meters = progress["meters"]
         rank = self.args.process_index
@@ -369,6 +346,11 @@ class DistillationTrainer(PublicTrainer):
         if (folder / EXTRA_WEIGHTS).is_file():
             extra = safetensors.torch.load_file(folder / EXTRA_WEIGHTS)
             cast(nn.Module, self.model).load_state_dict(extra, strict=False)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            follow_schedule(self.optimizer, self.lr_scheduler)
 
     def _load_best_model(self) -> None:
         best = str(self.state.best_model_checkpoint)
