@@ -30,6 +30,7 @@ from ..models.adaptation import freeze
 from ..models.student import create_student
 from ..prepare.targets import IGNORED
 from ..train.arguments import DistillationArguments
+from ..train.kept_outputs import keep_teachers
 from ..train.step import DistillationStep
 from ..train.trainer import DistillationTrainer
 from .trainers import OPTIMISER, Contest
@@ -93,7 +94,7 @@ def contest(
     def batches() -> LabelledBatches:
         return LabelledBatches(rows, tokenizer, batch_size)
 
-    def ours(folder: Path) -> Trainer:
+    def ours(folder: Path) -> DistillationTrainer:
         args = DistillationArguments(
             str(folder),
             head=head,
@@ -107,6 +108,12 @@ def contest(
             **OPTIMISER,
         )
         return DistillationTrainer(copy.deepcopy(student), copy.deepcopy(teacher), args, batches())
+
+    def cached(folder: Path) -> Trainer:
+        trainer = ours(folder)
+        trainer.adapt_models()
+        keep_teachers(trainer, cast(LabelledBatches, trainer.train_dataset), str(folder / "cache"), write=True)
+        return trainer
 
     def usual(folder: Path, best: bool) -> Trainer:
         args = TrainingArguments(
@@ -130,6 +137,7 @@ def contest(
         losses(student, teacher, batches()[0]),
         {
             "ours": ours,
+            "ours, --cache_teacher": cached,
             "usual": lambda folder: usual(folder, best=False),
             "usual, best settings": lambda folder: usual(folder, best=True),
         },

@@ -36,6 +36,7 @@ from ..heads.objective import Objective
 from ..metrics.speed import device_name
 from ..models.adaptation import adapt, freeze
 from ..models.bf16 import bf16_is_fast
+from ..models.load import quiet
 from ..models.student import create_student
 from ..prepare.text import read_texts
 from ..tokenizer import Tokenizer
@@ -384,6 +385,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         from .trainers import table as table_of_trainers
 
+        quiet()  # a model is loaded and saved at every turn
         result = bench_trainers(arguments)
         print(table_of_trainers(result))
     if arguments.json is not None:

@@ -148,7 +148,7 @@ def _task_notes(report: dict[str, Any]) -> str:
             f"{task['title']}: {'/'.join(task['metrics'])}; {task['train_rows']:,} train and "
             f"{' + '.join(f'{rows:,}' for rows in task['dev_rows'].values())} dev rows; {settings['epochs']:g} epochs, "
             f"batch {settings['batch_size']}, learning rate {rates}{swept}, {settings['max_length']} tokens."
-            + "".join(f" {note[0].upper()}{note[1:]}." for note in task["notes"])
+            + (f" Rows: {'; '.join(task['notes'])}." if task["notes"] else "")
         )
     if report.get("missing"):
         lines.append(f"Not finished: {len(report['missing'])} cells, the first {report['missing'][0]}.")
