@@ -26,8 +26,8 @@ import yaml
 ROOT = Path(__file__).parents[2]
 TABLE = Path(__file__).parent / "mutants.yaml"
 SECONDS = 1200.0
-"""The longest that the tests of one change may take. A change for which none has failed by then counts as a survivor, so
-that a slow machine does not look like good tests."""
+"""The longest that the tests of one change may take. A change for which none has failed by then counts as a survivor:
+a slow machine must not look like good tests."""
 
 
 def table() -> list[dict[str, Any]]:
