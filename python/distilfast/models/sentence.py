@@ -21,6 +21,7 @@ from ..tokenizer import load_transformers_tokenizer
 from .attention import model_inputs
 from .families import encoder_of, evaluating, longest_row
 from .load import load_model
+from .narrow import dimensions_of, projection_from
 from .pooling import Dense, Normalize, SentenceModules
 from .sentence_folder import SentenceSettings, read_sentence_folder, transformer_folder, write_sentence_folder
 
@@ -144,18 +145,24 @@ def student_modules(
     """What follows the student: what it brought (`own`), or the teacher's pooling, dense layers and norm, copied.
 
     Where that would give vectors of another width than the teacher's and `keep_dimension` asks for the teacher's, a
-    dense layer is put before the norm, without bias, orthogonal from `seed`.
+    dense layer is put before the norm, without bias, orthogonal from `seed`; behind the pooling of a narrower student
+    one that puts its hidden dimensions back where they were in the teacher, before all that follows there.
     """
     width = int(student.config.hidden_size)
     if own is None and width == teacher.hidden_size:
         return copy.deepcopy(teacher)
+    generator = torch.Generator().manual_seed(seed)
+    if own is None and keep_dimension and dimensions_of(student) is not None and len(teacher.pooling) == 1:
+        widened = Dense(width, teacher.hidden_size, bias=False)
+        widened.linear = projection_from(student, teacher.hidden_size, generator)
+        return SentenceModules(width, teacher.pooling, [widened, *copy.deepcopy(teacher).steps])
     pooling = teacher.pooling if own is None else own.pooling
     steps = list(own.steps) if own is not None else [Normalize()] if teacher.normalizes else []
     modules = SentenceModules(width, pooling, steps)
     if modules.width == teacher.width or not keep_dimension:
         return modules
     projection = Dense(modules.width, teacher.width, bias=False)
-    torch.nn.init.orthogonal_(projection.linear.weight, generator=torch.Generator().manual_seed(seed))
+    torch.nn.init.orthogonal_(projection.linear.weight, generator=generator)
     place = len(steps) - 1 if modules.normalizes else len(steps)
     return SentenceModules(width, pooling, [*steps[:place], projection, *steps[place:]])
 

@@ -1,4 +1,4 @@
-"""The student, cut out of its teacher: fewer layers, and everything else that the teacher has.
+"""The student, cut out of its teacher: fewer layers, perhaps narrower, and everything else that the teacher has.
 
 A BERT that predicts masked words or gives hidden states alone becomes a DistilBERT, as published (`distilbert`). Every
 other model, whatever its head and family, becomes one of its own class.
@@ -26,6 +26,7 @@ from .distilbert import CLASSES as DISTILBERT_CLASSES
 from .distilbert import can_be_distilbert, distilbert_config, distilbert_state
 from .families import check_family, encoder_of, layers_of, layers_path
 from .head import head_of
+from .narrow import Widths, dimensions_of, narrow, remember_dimensions
 from .vocabulary import keep_words
 
 logger = logging.getLogger(__name__)
@@ -90,8 +91,12 @@ def create_student(
     seed: int = 0,
     student_type: StudentType = "auto",
     vocabulary: Vocabulary | None = None,
+    hidden_size: int | None = None,
+    intermediate_size: int | None = None,
+    num_attention_heads: int | None = None,
+    sample: Sequence[Mapping[str, torch.Tensor]] = (),
 ) -> PreTrainedModel:
-    """A student of fewer layers and the teacher's width, ready to train (float32, training mode, teacher's device).
+    """A student of fewer layers, ready to train (float32, training mode, teacher's device).
 
     `layers`: how many (spread evenly, see `spread_layers`), which (numbers of the teacher's layers, from 0, rising), or
     None for half as many. `init`: "teacher" copies embeddings, those layers and the head; "random" initialises the same
@@ -105,8 +110,11 @@ def create_student(
 
     `vocabulary`: the words that the student has (`distilfast.vocabulary`), None for all of the teacher's.
 
+    `hidden_size`, `intermediate_size`, `num_attention_heads`: of a narrower student, None for the teacher's; what stays
+    is chosen on `sample`, batches of text (see `narrow`).
+
     Raises `InputError` for layer numbers that the teacher does not have, layers that cannot take another's place, and
-    models that cannot be cut.
+    models that cannot be cut or made narrower.
     """
     if init not in ("teacher", "random"):
         raise InputError(f"init {init!r} is not known; it is 'teacher' or 'random'")
@@ -116,6 +124,9 @@ def create_student(
         raise InputError(f"the teacher is a {type(teacher).__name__}, not a model; load it with load_teacher(name)")
     chosen = choose_layers(len(layers_of(teacher)), layers)
     head = head_of(teacher)
+    widths = Widths(hidden_size, intermediate_size, num_attention_heads)
+    if any(width is not None for width in widths):
+        teacher = narrow(teacher, widths, sample)
     if student_type == "auto":
         published = head in ("masked_lm", "hidden_states") and can_be_distilbert(teacher.config)
         student_type = "distilbert" if published else "same"
@@ -139,7 +150,12 @@ def create_student(
     if init == "teacher":
         student.load_state_dict(state, strict=False)
     student.train()
-    return student if vocabulary is None else keep_words(student, vocabulary.teacher_ids)
+    if vocabulary is not None:
+        student = keep_words(student, vocabulary.teacher_ids)
+    dimensions = dimensions_of(teacher)
+    if dimensions is not None and init == "teacher":
+        remember_dimensions(student, dimensions)
+    return student
 
 
 def shallower_config(config: PreTrainedConfig, chosen: Sequence[int]) -> PreTrainedConfig:

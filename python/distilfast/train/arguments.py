@@ -76,11 +76,14 @@ class ModelArguments:
     student_config: str | None = _choice(
         None, "config.json (or its directory) of a student or, without a teacher, of the model to pretrain."
     )
-    layers: list[int] | None = _choice(
+    layers: list[str] | None = _choice(
         None,
-        "How many of the teacher's layers the student takes (one number), or which (two or more, from 0). "
-        "Default: half, spread evenly; [0, 2, 4, 7, 9, 11] of 12.",
+        "How many of the teacher's layers the student takes (one number), which (two or more, from 0), or auto (auto 3: "
+        "so many): chosen by the loss of the cut. Default: half, spread evenly; [0, 2, 4, 7, 9, 11] of 12.",
     )
+    hidden_size: int | None = _choice(None, "Width of a student that is narrower, cut out of the teacher's.")
+    intermediate_size: int | None = _choice(None, "Inner width of its layers. Default: the teacher's.")
+    num_attention_heads: int | None = _choice(None, "Its attention heads. Default: as wide as the teacher's.")
     student_type: Literal["auto", "same", "distilbert"] = _choice(
         "auto",
         "'same': the teacher's own class with fewer layers; 'distilbert': of a BERT teacher a DistilBERT; auto: that "

@@ -22,6 +22,7 @@ from .._core import InputError
 from ..batches.loader import Batches
 from ..heads.objective import HiddenKind
 from ..models.families import layers_of
+from ..models.narrow import projection_from
 
 BOUNDS = "sequence_bounds"
 
@@ -52,8 +53,8 @@ class HiddenLayerLoss(nn.Module):
     """Mean over mapped layers of the cosine loss or the mean squared error between hidden states.
 
     `layer_map`: pairs (student layer, teacher layer), counted from 1; 0 is the embeddings' output. None: `spread_map`.
-    Where the widths differ, each pair has a learned projection of the student's states to the teacher's width, part
-    of this module and trained with the student (no bias, initialised orthogonal); the student itself does not hold it.
+    Where the widths differ, each pair has a learned projection of the student's states to the teacher's width, part of
+    this module and trained with the student (no bias, begun by `projection_from`); the student itself does not hold it.
 
     Raises `InputError` for a layer that either model lacks, and for a layer of the student named twice.
     """
@@ -78,9 +79,7 @@ class HiddenLayerLoss(nn.Module):
         if widths[0] != widths[1]:
             generator = torch.Generator().manual_seed(seed)
             for _ in self.layer_map:
-                projection = nn.Linear(*widths, bias=False)
-                nn.init.orthogonal_(projection.weight, generator=generator)
-                self.projections.append(projection.to(student.device))
+                self.projections.append(projection_from(student, widths[1], generator).to(student.device))
 
     def forward(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel
@@ -18,9 +19,11 @@ from ..heads.choice import choose_head
 from ..heads.head import Head
 from ..tokenizer import Tokenizer, load_transformers_tokenizer
 from . import labelled, text
-from .inputs import Arguments, Given
+from .arguments import ALPHAS, DistillationArguments
+from .inputs import Arguments, Given, set_to_zero
 from .kept_outputs import check_cache
 from .labelled import LabelledRun
+from .sample import of_rows, of_tokens
 from .student import fine_tuned_student, make_student
 from .teacher_answers import mixing_of, with_pseudo_labels
 
@@ -58,13 +61,16 @@ def text_material(arguments: Arguments, given: Given, teachers: Sequence[PreTrai
     tokenizer = given.tokenizer or text.choose_tokenizer(models, data, given.teachers)
     tokens = text.open_tokens(models, data, args, tokenizer, given.tokens, write, column)
     of_config: dict[str, Any] = {"vocab_size": tokens.tokenizer.vocab_size, "pad_token_id": tokens.tokenizer.pad_id}
-    student = make_student(models, args, teachers, given, **of_config)
+    mask_id = tokens.tokenizer.mask_id if args.head == "masked_lm" else None
+    sample = partial(of_tokens, tokens)
+    student, said = make_student(models, args, teachers, given, sample, mask_id=mask_id, **of_config)
+    said += other_widths(args, given, student, teachers)
     text.check_vocabularies(models, teachers, student, tokens.tokenizer)
     head = choose_head(teachers[0] if teachers else student, args.head)
     batches = text.build_batches(data, args, tokens)
     held_out = text.build_held_out(data, args, tokens, column)
     text.check_positions(batches, [*teachers, student])
-    notes = tuple(text.read_notes(tokens))
+    notes = (*text.read_notes(tokens), *said)
     return Material(student, head, batches, held_out, tokens.tokenizer, notes=notes)
 
 
@@ -76,8 +82,11 @@ def rows_material(arguments: Arguments, given: Given, teachers: Sequence[PreTrai
     found = labelled.read(rows, name, seed, given.train, given.validation, given.unlabelled)
     tokenizer = rows_tokenizer(arguments, given)
     if teachers:
-        student = make_student(models, args, teachers, given, name)
+        sample = partial(of_rows, found.train, name, tokenizer)
+        student, said = make_student(models, args, teachers, given, sample, name)
+        said += other_widths(args, given, student, teachers)
     else:
+        said = []
         student = fine_tuned_student(models, args, given, name, found, rows.label_separator)
     named = {f"the teacher {each}": model for each, model in zip(models.teacher or [], teachers, strict=True)}
     others = {f"the teacher {each}": each for each in (models.teacher or [])[1:]}
@@ -110,7 +119,24 @@ def rows_material(arguments: Arguments, given: Given, teachers: Sequence[PreTrai
     run = run if note is None else replace(run, notes=(*run.notes, note))
     batches = run.batches(size, args.batches_per_step, seed, mixing)
     held_out = run.held_out(args.per_device_eval_batch_size)
-    return Material(student, head, batches, held_out, saved, run, notes=tuple(notes))
+    return Material(student, head, batches, held_out, saved, run, notes=(*said, *notes))
+
+
+def other_widths(
+    args: DistillationArguments, given: Given, student: PreTrainedModel, teachers: Sequence[PreTrainedModel]
+) -> list[str]:
+    """Sets the cosine of hidden states to 0 where the models differ in width and it was not asked for, and says so.
+
+    Where nothing else is compared, --alpha_hidden takes its place, which learns a projection. Raises `InputError` where
+    it was asked for."""
+    widths = sorted({int(model.config.hidden_size) for model in (student, *teachers)})
+    if len(widths) == 1:
+        return []
+    notes = set_to_zero(args, given.named, {"alpha_cos": f"the models are {' and '.join(map(str, widths))} wide"})
+    if args.head == "hidden_states" and notes and not any(getattr(args, name) for name in ALPHAS):
+        args.alpha_hidden = 1.0
+        notes.append("alpha_hidden set to 1: with a projection it compares states of different widths")
+    return notes
 
 
 def rows_tokenizer(arguments: Arguments, given: Given) -> Any:

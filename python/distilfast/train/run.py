@@ -10,6 +10,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from os import PathLike
 from typing import Any
 
@@ -45,6 +46,7 @@ from .kept_outputs import keep_teachers
 from .material import Material, rows_material, text_material
 from .report import next_commands, report, report_lines
 from .row_arguments import COLUMNS
+from .sample import of_tokens
 from .sentence_material import sentence_material
 from .stopped import TrainingInterruptedError, told_when_stopped
 from .student import load_teachers, make_student
@@ -59,7 +61,7 @@ def distil(
     validation: Any = None,
     unlabelled: Any = None,
     student: Model | None = None,
-    layers: int | Sequence[int] | None = None,
+    layers: int | Sequence[int] | str | None = None,
     tokenizer: Any = None,
     report: bool = True,
     **options: Any,
@@ -75,7 +77,8 @@ def distil(
     validation: held-out text files, or rows; scored while training as `eval_strategy` says (default: "epoch"). None
         holds out a tenth of the rows, unless `train` has a split for it.
     unlabelled: more rows, whose labels are not read.
-    student: a model to train on, instead of one that is cut. layers: how many of the teacher's layers, or which.
+    student: a model to train on, instead of one that is cut. layers: how many of the teacher's layers, which, or
+        "auto".
     tokenizer: needed with a loaded teacher that is from nowhere; otherwise the teacher's.
     report: False leaves out what a run ends with: the evaluation of the last student, and the scores, size and speed
         of the saved one.
@@ -94,7 +97,7 @@ def distil(
         "tokens": str(train) if is_prepared else None,
         "output_dir": str(output_dir),
         "student": None if student is None else name_of(student),
-        "layers": None if layers is None else [layers] if isinstance(layers, int) else list(layers),
+        "layers": None if layers is None else [layers] if isinstance(layers, int | str) else list(layers),
         "tokenizer": str(tokenizer) if tokenizer is not None and by_name else None,
     }
     values = {name: value for name, value in values.items() if value is not None}
@@ -120,7 +123,7 @@ def cut_student(
     models, _, data, args = arguments_of(values)
     teachers = load_teachers(models, args, Given())
     found = text.open_tokens(models, data, args, text.choose_tokenizer(models, data), None, write=False)
-    student = make_student(models, args, teachers, Given())
+    student, _ = make_student(models, args, teachers, Given(), partial(of_tokens, found))
     text.check_vocabularies(models, teachers, student, found.tokenizer)
     student.save_pretrained(output_dir)
     save_tokenizer(found.tokenizer, student, output_dir)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,6 +28,7 @@ from .checkpoint import fingerprint
 from .inputs import Arguments, Given, set_to_zero
 from .kept_outputs import AT_ONCE, ids_digest, kept_outputs
 from .material import Material
+from .sample import of_texts
 from .sentences import FEW_TEXTS, Reader, Sentences, batches_of, read_sentence_pairs, read_sentences
 from .student import make_student
 from .text import column_of
@@ -88,7 +90,8 @@ def sentence_material(arguments: Arguments, given: Given, teachers: Sequence[Pre
         teacher_sentence(name, model, models, limit, data.tokenizer)
         for name, model in zip(names, teachers, strict=True)
     ]
-    student = make_student(models, args, teachers, given)
+    sample = partial(of_texts, data.text, loaded[0].reader, column)
+    student, said = make_student(models, args, teachers, given, sample, vectors=loaded[0].modules)
     made = student_sentence(student, loaded[0], models, limit, args.seed)
     for each in (made, *loaded):
         _check_vocabulary(each)
@@ -103,6 +106,7 @@ def sentence_material(arguments: Arguments, given: Given, teachers: Sequence[Pre
         held_out["sts"] = read_sentence_pairs(data.sts_file, made.reader, readers)
     notes = [
         *texts.notes,
+        *said,
         *(f"held out, {name}: {note}" for name, (each, _) in held_out.items() for note in each.notes),
     ]
     if models.cache_teacher is not None:

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel
 
 from .._core import InputError
 from ..models.head import head_called
+<<<<<<< HEAD
 from ..models.load import head_in, load_model, load_student, load_teacher, refuse_bare_directory
+=======
+from ..models.load import load_config, load_model, load_student, load_teacher, refuse_bare_directory
+from ..models.narrow import Widths, check_widths
+>>>>>>> 6b9c20d (Narrower students, rows and columns chosen by what they add on the run's own data; --layers auto, the loss of the cut beside the even spread)
 from ..models.student import build_from_config, create_student, read_student_config
 from ..prepare.labelled import LabelledData
 from ..prepare.labels import new_classes
 from ..prepare.targets import label_kind, label_lists, label_values
 from .arguments import DistillationArguments, ModelArguments
 from .inputs import Given
+from .layer_choice import Vectors, choose_by_loss
+from .sample import Sample
 
 
 def load_teachers(models: ModelArguments, args: DistillationArguments, given: Given) -> list[PreTrainedModel]:
@@ -39,26 +46,62 @@ def make_student(
     args: DistillationArguments,
     teachers: Sequence[PreTrainedModel],
     given: Given,
+    sample: Sample,
     head: str = "auto",
+    mask_id: int | None = None,
+    vectors: Vectors | None = None,
     **of_config: Any,
-) -> PreTrainedModel:
-    """The student: the one given, loaded (with a new head like the teacher's, where it has none), built, or cut.
+) -> tuple[PreTrainedModel, list[str]]:
+    """The student: the one given, loaded (with a new head like the teacher's, where it has none), built, or cut; and
+    what is to be said of it, a line each.
 
-    `of_config`: what a --student_config takes where it is silent.
+    `sample`, `mask_id`, `vectors`: what widths and layers are chosen on, see `choose_by_loss`. `of_config`: what a
+    --student_config takes where it is silent.
     """
+    widths = {name: getattr(models, name) for name in ("hidden_size", "intermediate_size", "num_attention_heads")}
+    chosen = [name for name, value in (("layers", models.layers), *widths.items()) if value is not None]
+    if chosen and (given.student is not None or models.student is not None or models.student_config is not None):
+        raise InputError(f"--{chosen[0]} is for a student that is cut out of its teacher, not for one that is given")
     if given.student is not None:
-        return given.student
+        return given.student, []
     if models.student is not None:
         like = teachers[0] if teachers and head != "auto" else None
-        return load_student(models.student, models.trust_remote_code, head, like, args.seed)
+        return load_student(models.student, models.trust_remote_code, head, like, args.seed), []
     if models.student_config is not None:
         if head != "auto":
             raise InputError(f"--student_config builds a model for masked words, not for {head}; give --student")
-        return build_from_config(read_student_config(models.student_config, **of_config), args.seed)
-    layers: Any = models.layers
-    if layers is not None and len(layers) == 1:
-        layers = layers[0]
-    return create_student(teachers[0], layers, models.init, args.seed, models.student_type)
+        return build_from_config(read_student_config(models.student_config, **of_config), args.seed), []
+    teacher, notes = teachers[0], []
+    layers, automatic = layers_asked(models.layers)
+    if any(value is not None for value in widths.values()):
+        check_widths(teacher.config, Widths(**widths))  # before any sample is made
+    batches = sample() if automatic or any(widths.values()) else []
+    if automatic:
+        choice = choose_by_loss(teacher, cast("int | None", layers), batches, args.seed, mask_id, vectors)
+        layers = choice.taken
+        notes.append(choice.note())
+    student = create_student(teacher, layers, models.init, args.seed, models.student_type, sample=batches, **widths)
+    return student, notes
+
+
+def layers_asked(words: Sequence[Any] | None) -> tuple[int | list[int] | None, bool]:
+    """What `--layers` says, as `create_student` takes it, and whether the layers are to be chosen by their loss.
+
+    Raises `InputError` for words that are neither numbers nor "auto", and for numbers of layers beside "auto".
+    """
+    automatic = "auto" in (words or [])
+    try:
+        numbers = [int(word) for word in words or [] if word != "auto"]
+    except ValueError:
+        raise InputError(
+            f"--layers {' '.join(map(str, words or []))}: it takes a number of layers, their numbers, or auto (auto 3: "
+            "three that are chosen)"
+        ) from None
+    if automatic and len(numbers) > 1:
+        raise InputError(f"--layers auto chooses the layers itself; give it how many, not {numbers}")
+    if not numbers:
+        return None, automatic
+    return (numbers[0] if len(numbers) == 1 else numbers), automatic
 
 
 def fine_tuned_student(
