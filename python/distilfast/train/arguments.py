@@ -78,8 +78,8 @@ class ModelArguments:
     )
     layers: list[str] | None = _choice(
         None,
-        "How many of the teacher's layers the student takes (one number), which (two or more, from 0), or auto (auto 3: "
-        "so many): chosen by the loss of the cut. Default: half, spread evenly; [0, 2, 4, 7, 9, 11] of 12.",
+        "How many layers of the teacher the student takes (one number), which (two or more, from 0), or auto (auto 3: so "
+        "many): chosen by the loss of the cut. Default: half, spread evenly; [0, 2, 4, 7, 9, 11] of 12.",
     )
     hidden_size: int | None = _choice(None, "Width of a student that is narrower, cut out of the teacher's.")
     intermediate_size: int | None = _choice(None, "Inner width of its layers. Default: the teacher's.")
