@@ -71,15 +71,15 @@ class ModelArguments:
     )
     teacher_weights: list[float] | None = _choice(None, "A weight for each of several teachers. Default: equal.")
     student: str | None = _choice(
-        None, "Directory or Hub id of a student to train on, instead of one cut from the teacher."
+        None, "Directory or Hub id of a student to train on, instead of a cut of the teacher."
     )
     student_config: str | None = _choice(
         None, "config.json (or its directory) of a student or, without a teacher, of the model to pretrain."
     )
     layers: list[str] | None = _choice(
         None,
-        "How many layers of the teacher the student takes (one number), which (two or more, from 0), or auto (auto 3: so "
-        "many): chosen by the loss of the cut. Default: half, spread evenly; [0, 2, 4, 7, 9, 11] of 12.",
+        "How many of the teacher's layers the student takes (one number), which (numbers from 0), or auto (auto 3), "
+        "chosen by loss. Default: half, spread evenly; [0, 2, 4, 7, 9, 11] of 12.",
     )
     hidden_size: int | None = _choice(None, "Width of a student that is narrower, cut out of the teacher's.")
     intermediate_size: int | None = _choice(None, "Inner width of its layers. Default: the teacher's.")

@@ -10,12 +10,8 @@ from transformers import PreTrainedModel
 
 from .._core import InputError
 from ..models.head import head_called
-<<<<<<< HEAD
 from ..models.load import head_in, load_model, load_student, load_teacher, refuse_bare_directory
-=======
-from ..models.load import load_config, load_model, load_student, load_teacher, refuse_bare_directory
 from ..models.narrow import Widths, check_widths
->>>>>>> 6b9c20d (Narrower students, rows and columns chosen by what they add on the run's own data; --layers auto, the loss of the cut beside the even spread)
 from ..models.student import build_from_config, create_student, read_student_config
 from ..prepare.labelled import LabelledData
 from ..prepare.labels import new_classes
