@@ -7,6 +7,7 @@ position, padding, class order, head, dtype or tokenizer anywhere on the way sho
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 import torch
 import transformers
 from distilfast.train import run as train
-from own_labels import AUTO, label_by_itself
+from own_labels import AUTO, label_by_itself, texts
 from tiny_exports import FAMILIES, WORDS, model, tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -202,4 +203,50 @@ def test_what_cannot_teach_is_refused_in_one_line(tmp_path: Path, case: str) -> 
     with pytest.raises(df.InputError, match=told) as caught:
         train.main([*argv, "--max_steps", "1", "--use_cpu", "true", "--report_to", "none"])
     assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_a_decoder_that_is_not_the_word_embeddings_stays_one(tmp_path: Path, family: str) -> None:
+    """The file holds both, whatever the configuration says: so do the student's file and what is exported of it."""
+    made = model(family, "masked_lm")
+    torch.manual_seed(3)
+    made.config.tie_word_embeddings = False
+    made.set_output_embeddings(torch.nn.Linear(32, made.config.vocab_size))
+    made.save_pretrained(tmp_path / "teacher")
+    tokenizer(family).save_pretrained(tmp_path / "teacher")
+    change_config(tmp_path / "teacher", tie_word_embeddings=None)
+    (tmp_path / "text.txt").write_text("\n".join(" ".join(words) for words in texts(40)) + "\n")
+    options = {"max_steps": 1, "learning_rate": 1e-9, "report_to": "none", "use_cpu": True, "batch_tokens": 256}
+    out = tmp_path / "out"
+    df.distil(tmp_path / "teacher", tmp_path / "text.txt", out, max_length=48, min_length=0, **options)
+    df.export_student(out, tmp_path / "exported")
+    for folder in (out, tmp_path / "exported"):
+        student = transformers.AutoModelForMaskedLM.from_pretrained(folder)
+        assert student.config.tie_word_embeddings is False
+        decoder, words = student.get_output_embeddings().weight, student.get_input_embeddings().weight
+        torch.testing.assert_close(decoder, made.get_output_embeddings().weight, atol=1e-6, rtol=0)
+        torch.testing.assert_close(words, made.get_input_embeddings().weight, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "told"),
+    [
+        ("learning_rate", "-1", "--learning_rate -1: must be greater than 0"),
+        ("learning_rate", "nan", "--learning_rate nan: must be finite"),
+        ("num_train_epochs", "0", "there would be no step to take"),
+        ("max_length", "0", "max_length=0 leaves no room"),
+        ("max_length", "2", "max_length=2 leaves no room"),
+        ("per_device_train_batch_size", "0", "batch_size=0; at least 1 is needed"),
+        ("per_device_train_batch_size", "-3", "batch_size=-3; at least 1 is needed"),
+        ("layers", "9", "a student of 9 layers cannot be cut out of a teacher of 2"),
+        ("min_length", "3", "--min_length is not for the head classification"),
+    ],
+)
+def test_numbers_that_no_run_can_have(tmp_path: Path, flag: str, value: str, told: str) -> None:
+    save(tmp_path / "teacher", "bert", "classification")
+    rows = label_by_itself(tmp_path / "teacher", "classification", 48)
+    argv = ["--teacher", str(tmp_path / "teacher"), "--train_file", str(rows), "--output_dir", str(tmp_path / "out")]
+    with pytest.raises(df.InputError, match=re.escape(told)):
+        train.main([*argv, f"--{flag}", value, "--use_cpu", "true", "--report_to", "none"])
     assert not (tmp_path / "out").exists()
