@@ -17,7 +17,7 @@ from distilfast import InputError
 from distilfast.export.check import SENTENCES, judge, texts_for
 from distilfast.export.pooling import read_pooling
 from distilfast.export.run import export_student
-from distilfast.models.card import hub_id, without_paths
+from distilfast.models.card import hub_id, model_card, without_paths
 from distilfast.models.sentence import load_sentence_encoder
 from tiny_exports import FAMILIES, HEADS, model, tokenizer
 from tiny_sentence import encoder_folder, sentences
@@ -325,3 +325,14 @@ def test_texts_that_the_vocabulary_does_not_know_are_replaced_by_its_own() -> No
     texts = texts_for(proteins, None)
     assert texts != list(SENTENCES)
     assert len(texts) == 10
+
+
+def test_the_example_of_a_card_is_of_words_that_the_vocabulary_has(tmp_path: Path) -> None:
+    proteins = tiny_exports.tokenizer()
+    proteins.backend_tokenizer.normalizer = tiny_exports.normalizers.Sequence(
+        [tiny_exports.normalizers.Replace(letter, letter.upper()) for letter in "abcdefghijklmnopqrstuvwxyz"]
+    )
+    own = "the river had risen in night and [MASK]"  # the first words of the vocabulary
+    for words, expected in ((tiny_exports.tokenizer(), "The river had risen in the [MASK]"), (proteins, own)):
+        card = model_card(model("bert", "masked_lm"), words, tmp_path, {}, {})
+        assert f"model({expected!r})" in card

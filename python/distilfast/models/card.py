@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -150,10 +151,20 @@ def _what(model: Any, kind: str, base: Any) -> str:
     return text + f". Made with distilfast {__version__}."
 
 
+def _words_for(tokenizer: Any, sentence: str = "The river had risen in the night.") -> str:
+    """`sentence`, or words of the tokenizer's own where it does not know half of it."""
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    ids = [] if unknown is None else tokenizer(sentence, add_special_tokens=False)["input_ids"]
+    if ids.count(unknown) <= len(ids) / 2:
+        return sentence
+    words = (number for number in range(len(tokenizer)) if number not in tokenizer.all_special_ids)
+    return str(tokenizer.decode(list(itertools.islice(words, 8))))
+
+
 def _example(kind: str, pipeline: str | None, tokenizer: Any, text: str | None, sentence: bool) -> str:
     """Lines that run as they stand, in the model's folder."""
     place = '"."  # this folder, or its id on the Hub'
-    text = text or "The river had risen in the night."
+    text = text or _words_for(tokenizer)
     if sentence:
         return (
             f"from sentence_transformers import SentenceTransformer\n\nmodel = SentenceTransformer({place[:3]})"
