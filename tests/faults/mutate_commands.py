@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -321,7 +322,8 @@ def trial(command: str, seed: int, source: Path, folder: Path) -> list[str]:
     limit = [argv.pop(0)] if argv[0].startswith("ulimit=") else []
     code, said = call([*limit, *words, *argv], folder)
     flag = output_flag(argv)
-    output = argv[argv.index(flag) + 1] if flag in argv[:-1] else ""
+    named = [value for word, value in itertools.pairwise(argv) if word == flag]
+    output = named[-1] if named else ""  # the last of two counts
     found = list(faults(code, said, before, snapshot(folder), output))
     shutil.rmtree(os.fsencode(folder))
     last = next((line for line in reversed(said.splitlines()) if line.strip()), "")

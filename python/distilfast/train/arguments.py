@@ -257,10 +257,7 @@ class DistillationArguments(TrainingArguments):
             self.kl_positions = "masked"
         self._check_numbers()
         if self.relation_layers is not None and len(self.relation_layers) != 2:
-            raise InputError(
-                f"--relation_layers takes two numbers, a layer of the student and one of the teacher, not "
-                f"{len(self.relation_layers)}"
-            )
+            raise InputError("--relation_layers takes two numbers: a layer of the student and one of the teacher")
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
             raise InputError(f"--early_stopping_patience {self.early_stopping_patience}: must be at least 1")
         for name in ("early_stopping_patience", "load_best_model_at_end"):
@@ -321,7 +318,8 @@ class DistillationArguments(TrainingArguments):
             value = getattr(self, each.name)
             if isinstance(value, float) and not math.isfinite(value):
                 raise InputError(f"--{each.name} {value}: must be finite")
-        for name in ("temperature", "learning_rate", "similarity_temperature"):
+        sizes = [f"per_device_{part}_batch_size" for part in ("train", "eval")]
+        for name in ("temperature", "learning_rate", "similarity_temperature", *sizes):
             if getattr(self, name) <= 0:
                 raise InputError(f"--{name} {getattr(self, name):g}: must be greater than 0")
         for name in (*ALPHAS, "weight_decay", "max_grad_norm", "warmup_steps"):
