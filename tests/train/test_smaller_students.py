@@ -6,12 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import distilfast as df
 import pytest
 import torch
 import transformers
-from distilfast import InputError
+from distilfast import InputError, create_student
 from distilfast.models.families import layers_of
 from distilfast.models.load import load_model
+from distilfast.models.narrow import dimensions_of
+from distilfast.models.sentence import load_sentence_encoder, student_modules
 from distilfast.train import run as train
 from distilfast.train.layer_choice import choose_by_loss
 from distilfast.train.sample import spread_numbers
@@ -19,6 +22,7 @@ from distilfast.train.student import layers_asked
 from hypothesis import given
 from hypothesis import strategies as st
 from model_cases import CONFIGS, VOCAB, teacher_of
+from tiny_sentence import encoder_folder, sentences
 from train_command import flags, folder, refusal  # noqa: F401
 
 
@@ -135,3 +139,41 @@ def test_what_cannot_be_is_refused_and_nothing_is_written(
     ]:
         assert message in refusal(flags(folder, out, **changes), capsys)
         assert not out.exists()
+
+
+def test_a_sentence_encoder_becomes_smaller_in_every_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fewer words first, by `trim`; then chosen layers and a narrower student, whose vectors stay as long."""
+    encoder_folder(tmp_path / "whole", dense=12)
+    text = tmp_path / "texts.txt"
+    text.write_text("\n".join(sentences(80)).replace("river", "boat") + "\n", encoding="utf-8")
+    df.trim_model(tmp_path / "whole", tmp_path / "trimmed", "100%", [text], characters="text")
+    summary = df.distil(
+        tmp_path / "trimmed",
+        text,
+        tmp_path / "small",
+        layers="auto",
+        hidden_size=16,
+        intermediate_size=24,
+        max_steps=3,
+        batch_tokens=256,
+        use_cpu=True,
+        disable_tqdm=True,
+        report_to="none",
+    )
+    assert "alpha_cos set to 0: the models are 16 and 32 wide" in capsys.readouterr().out
+    assert any(note.startswith("layers (1 - cos to the teacher") for note in summary["notes"])
+    assert summary["alpha_hidden"] == 1
+    whole, trimmed, small = (load_sentence_encoder(tmp_path / name) for name in ("whole", "trimmed", "small"))
+    assert small.model.config.vocab_size == trimmed.model.config.vocab_size < whole.model.config.vocab_size
+    assert (small.model.config.hidden_size, small.model.config.hidden_dim) == (16, 24)
+    assert small.encode(["the boat"]).shape == (1, 12)
+    # Untrained, the dense layer behind the pooling puts each dimension back where it was.
+    student = create_student(trimmed.model, hidden_size=16)
+    modules = student_modules(student, trimmed.modules)
+    kept = dimensions_of(student)
+    assert kept is not None
+    states = torch.randn(1, 3, 16)
+    placed = torch.zeros(1, 3, 32)
+    placed[..., kept] = states
+    mask = {"attention_mask": torch.ones(1, 3, dtype=torch.long)}
+    torch.testing.assert_close(modules(states, mask), trimmed.modules(placed, mask))
