@@ -1,4 +1,4 @@
-"""A narrower student that starts from its teacher, against the same one that starts from random weights: a nightly test."""
+"""A narrower student that starts from its teacher, against the same one from random weights: a nightly test."""
 
 from __future__ import annotations
 
