@@ -119,7 +119,7 @@ def run_ablation(options: AblateOptions) -> dict[str, Any]:
         refuse_occupied(folder / made, True, reads)
     try:
         tokens = prepared_tokens(options, folder)
-    except InputError:
+    except Exception:
         if not was_there:  # a refusal leaves nothing
             (folder / "tokens.lock").unlink(missing_ok=True)
             with suppress(OSError):
