@@ -1,6 +1,7 @@
 """The rows of heads.sh: python heads_data.py TASK DATA OUTPUT writes OUTPUT/TASK.train.* and TASK.dev.*.
 
-SST-2: 20,000 rows and 2,000 others; IMDb: 8,000 and 1,000 others; MRPC: its own dev; tagging: every tenth sentence held out.
+SST-2: 20,000 rows and 2,000 others; IMDb: 8,000 and 1,000 others; MRPC: its own dev; tagging: every tenth sentence is
+held out.
 """
 
 import csv
