@@ -338,7 +338,7 @@ def test_other_problems(kind: str, tmp_path: Path) -> None:
         ({"min_confidence": 1.5, "unlabelled_file": "{films}/more.txt"}, "--min_confidence 1.5 is no probability"),
         ({"max_length": 2}, "leaves no room for text"),
         ({"max_train_rows": 0}, "0 rows are not to be chosen"),
-        ({"task": "films", "train_file": None, "data_dir": "{films}"}, "has no folder of that name"),
+        ({"task": "films", "train_file": None, "data_dir": "{films}"}, "has a folder of that name"),
         ({"head": "masked_lm"}, "masked_lm needs a model fine-tuned for it"),
         ({"load_best_model_at_end": True, "eval_strategy": "no"}, "--load_best_model_at_end needs evaluations"),
         ({"early_stopping_patience": 1, "eval_strategy": "no"}, "--early_stopping_patience needs evaluations"),
