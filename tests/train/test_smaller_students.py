@@ -15,13 +15,17 @@ from distilfast.models.families import layers_of
 from distilfast.models.load import load_model
 from distilfast.models.narrow import dimensions_of
 from distilfast.models.sentence import load_sentence_encoder, student_modules
+from distilfast.prepare.columns import Columns
+from distilfast.prepare.labelled import Part
+from distilfast.prepare.table import read_rows
 from distilfast.train import run as train
 from distilfast.train.layer_choice import choose_by_loss
-from distilfast.train.sample import spread_numbers
+from distilfast.train.sample import of_rows, spread_numbers
 from distilfast.train.student import layers_asked
 from hypothesis import given
 from hypothesis import strategies as st
 from model_cases import CONFIGS, VOCAB, teacher_of
+from tiny_rows import tokenizer
 from tiny_sentence import encoder_folder, sentences
 from train_command import flags, folder, refusal  # noqa: F401
 
@@ -78,6 +82,18 @@ def test_the_sample_is_spread_over_all_rows(count: int) -> None:
     assert len(set(numbers)) == len(numbers) == min(count, 128)
     assert min(numbers) == 0
     assert max(numbers) >= count - 1 - count // 128
+
+
+def test_a_sample_leaves_the_tokenizer_as_it_was() -> None:
+    """It is saved beside the student, and must not cut or pad on its own."""
+    rows = read_rows({"text": ["the film", "a longer one"] * 20})
+    read_by = tokenizer()
+    read_by.padding_side = "left"
+    batches = of_rows(Part(rows, Columns("text", ("text",))), "classification", read_by)
+    assert len(batches) == 3
+    assert all(bool(batch["attention_mask"][:, 0].all()) for batch in batches)  # padded on the right
+    assert (read_by.padding_side, read_by.backend_tokenizer.truncation) == ("left", None)
+    assert read_by.backend_tokenizer.padding is None
 
 
 def test_words_of_layers() -> None:

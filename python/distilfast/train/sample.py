@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -38,7 +39,8 @@ def of_rows(part: Part, head: str, tokenizer: Any) -> list[Batch]:
     """Of labelled rows, read by a tokenizer of transformers."""
     numbers = spread_numbers(len(part))
     columns = [[texts[number] for number in numbers] for texts in part.texts]
-    side, tokenizer.padding_side = tokenizer.padding_side, "right"
+    tokenizer = copy.deepcopy(tokenizer)  # tokenising leaves how it cut and padded behind
+    tokenizer.padding_side = "right"
     found = []
     for start in range(0, len(numbers), ROWS):
         here = [
@@ -55,7 +57,6 @@ def of_rows(part: Part, head: str, tokenizer: Any) -> list[Batch]:
         )
         names = ("input_ids", "attention_mask", "token_type_ids")
         found.append({name: encoded[name] for name in names if name in encoded})
-    tokenizer.padding_side = side
     return found
 
 
