@@ -9,10 +9,11 @@ import ast
 import importlib.util
 import random
 import re
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from distilfast.demo.text import syntax_nodes
 
 PACKAGES = ("datasets", "networkx", "numpy", "pandas", "scipy", "sklearn", "sympy", "torch", "transformers")
 
@@ -44,13 +45,7 @@ def docstrings(package: str, most: int) -> list[Docstring]:
 
 
 def _docstrings_of(path: Path, package: str) -> Iterator[Docstring]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escapes in other people's strings
-            tree = ast.parse(path.read_bytes())
-    except (OSError, SyntaxError, ValueError, RecursionError):
-        return
-    for node in ast.walk(tree):
+    for node in syntax_nodes(path):
         if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             paragraphs = [" ".join(each.split()) for each in re.split(r"\n\s*\n", ast.get_docstring(node) or "")]
             prose = [each for each in paragraphs if _is_prose(each)]

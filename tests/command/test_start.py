@@ -116,7 +116,7 @@ class UnluckyError(Exception):
     [
         (InputError("bad"), 2, "error: bad"),
         (FileNotFoundError("gone"), 2, "error: gone"),
-        (PermissionError(13, "Permission denied", "/root/x"), 2, "error: [Errno 13] Permission denied: '/root/x'"),
+        (PermissionError(13, "Permission denied", "/models/x"), 2, "error: [Errno 13] Permission denied: '/models/x'"),
         (UnluckyError("no luck"), 1, "error: no luck"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (

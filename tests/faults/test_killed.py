@@ -12,7 +12,6 @@ from pathlib import Path
 
 import mutate_commands
 import pytest
-from command_material import material
 
 CALLS = {
     "prepare": mutate_commands.VALID["prepare"],
@@ -21,14 +20,6 @@ CALLS = {
 }
 DONE = {"prepare": "tokens.json", "export": "export.json", "evaluate": "evaluate.json", "train": "train_summary.json"}
 KILLS = {"dev": 2, "ci": 4, "nightly": 40}[os.environ.get("HYPOTHESIS_PROFILE", "dev")]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("killed") / "material"
-    mutate_commands.prepare_process()
-    material(place)
-    return place
 
 
 def start(command: str, folder: Path, output: str) -> int:

@@ -10,17 +10,8 @@ from pathlib import Path
 
 import mutate_commands
 import pytest
-from command_material import material
 
 COMMANDS = [command for command in mutate_commands.VALID if not command.startswith("bench")]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("read-only") / "material"
-    mutate_commands.prepare_process()
-    material(place)
-    return place
 
 
 @pytest.fixture(scope="module")

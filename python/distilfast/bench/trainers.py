@@ -21,6 +21,8 @@ from transformers import Trainer, TrainerCallback
 
 from .._core import InputError
 from ..metrics.speed import device_name
+from ..train.stopped import TrainingInterruptedError
+from ..train.trainer import DistillationTrainer
 from .measure import PeakMemory, synchronize
 
 OPTIMISER: dict[str, Any] = {
@@ -102,6 +104,8 @@ def run(contest: Contest, device: torch.device, rounds: int) -> dict[str, Any]:
                 give_back()
                 with peaks[name]:
                     trainer.train()
+            if isinstance(trainer, DistillationTrainer) and trainer.interrupted:
+                raise TrainingInterruptedError("stopped; nothing was measured", trainer.interruption.signal, False)
             if len(clock.ends) < 2:
                 raise InputError("an epoch has one step; give more --rows, or a smaller --per_device_train_batch_size")
             expected = sum(clock.tokens) if expected is None else expected

@@ -52,15 +52,20 @@ def _python_files() -> Iterator[Path]:
                 yield path
 
 
-def _paragraphs(path: Path) -> Iterator[str]:
-    """The paragraphs of prose in the docstrings of a file; nothing where it cannot be parsed."""
+def syntax_nodes(path: Path) -> Iterator[ast.AST]:
+    """The nodes of a file of Python; none where it cannot be parsed."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # invalid escapes in other people's strings
             tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError):
-        return
-    for node in ast.walk(tree):
+        return iter(())
+    return ast.walk(tree)
+
+
+def _paragraphs(path: Path) -> Iterator[str]:
+    """The paragraphs of prose in the docstrings of a file; nothing where it cannot be parsed."""
+    for node in syntax_nodes(path):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             for paragraph in re.split(r"\n\s*\n", ast.get_docstring(node) or ""):
                 text = " ".join(line.strip() for line in paragraph.splitlines() if not _NOT_PROSE.match(line))

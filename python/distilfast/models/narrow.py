@@ -24,7 +24,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from .._core import InputError
 from .attention import model_inputs
 from .build import new_model
-from .families import encoder_of, layers_of, layers_path
+from .families import encoder_of, evaluating, layers_of, layers_path
 
 
 class Widths(NamedTuple):
@@ -62,9 +62,15 @@ _DISTILBERT = _Layer(
     *("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"), *("ffn.lin1", "ffn.lin2")
 )
 _FAMILIES = {
-    **dict.fromkeys(("bert", "camembert", "data2vec-text", "electra", "ernie", "roberta"), _BERT),
-    **dict.fromkeys(("roberta-prelayernorm", "xlm-roberta"), _BERT),
+    "bert": _BERT,
+    "camembert": _BERT,
+    "data2vec-text": _BERT,
     "distilbert": _DISTILBERT,
+    "electra": _BERT,
+    "ernie": _BERT,
+    "roberta": _BERT,
+    "roberta-prelayernorm": _BERT,
+    "xlm-roberta": _BERT,
 }
 
 
@@ -150,13 +156,9 @@ def narrow(model: PreTrainedModel, asked: Widths, batches: Sequence[Mapping[str,
     bare: Any = encoder_of(smaller)
     if getattr(encoder_of(model), "pooler", True) is None and hasattr(bare, "pooler"):
         bare.pooler = None
-    was_training = model.training
-    model.train(False)
-    try:
+    with evaluating(model):
         hidden = _hidden_dimensions(model, sizes.hidden, batches)
         sums = _measure(model, hidden, batches)
-    finally:
-        model.train(was_training)
     state = _gather(model, smaller, hidden, sums, sizes)
     smaller.load_state_dict(state)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -164,7 +166,7 @@ def narrow(model: PreTrainedModel, asked: Widths, batches: Sequence[Mapping[str,
         parameter.requires_grad_(name in trained)
     if sizes.hidden < whole.hidden:
         remember_dimensions(smaller, hidden)
-    smaller.train(was_training)
+    smaller.train(model.training)
     return smaller
 
 

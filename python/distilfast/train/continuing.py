@@ -72,12 +72,16 @@ def follow_schedule(optimizer: Any, scheduler: Any) -> None:
     scheduler._last_lr = rates  # what the log says
 
 
+def evaluations(state: TrainerState) -> list[dict[str, Any]]:
+    """What the log says of each evaluation, of one or of several held-out sets."""
+    return [entry for entry in state.log_history if any(re.fullmatch(r"eval_(.*_)?runtime", name) for name in entry)]
+
+
 def evaluation_due(args: DistillationArguments, state: TrainerState, batches: int, sets: int = 1) -> bool:
     """Whether the checkpoint that `state` is of was written where an evaluation on so many held-out sets was due, and
     before it: by Ctrl-C, or at the last step of an epoch."""
     step = state.global_step
-    here = [entry for entry in state.log_history if entry["step"] == step]
-    done = [entry for entry in here if any(re.fullmatch(r"eval_(.*_)?runtime", name) for name in entry)]
+    done = [entry for entry in evaluations(state) if entry["step"] == step]
     if step == 0 or len(done) >= sets:
         return False
     strategy = str(getattr(args.eval_strategy, "value", args.eval_strategy))

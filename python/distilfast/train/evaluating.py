@@ -10,8 +10,11 @@ from weakref import WeakKeyDictionary
 import torch
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput
 
+from .. import cpu
 from .._core import InputError
+from ..models.adaptation import adapt
 from ..models.families import evaluating
+from .arguments import DistillationArguments
 from .callbacks import Interruption
 from .continuing import evaluation_due
 from .evaluation import HeldOutBatches, evaluate, measured, predict
@@ -27,6 +30,7 @@ class EvaluationStoppedError(Exception):
 class EvaluatingTrainer(PublicTrainer):
     """`evaluate` and `predict` in the place of Trainer's, which hold all logits at once and know one loss."""
 
+    args: DistillationArguments
     meter: Meter
     interruption: Interruption
     _may_stop = False
@@ -40,8 +44,22 @@ class EvaluatingTrainer(PublicTrainer):
         return cast(DistillationStep, self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
 
     def adapt_models(self) -> None:
-        """Makes the models ready to be run."""
-        raise NotImplementedError
+        """Makes the models ready to be trained and compared, in place; twice is once. `train` begins with it.
+
+        Raises `InputError` for models that cannot run as the batches or the flags ask.
+        """
+        step, args = self.step, self.args
+        adapt(
+            step.student,
+            step.teachers,
+            layout=getattr(self.train_dataset, "layout", "padded"),
+            dropout=args.dropout,
+            stops_early=step.head.stops_early(step.objective),
+            trains_head=step.head.reads_student(step.objective),
+            device=args.device,
+            dtype=args.compute_dtype,
+        )
+        cpu.use(step.student, *step.teachers)
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
@@ -95,7 +113,7 @@ class EvaluatingTrainer(PublicTrainer):
     def make_up_for_evaluation(self) -> None:
         """Evaluates where the checkpoint that the run goes on from was written before an evaluation that was due."""
         sets = len(self.eval_dataset) if isinstance(self.eval_dataset, dict) else 1
-        if not evaluation_due(cast(Any, self.args), self.state, len(cast(Any, self.train_dataset)), sets):
+        if not evaluation_due(self.args, self.state, len(cast(Any, self.train_dataset)), sets):
             return
         metrics = self._evaluate(None, None)
         folder = Path(self._get_output_dir(None)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ class LabelledRun:
     def mapping(self) -> LabelMapping | None:
         return self.train.targets.mapping
 
-    @property
+    @cached_property
     def rows(self) -> EncodedRows:
         """The rows to train on, with and without labels."""
         return joined([self.train.rows, *([self.unlabelled.rows] if self.unlabelled is not None else [])])

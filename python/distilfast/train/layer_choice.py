@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from .._core import InputError
 from ..heads.classification import problem_type_of
 from ..models.attention import model_inputs
-from ..models.families import layers_of
+from ..models.families import evaluating, layers_of
 from ..models.head import head_of
 from ..models.student import choose_layers
 
@@ -67,9 +67,7 @@ def choose_by_loss(
         raise InputError(
             f"--layers auto needs more data to choose on: {len(batches)} batches of it are too few; name the layers"
         )
-    was_training = teacher.training
-    teacher.train(False)
-    try:
+    with evaluating(teacher):
         generator = torch.Generator().manual_seed(seed)
         seen = [_masked(batch, mask_id, generator) for batch in batches]
         said = [_outputs(teacher, *each, vectors) for each in seen]
@@ -87,8 +85,6 @@ def choose_by_loss(
             losses = {gone: loss([each for each in kept if each != gone], range(CHOSEN_ON)) for gone in kept[1:]}
             kept.remove(min(losses, key=lambda gone: losses[gone]))
         judged = [loss(each, range(CHOSEN_ON, len(batches))) for each in (kept, even)]
-    finally:
-        teacher.train(was_training)
     measured = "1 - cos" if {"states", "vectors"} & said[0].keys() else "MSE" if problem == "regression" else "KL"
     return LayerChoice(kept if judged[0] < judged[1] else even, kept, even, judged[0], judged[1], measured)
 

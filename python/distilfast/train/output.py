@@ -17,7 +17,7 @@ from ..heads.embedding import Embedding
 from ..models.sentence import SentenceEncoder
 from .arguments import DistillationArguments
 from .checkpoint import SEAL, checkpoints, find_checkpoint
-from .continuing import LENGTHS, steps_to_come
+from .continuing import LENGTHS, evaluations, steps_to_come
 from .inputs import Arguments
 from .labelled import rows_seen
 from .material import Material
@@ -144,7 +144,7 @@ def summarise(arguments: Arguments, trainer: DistillationTrainer, material: Mate
         "teacher_parameters": [teacher.num_parameters() for teacher in step.teachers],
         "last_log": lines[-1] if lines else None,
         "log": lines,
-        "evaluations": evaluations(trainer),
+        "evaluations": evaluations(trainer.state),
         "best_step": state.best_global_step,
         "best_metric": state.best_metric,
         "metric_for_best_model": None if state.best_metric is None else args.metric_for_best_model,
@@ -204,13 +204,7 @@ def how_to_train_on(checkpoint: Path) -> str:
     )
 
 
-def evaluations(trainer: DistillationTrainer) -> list[dict[str, Any]]:
-    """What the log says of each evaluation, of one or of several held-out sets."""
-    log = trainer.state.log_history
-    return [entry for entry in log if any(name.startswith("eval_") and name.endswith("_runtime") for name in entry)]
-
-
 def evaluated_last(trainer: DistillationTrainer) -> bool:
     """Whether the student was evaluated as it is now."""
-    steps = [entry["step"] for entry in evaluations(trainer)]
+    steps = [entry["step"] for entry in evaluations(trainer.state)]
     return bool(steps) and steps[-1] == trainer.state.global_step

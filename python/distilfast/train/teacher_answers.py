@@ -16,10 +16,11 @@ from ..batches.labelled import LabelledBatches
 from ..batches.mixing import SAMPLE, choose_mixing
 from ..heads.classification import Classification
 from ..heads.head import Head
-from ..heads.objective import Objective
 from ..losses.definitions import IGNORED
+from ..models.families import evaluating
 from ..prepare.labelled import Part
 from ..prepare.targets import Targets
+from .evaluation import LOGITS_ALONE
 from .labelled import EncodedPart, LabelledRun, encode_part
 
 LEAST_LABELLED = 0.5
@@ -36,15 +37,15 @@ def answers(
     kind = getattr(head, "problem_type", None)
     batches = LabelledBatches(rows, tokenizer, batch_size, shuffle=False)
     found: torch.Tensor | None = None
-    for number in range(len(batches)):
-        for teacher in teachers:
-            teacher.train(False)
-            batch = {name: value.to(teacher.device) for name, value in batches[number].items()}
-            said = head.outputs(teacher, batch, head.rows(batch, Objective()), Objective(alpha_cos=0.0)).compared
-            if kind != "regression":
-                said = said.float().softmax(-1) if kind == "single_label_classification" else said.float().sigmoid()
-            found = torch.zeros(len(rows), said.shape[-1]) if found is None else found
-            found[batch["row_numbers"].cpu()] += said.float().cpu() / len(teachers)
+    with evaluating(*teachers):
+        for number in range(len(batches)):
+            for teacher in teachers:
+                batch = {name: value.to(teacher.device) for name, value in batches[number].items()}
+                said = head.outputs(teacher, batch, head.rows(batch, LOGITS_ALONE), LOGITS_ALONE).compared
+                if kind != "regression":
+                    said = said.float().softmax(-1) if kind == "single_label_classification" else said.float().sigmoid()
+                found = torch.zeros(len(rows), said.shape[-1]) if found is None else found
+                found[batch["row_numbers"].cpu()] += said.float().cpu() / len(teachers)
     assert found is not None
     return found.numpy()
 

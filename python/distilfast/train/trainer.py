@@ -26,12 +26,10 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from transformers.utils import logging as hf_logging
 
-from .. import cpu
 from .._core import InputError
 from ..batches.loader import Batches, batch_loader
 from ..heads.choice import choose_head
 from ..heads.head import Head
-from ..models.adaptation import adapt
 from ..models.bf16 import ForgetCopies
 from ..models.saved_tokenizer import save_tokenizer
 from . import checkpoint
@@ -72,8 +70,6 @@ class DistillationTrainer(EvaluatingTrainer):
     Raises `InputError` for models that do not fit each other or the losses, and for batches planned for another number
     of micro-batches a step; while training, `NonFiniteLossError` and `CheckpointError`.
     """
-
-    args: DistillationArguments
 
     def __init__(
         self,
@@ -149,24 +145,6 @@ class DistillationTrainer(EvaluatingTrainer):
     def interrupted(self) -> bool:
         """Whether SIGTERM or Ctrl-C ended the run; a checkpoint of that moment was written."""
         return self.interruption.requested
-
-    def adapt_models(self) -> None:
-        """Makes the models ready to be trained and compared, in place; twice is once. `train` begins with it.
-
-        Raises `InputError` for models that cannot run as the batches or the flags ask.
-        """
-        step, args = self.step, self.args
-        adapt(
-            step.student,
-            step.teachers,
-            layout=getattr(self.train_dataset, "layout", "padded"),
-            dropout=args.dropout,
-            stops_early=step.head.stops_early(step.objective),
-            trains_head=step.head.reads_student(step.objective),
-            device=args.device,
-            dtype=args.compute_dtype,
-        )
-        cpu.use(step.student, *step.teachers)
 
     def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
         batches = cast(Batches, self.train_dataset)
