@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 from distilfast import InputError
 from distilfast.bench import plain_loop, train, trainers
+from distilfast.train.stopped import TrainingInterruptedError
 from transformers import BertConfig, BertForMaskedLM, Trainer, TrainingArguments
 
 ROWS = [[2, *range(5, 5 + length), 3] for length in (4, 30, 6, 28, 5, 31, 7, 29)]
@@ -78,6 +81,18 @@ def test_trainers_of_every_head_take_turns_on_the_same_tokens(
     printed = capsys.readouterr().out
     assert f"ours is {result['ratio_to_best']:.2f} times {result['best']}" in printed
     assert "step" not in printed.replace("steps", "")  # what the trainers say is left out
+
+
+def test_a_signal_ends_the_bench_and_is_no_contest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DISTILFAST_DATA", raising=False)
+    monkeypatch.setattr(trainers.Clock, "on_step_end", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    flags = "--head classification --size tiny --rows 24 --per_device_train_batch_size 8 --max_length 32 --threads 1"
+    threads = torch.get_num_threads()
+    with pytest.raises(TrainingInterruptedError, match="nothing was measured") as caught:
+        train.main([*flags.split(), "--json", str(tmp_path / "result.json")])
+    torch.set_num_threads(threads)
+    assert caught.value.exit_code == 128 + signal.SIGTERM
+    assert not list(tmp_path.iterdir())
 
 
 def contenders(tokens: int) -> dict[str, trainers.Make]:
