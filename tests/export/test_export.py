@@ -95,6 +95,21 @@ def test_a_loaded_model_is_exported_and_stays_as_it_was(tmp_path: Path) -> None:
         export_student(model, tmp_path / "other")
 
 
+@pytest.mark.parametrize("loaded", [True, False])
+def test_the_exported_tokenizer_cuts_and_pads_no_more_than_it_did(tmp_path: Path, loaded: bool) -> None:
+    """Who reads tokenizer.json alone gets the text whole, though texts were cut and padded to compare the forms."""
+    model, tokenizer = student(tmp_path)
+    if loaded:
+        export_student(model, tmp_path / "exported", tokenizer=tokenizer)
+    else:
+        model.save_pretrained(tmp_path / "student")
+        tokenizer.save_pretrained(tmp_path / "student")
+        export_student(tmp_path / "student", tmp_path / "exported")
+    content = json.loads((tmp_path / "exported" / "tokenizer.json").read_text())
+    assert (content["truncation"], content["padding"]) == (None, None)
+    assert (tokenizer.backend_tokenizer.truncation, tokenizer.backend_tokenizer.padding) == (None, None)
+
+
 def test_a_head_for_a_task_is_exported_as_itself(tmp_path: Path) -> None:
     tokenizer = word_tokenizer(tmp_path / "words")
     config = BertConfig(

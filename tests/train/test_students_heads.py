@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +129,20 @@ def test_weights_of_tags_are_those_of_cross_entropy() -> None:
     single = torch.nn.functional.cross_entropy(logits[known], batch["labels"][known], reduction="none")
     expected = (single * torch.tensor(weights)[batch["labels"][known]]).sum() / known.sum()
     torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize("head", ["classification", "tokens", "questions"])
+def test_the_tokenizer_that_is_handed_over_stays_as_it_was_and_is_saved_so(head: str, tmp_path: Path) -> None:
+    """Whatever is cut and padded to train, and to choose layers on."""
+    kinds: dict[str, Any] = {"classification": transformers.BertForSequenceClassification}
+    kinds |= {"tokens": transformers.BertForTokenClassification, "questions": transformers.BertForQuestionAnswering}
+    names = dict(enumerate(NAMES))
+    of_labels = {} if head == "questions" else {"id2label": names, "label2id": {name: n for n, name in names.items()}}
+    teacher = kinds[head](tiny_rows.config(3, **of_labels)).eval()
+    tokenizer = tiny_rows.tokenizer()
+    tokenizer.padding_side = "left"
+    df.distil(teacher, rows_for(head), tmp_path / "out", tokenizer=tokenizer, layers="auto", **SHORT)
+    assert tokenizer.padding_side == "left"
+    assert (tokenizer.backend_tokenizer.truncation, tokenizer.backend_tokenizer.padding) == (None, None)
+    content = json.loads((tmp_path / "out" / "tokenizer.json").read_text())
+    assert (content["truncation"], content["padding"]) == (None, None)

@@ -80,7 +80,9 @@ def rows_material(arguments: Arguments, given: Given, teachers: Sequence[PreTrai
     assert args.head is not None
     name, seed = args.head, args.seed if args.data_seed is None else args.data_seed
     found = labelled.read(rows, name, seed, given.train, given.validation, given.unlabelled)
-    tokenizer = rows_tokenizer(arguments, given)
+    saved = rows_tokenizer(arguments, given)
+    tokenizer = copy.deepcopy(saved)  # tokenising leaves how it cut and padded behind
+    tokenizer.padding_side = "right"  # on the left it would move the positions of the text, as far as a batch is wide
     if teachers:
         sample = partial(of_rows, found.train, name, tokenizer)
         student, said = make_student(models, args, teachers, given, sample, name)
@@ -96,8 +98,6 @@ def rows_material(arguments: Arguments, given: Given, teachers: Sequence[PreTrai
     whose = data.tokenizer or (models.teacher[0] if models.teacher else str(models.student))
     labelled.check_models(tokenizer, whose, named, others)
     truth = teachers[0] if teachers else student
-    saved = copy.deepcopy(tokenizer)  # tokenising leaves how it cut and padded behind
-    tokenizer.padding_side = "right"  # on the left it would move the positions of the text, as far as a batch is wide
     readers = [*teachers, student]
     compares_groups = args.alpha_margin_mse != 0 or args.alpha_listnet != 0
     run = labelled.encode(
