@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import distilfast as df
 import numpy as np
 import pytest
+import tiny_rows
 import torch
 import transformers
 from distilfast import InputError
@@ -178,6 +180,24 @@ def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "holds something already" in refused([*flags, "--vocabulary", "59"], capsys)
     main([*flags, "--vocabulary", "59", "--overwrite"])
     assert load_model(tmp_path / "small").config.vocab_size == 59
+
+
+@pytest.mark.parametrize("kind", ["masked_lm", "embedding"])
+def test_what_is_written_says_nothing_of_this_machine(kind: str, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    if kind == "embedding":
+        encoder_folder(source)
+    else:
+        transformers.BertForMaskedLM(tiny_rows.config(1)).save_pretrained(source)
+        tiny_rows.tokenizer().save_pretrained(source)
+    (tmp_path / "text.txt").write_text("the film was good and long\n" * 20)
+    trim_model(source, tmp_path / "out", "99%", [tmp_path / "text.txt"])
+    written = {path.name: path.read_text() for path in (tmp_path / "out").rglob("*.json")}
+    assert {"trim.json", "tokenizer_config.json", "config.json"} <= written.keys()
+    assert json.loads(written["trim.json"])["model"] == "source"
+    for content in written.values():
+        assert str(tmp_path) not in content
+        assert not {"is_local", "local_files_only", "name_or_path"} & set(re.findall(r"\w+", content))
 
 
 def test_sizes_as_they_are_written() -> None:

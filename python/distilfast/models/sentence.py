@@ -23,6 +23,7 @@ from .families import encoder_of, evaluating, longest_row
 from .load import load_model
 from .narrow import dimensions_of, projection_from
 from .pooling import Dense, Normalize, SentenceModules
+from .saved_tokenizer import save_tokenizer
 from .sentence_folder import SentenceSettings, read_sentence_folder, transformer_folder, write_sentence_folder
 
 
@@ -77,7 +78,7 @@ class SentenceEncoder:
         """The encoder, its tokenizer and the files of sentence-transformers in `folder`."""
         self.model.save_pretrained(folder)
         self.tokenizer.model_max_length = self.longest
-        self.tokenizer.save_pretrained(folder)
+        save_tokenizer(self.tokenizer, self.model, folder)
         write_sentence_folder(folder, self.modules, self.settings)
 
 

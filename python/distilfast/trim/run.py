@@ -10,8 +10,10 @@ from typing import Any, Literal
 from .. import _command as command
 from .._core import InputError
 from .._files import refuse_occupied, whole_directory, write_json
+from ..models.card import without_paths
 from ..models.head import modules_of
 from ..models.load import load_model, quiet
+from ..models.saved_tokenizer import save_tokenizer
 from ..models.sentence import load_sentence_encoder
 from ..models.sentence_folder import transformer_folder
 from ..models.vocabulary import keep_words
@@ -56,7 +58,7 @@ def trim_model(
     loaded = load_model(name, dtype="auto", trust_remote_code=trust_remote_code) if encoder is None else encoder.model
     smaller = keep_words(loaded, trimmed.teacher_ids)
     report = {
-        "model": name,
+        "model": without_paths(name),  # it lies in a folder that may be given away
         "parameters_before": loaded.num_parameters(),
         "parameters_after": smaller.num_parameters(),
         **fitted.report,
@@ -64,7 +66,7 @@ def trim_model(
     with whole_directory(output_dir, overwrite, [name, *text]) as beside:
         if encoder is None:
             smaller.save_pretrained(beside)
-            tokenizer.save_pretrained(beside)
+            save_tokenizer(tokenizer, smaller, beside)
         else:
             replace(encoder, model=smaller, tokenizer=tokenizer).save_pretrained(beside)
         _check_saved(beside, trimmed, text, column)
