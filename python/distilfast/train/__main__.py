@@ -8,7 +8,7 @@ COMMAND = Command(
     "tagger or question answerer on rows. Without a teacher: pretrain a model, or fine-tune one.",
     "train.run:main",
     (
-        "train.arguments:ModelArguments",
+        "train.model_arguments:ModelArguments",
         "train.row_arguments:RowArguments",
         "train.arguments:DataArguments",
         "train.arguments:DistillationArguments",

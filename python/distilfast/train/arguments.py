@@ -1,4 +1,4 @@
-"""What can be chosen about a training run: its data, its models, its losses, its optimiser.
+"""What can be chosen about a training run: its text, its losses, its optimiser.
 
 The last is `transformers.TrainingArguments` with other defaults. Names of losses and masking are those of the original
 DistilBERT script.
@@ -10,8 +10,8 @@ import importlib.util
 import logging
 import math
 import os
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from dataclasses import dataclass, fields
+from typing import Literal
 
 import torch
 from transformers import TrainingArguments
@@ -23,6 +23,7 @@ from ..heads.head import Head
 from ..heads.objective import Objective
 from ..models.bf16 import bf16_is_fast
 from .layer_losses import parse_layer_map
+from .model_arguments import choice
 
 logger = logging.getLogger(__name__)
 
@@ -54,110 +55,46 @@ UNSUPPORTED = {
 }
 
 
-def _choice(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
-@dataclass
-class ModelArguments:
-    """Which models."""
-
-    _argument_group_name = "models"
-
-    teacher: list[str] | None = _choice(
-        None,
-        "Directory or Hub id of the teacher, or of several: the student then follows the mean of their tempered "
-        "probabilities. Without one a model is pretrained from --student_config.",
-    )
-    teacher_weights: list[float] | None = _choice(None, "A weight for each of several teachers. Default: equal.")
-    student: str | None = _choice(
-        None, "Directory or Hub id of a student to train on, instead of a cut of the teacher."
-    )
-    student_config: str | None = _choice(
-        None, "config.json (or its directory) of a student or, without a teacher, of the model to pretrain."
-    )
-    layers: list[str] | None = _choice(
-        None,
-        "How many of the teacher's layers the student takes (one number), which (numbers from 0), or auto (auto 3), "
-        "chosen by loss. Default: half, spread evenly; [0, 2, 4, 7, 9, 11] of 12.",
-    )
-    hidden_size: int | None = _choice(None, "Width of a student that is narrower, cut out of the teacher's.")
-    intermediate_size: int | None = _choice(None, "Inner width of its layers. Default: the teacher's.")
-    num_attention_heads: int | None = _choice(None, "Its attention heads. Default: as wide as the teacher's.")
-    student_type: Literal["auto", "same", "distilbert"] = _choice(
-        "auto",
-        "'same': the teacher's own class with fewer layers; 'distilbert': of a BERT teacher a DistilBERT; auto: that "
-        "for masked_lm and encoders, else 'same'.",
-    )
-    init: Literal["teacher", "random"] = _choice("teacher", "What the student starts from.")
-    vocabulary: str | None = _choice(
-        None,
-        "The student has fewer words: how many tokens (8000), which share of the text's tokens must be among them "
-        "(99.9%%), or a file with a token on every line. It learns what its teacher says of these words.",
-    )
-    vocabulary_text: list[str] | None = _choice(None, "Text that the words are chosen for. Default: --text.")
-    characters: Literal["all", "text"] = _choice(
-        "all", "Which single characters --vocabulary always keeps: all that the teacher has, or the text's and ASCII's."
-    )
-    pooling: Literal["mean", "cls", "max"] | None = _choice(
-        None, "How the tokens of a bare encoder become the vector of a text; a sentence-transformers folder says it."
-    )
-    normalize: bool | None = _choice(None, "Whether the vectors of a bare encoder have length 1. Default: yes.")
-    keep_dimension: bool = _choice(
-        True, "A student of another width gives vectors as long as the teacher's, by a dense layer that is saved."
-    )
-    cache_teacher: str | None = _choice(
-        None,
-        "Directory in which the teacher's logits of rows, or vectors of texts, are kept for every epoch and later run; "
-        "losses on hidden states are then left out.",
-    )
-    teacher_vectors: str | None = _choice(
-        None, "Column of the parquet files of --text with the teacher's vectors, instead of running it."
-    )
-    revision: str | None = _choice(None, "Revision of the teacher on the Hub.")
-    trust_remote_code: bool = _choice(False, "Run model code that comes with the teacher.")
-
-
 @dataclass
 class DataArguments:
     """Which text, and how it becomes batches."""
 
     _argument_group_name = "data"
 
-    text: list[str] | None = _choice(
+    text: list[str] | None = choice(
         None,
         "Text: files (.txt, .jsonl, .parquet; also packed), patterns, folders. Prepared in --output_dir first; for a "
         "data set give --tokens, what `python -m distilfast.prepare --dataset` wrote.",
     )
-    validation_text: list[str] | None = _choice(
+    validation_text: list[str] | None = choice(
         None, "Held-out text files, scored while training (--eval_strategy; default with them: epoch)."
     )
-    sts_file: str | None = _choice(None, "Pairs of sentences and people's scores, for sentence encoders; likewise.")
-    tokens: str | None = _choice(None, "What `python -m distilfast.prepare` wrote, instead of --text.")
-    tokenizer: str | None = _choice(
+    sts_file: str | None = choice(None, "Pairs of sentences and people's scores, for sentence encoders; likewise.")
+    tokens: str | None = choice(None, "What `python -m distilfast.prepare` wrote, instead of --text.")
+    tokenizer: str | None = choice(
         None, "vocab.txt, tokenizer.json, or a directory with one. Default: the teacher's, or that of --tokens."
     )
-    max_length: int = _choice(512, "Longest sequence in tokens, by default 512, for rows 256, for questions 384.")
-    min_length: int = _choice(
+    max_length: int = choice(512, "Longest sequence in tokens, by default 512, for rows 256, for questions 384.")
+    min_length: int = choice(
         12, "Texts of fewer tokens are left out and counted, by default 12 for masked_lm, 0 elsewhere."
     )
-    batch_tokens: int = _choice(16384, "Tokens in a micro-batch, padding included.")
-    layout: Literal["padded", "packed"] = _choice("padded", "Rows of equal width, or sequences end to end.")
-    mlm_mask_prop: float = _choice(0.15, "Share of the tokens that are to be predicted.")
-    word_mask: float = _choice(0.8, "Share of those that become [MASK].")
-    word_keep: float = _choice(0.1, "Share of those that stay.")
-    word_rand: float = _choice(0.1, "Share of those that become a random token.")
-    mlm_smoothing: float = _choice(
+    batch_tokens: int = choice(16384, "Tokens in a micro-batch, padding included.")
+    layout: Literal["padded", "packed"] = choice("padded", "Rows of equal width, or sequences end to end.")
+    mlm_mask_prop: float = choice(0.15, "Share of the tokens that are to be predicted.")
+    word_mask: float = choice(0.8, "Share of those that become [MASK].")
+    word_keep: float = choice(0.1, "Share of those that stay.")
+    word_rand: float = choice(0.1, "Share of those that become a random token.")
+    mlm_smoothing: float = choice(
         0.0, "Masks rare tokens more often: weight count^-smoothing. 0.7 in the published run."
     )
-    whole_word_mask: bool = _choice(False, "Mask all pieces of a word together.")
-    mask_count: Literal["exact", "bernoulli"] = _choice(
+    whole_word_mask: bool = choice(False, "Mask all pieces of a word together.")
+    mask_count: Literal["exact", "bernoulli"] = choice(
         "exact", "The same number of masked tokens in every batch of a shape, or an independent draw for each token."
     )
-    masking_compat: Literal["none", "distilbert"] = _choice(
+    masking_compat: Literal["none", "distilbert"] = choice(
         "none", "'distilbert' draws random tokens from the whole vocabulary, special tokens included, as the original."
     )
-    loader_threads: int | None = _choice(
+    loader_threads: int | None = choice(
         None, "Threads that read the tokens at the start. Default: as many as torch has."
     )
 
@@ -171,78 +108,78 @@ class DistillationArguments(TrainingArguments):
 
     _argument_group_name = "losses and training (the flags of transformers.TrainingArguments follow)"
 
-    learning_rate: float = _choice(5e-4, "Peak learning rate, by default 5e-4, for rows 5e-5.")
-    num_train_epochs: float = _choice(3.0, "Epochs. Default: 3, for classifiers and taggers 4.")
-    per_device_train_batch_size: int = _choice(32, "Rows of a batch on each rank.")
-    warmup_steps: float = _choice(0.05, "Steps of linear warm-up; below 1, the share of all steps.")
-    adam_beta2: float = _choice(0.98, "Decay rate of Adam's second moments.")
-    adam_epsilon: float = _choice(1e-6, "Adam's epsilon.")
-    max_grad_norm: float = _choice(5.0, "Gradients are clipped to this norm; 0 for no clipping.")
-    logging_steps: float = _choice(50, "Steps between two lines of the log.")
-    save_total_limit: int | None = _choice(2, "Checkpoints that are kept; older ones are deleted.")
+    learning_rate: float = choice(5e-4, "Peak learning rate, by default 5e-4, for rows 5e-5.")
+    num_train_epochs: float = choice(3.0, "Epochs. Default: 3, for classifiers and taggers 4.")
+    per_device_train_batch_size: int = choice(32, "Rows of a batch on each rank.")
+    warmup_steps: float = choice(0.05, "Steps of linear warm-up; below 1, the share of all steps.")
+    adam_beta2: float = choice(0.98, "Decay rate of Adam's second moments.")
+    adam_epsilon: float = choice(1e-6, "Adam's epsilon.")
+    max_grad_norm: float = choice(5.0, "Gradients are clipped to this norm; 0 for no clipping.")
+    logging_steps: float = choice(50, "Steps between two lines of the log.")
+    save_total_limit: int | None = choice(2, "Checkpoints that are kept; older ones are deleted.")
     # In the order that HfArgumentParser can read.
-    report_to: None | str | list[str] = _choice(  # noqa: RUF036
+    report_to: None | str | list[str] = choice(  # noqa: RUF036
         None, "Where logs go besides the screen; 'none' for nowhere. Default: tensorboard where it is installed."
     )
-    logging_nan_inf_filter: bool = _choice(False, "Off: a loss that is not finite stops the run (see the docs).")
-    ddp_find_unused_parameters: bool | None = _choice(False, "Off: every parameter of the student has a gradient.")
-    remove_unused_columns: bool = _choice(False, "Off: batches are used whole.")
+    logging_nan_inf_filter: bool = choice(False, "Off: a loss that is not finite stops the run (see the docs).")
+    ddp_find_unused_parameters: bool | None = choice(False, "Off: every parameter of the student has a gradient.")
+    remove_unused_columns: bool = choice(False, "Off: batches are used whole.")
 
-    head: str | None = _choice(
+    head: str | None = choice(
         None,
         "What the models say: masked_lm, classification, tokens, questions, hidden_states or embedding. Default: what "
         "the teacher does.",
     )
-    alpha_ce: float = _choice(5.0, "Weight of the KL to the teacher's tempered distribution, by default 5, for rows 1.")
-    alpha_mlm: float = _choice(2.0, "Weight of the masked-language-model loss.")
-    alpha_task: float = _choice(1.0, "Weight of the loss against labels, for heads other than masked_lm.")
-    alpha_cos: float = _choice(1.0, "Weight of the cosine loss between last hidden states.")
-    alpha_mse: float = _choice(0.0, "Weight of the squared distance between logits.")
-    temperature: float = _choice(2.0, "Temperature of both softmaxes in the KL.")
-    kl_positions: Literal["all", "masked", "sampled"] = _choice(
+    alpha_ce: float = choice(5.0, "Weight of the KL to the teacher's tempered distribution, by default 5, for rows 1.")
+    alpha_mlm: float = choice(2.0, "Weight of the masked-language-model loss.")
+    alpha_task: float = choice(1.0, "Weight of the loss against labels, for heads other than masked_lm.")
+    alpha_cos: float = choice(1.0, "Weight of the cosine loss between last hidden states.")
+    alpha_mse: float = choice(0.0, "Weight of the squared distance between logits.")
+    temperature: float = choice(2.0, "Temperature of both softmaxes in the KL.")
+    kl_positions: Literal["all", "masked", "sampled"] = choice(
         "all", "Tokens at which KL and MSE are taken; sampled: the masked ones and --kl_sample_share of all."
     )
-    kl_sample_share: float = _choice(0.15, "Tokens beside the masked ones that 'sampled' takes, as a share of all.")
-    cos_positions: Literal["all", "kl"] = _choice(
+    kl_sample_share: float = choice(0.15, "Tokens beside the masked ones that 'sampled' takes, as a share of all.")
+    cos_positions: Literal["all", "kl"] = choice(
         "all", "Tokens at which the cosine is taken; 'kl': those of the KL, which lets the last layer stop there."
     )
-    alpha_hidden: float = _choice(0.0, "Weight of the loss between intermediate layers.")
-    hidden_map: str | None = _choice(
+    alpha_hidden: float = choice(0.0, "Weight of the loss between intermediate layers.")
+    hidden_map: str | None = choice(
         None, "Pairs student:teacher of layers, counted from 1, as in 1:2,2:4. Default: spread evenly."
     )
-    hidden_kind: Literal["cosine", "mse"] = _choice("cosine", "How intermediate layers are compared.")
-    alpha_rel: float = _choice(0.0, "Weight of the loss between self-attention relations (MiniLMv2).")
-    relation_heads: int | None = _choice(None, "Relation heads. Default: the teacher's attention heads.")
-    relation_layers: list[int] | None = _choice(
+    hidden_kind: Literal["cosine", "mse"] = choice("cosine", "How intermediate layers are compared.")
+    alpha_rel: float = choice(0.0, "Weight of the loss between self-attention relations (MiniLMv2).")
+    relation_heads: int | None = choice(None, "Relation heads. Default: the teacher's attention heads.")
+    relation_layers: list[int] | None = choice(
         None, "Layer of the student and of the teacher, from 1, whose relations are compared. Default: the last."
     )
-    alpha_embedding: float = _choice(0.0, "Weight of the distance between vectors of texts (cosine and squared).")
-    alpha_similarity: float = _choice(0.0, "Weight of the KL between the similarities of the texts of a batch.")
-    similarity_temperature: float = _choice(0.05, "Temperature of the softmax of these similarities.")
-    alpha_margin_mse: float = _choice(0.0, "Weight of the squared distance of margins within a group (rerankers).")
-    alpha_listnet: float = _choice(0.0, "Weight of the KL of the scores of a group at --temperature (rerankers).")
-    dimensions: list[int] | None = _choice(
+    alpha_embedding: float = choice(0.0, "Weight of the distance between vectors of texts (cosine and squared).")
+    alpha_similarity: float = choice(0.0, "Weight of the KL between the similarities of the texts of a batch.")
+    similarity_temperature: float = choice(0.05, "Temperature of the softmax of these similarities.")
+    alpha_margin_mse: float = choice(0.0, "Weight of the squared distance of margins within a group (rerankers).")
+    alpha_listnet: float = choice(0.0, "Weight of the KL of the scores of a group at --temperature (rerankers).")
+    dimensions: list[int] | None = choice(
         None, "Also compare the first so many numbers of the vectors (Matryoshka), as in 256 128 64."
     )
-    restrict_ce_to_mask: bool = _choice(False, "The original script's name for --kl_positions masked.")
-    loss_impl: Literal["auto", "fused", "eager"] = _choice("auto", "Implementation of the losses.")
-    dropout: bool = _choice(
+    restrict_ce_to_mask: bool = choice(False, "The original script's name for --kl_positions masked.")
+    loss_impl: Literal["auto", "fused", "eager"] = choice("auto", "Implementation of the losses.")
+    dropout: bool = choice(
         True, "Dropout in the student, as its configuration says; without it, the saved configuration keeps it still."
     )
-    precision: Precision = _choice(
+    precision: Precision = choice(
         "auto", "bf16 computes in bfloat16 and keeps float32 weights; auto takes it where the hardware is fast at it."
     )
-    batches_per_step: int | None = _choice(
+    batches_per_step: int | None = choice(
         None,
         "Micro-batches of an optimiser step over all ranks together; sets gradient_accumulation_steps for whatever "
         "number of ranks divides it.",
     )
-    early_stopping_patience: int | None = _choice(
+    early_stopping_patience: int | None = choice(
         None, "Stop once so many evaluations in a row were no better than the best; see --metric_for_best_model."
     )
-    recipe: str | None = _choice(None, "'distilbert': the published run's settings; other flags win over them.")
-    dry_run: bool = _choice(False, "Say what would be trained, and on what; then stop, with nothing written.")
-    overwrite: bool = _choice(False, "Replace what --output_dir holds.")
+    recipe: str | None = choice(None, "'distilbert': the published run's settings; other flags win over them.")
+    dry_run: bool = choice(False, "Say what would be trained, and on what; then stop, with nothing written.")
+    overwrite: bool = choice(False, "Replace what --output_dir holds.")
 
     def __post_init__(self) -> None:
         if not self.output_dir:

@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 
 from .._core import InputError
 from ..prepare.directory import PreparedTokens
-from .arguments import DataArguments, DistillationArguments, ModelArguments
+from .arguments import DataArguments, DistillationArguments
+from .model_arguments import ModelArguments
 from .row_arguments import RowArguments
 
 Model = str | PathLike[str] | PreTrainedModel

@@ -23,11 +23,12 @@ from ..models.pooling import SentenceModules
 from ..models.sentence import SentenceEncoder, load_sentence_encoder, sentence_parts, student_modules
 from ..models.sentence_folder import read_sentence_folder, transformer_folder
 from ..tokenizer import Tokenizer, load_transformers_tokenizer
-from .arguments import DistillationArguments, ModelArguments
+from .arguments import DistillationArguments
 from .checkpoint import fingerprint
 from .inputs import Arguments, Given, set_to_zero
 from .kept_outputs import AT_ONCE, ids_digest, kept_outputs
 from .material import Material
+from .model_arguments import ModelArguments
 from .sample import of_texts
 from .sentences import FEW_TEXTS, Reader, Sentences, batches_of, read_sentence_pairs, read_sentences
 from .student import make_student

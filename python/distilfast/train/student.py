@@ -16,9 +16,10 @@ from ..models.student import build_from_config, create_student, read_student_con
 from ..prepare.labelled import LabelledData
 from ..prepare.labels import new_classes
 from ..prepare.targets import label_kind, label_lists, label_values
-from .arguments import DistillationArguments, ModelArguments
+from .arguments import DistillationArguments
 from .inputs import Given
 from .layer_choice import Vectors, choose_by_loss
+from .model_arguments import ModelArguments
 from .sample import Sample
 
 

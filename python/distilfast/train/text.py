@@ -21,7 +21,8 @@ from ..prepare.run import prepare
 from ..prepare.text import read_texts
 from ..tokenizer import Tokenizer, load_tokenizer
 from ..tokenizer_files import has_tokenizer
-from .arguments import DataArguments, DistillationArguments, ModelArguments
+from .arguments import DataArguments, DistillationArguments
+from .model_arguments import ModelArguments
 from .row_arguments import RowArguments
 
 TEXT = "text.json"  # beside tokens that were prepared here: of which text
