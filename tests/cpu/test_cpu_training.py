@@ -14,13 +14,16 @@ from distilfast import _core, losses
 from distilfast.cpu import attention as cpu_attention
 from distilfast.cpu.attention import CPU_ATTENTION, attend
 from distilfast.cpu.dropout import CPUDropout, dropout_mask, use_cpu_dropout
+from distilfast.heads.choice import choose_head
 from distilfast.heads.objective import Objective
+from distilfast.models.bf16 import untied_embeddings
 from distilfast.train import text
 from distilfast.train.arguments import DataArguments
 from distilfast.train.step import DistillationStep
 from hypothesis import given
 from hypothesis import strategies as st
 from small_families import LAST_LAYER_FAMILIES as FAMILIES
+from tiny_classifiers import KINDS, ROWS, LabelledBatches, classifier
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -235,3 +238,37 @@ def test_everything_takes_the_threads_that_torch_has(monkeypatch: pytest.MonkeyP
 
 class _Tokens:
     dataset = tokenizer = token_counts = None
+
+
+def test_word_embeddings_that_nothing_else_reads_are_cast_by_the_row() -> None:
+    """The same loss and gradients as from a copy of the table, whose own gradient adds up in float32; a tied head
+    multiplies with the table, so that it is copied there."""
+    teacher, student = classifier(KINDS[0]), classifier(KINDS[0], 1, seed=1)
+    step = DistillationStep(
+        student, teacher.bfloat16(), Objective(alpha_ce=1.0), torch.bfloat16, head=choose_head(teacher)
+    )
+    batch = LabelledBatches(KINDS[0], ROWS, 1)[0]
+    assert step.copies is not None
+    table = student.get_input_embeddings()
+    assert step.copies.table is table
+    found: list[dict[str, torch.Tensor]] = []
+    for each in (table, None):
+        step.copies.table = each
+        assert all(copy.dtype == torch.bfloat16 for copy in step.copies.of(step).values())
+        assert ("student.bert.embeddings.word_embeddings.weight" in step.copies.of(step)) is (each is None)
+        step.zero_grad()
+        loss = step(batch)["loss"]
+        loss.backward()
+        found.append({"loss": loss.detach(), **{name: weight.grad for name, weight in student.named_parameters()}})
+    by_row, whole = found
+    assert not table._forward_hooks
+    for name, value in by_row.items():
+        if "word_embeddings" in name:
+            assert F.cosine_similarity(value.flatten(), whole[name].flatten(), dim=0) > 0.9999
+            assert not torch.equal(value, whole[name])  # which was rounded to bfloat16
+        else:
+            assert torch.equal(value, whole[name]), name
+
+    tied = tiny_training.teacher(0.0)
+    assert untied_embeddings(tied) is None
+    assert DistillationStep(tied, tiny_training.teacher(0.0), compute_dtype=torch.bfloat16).copies.table is None  # type: ignore[union-attr]

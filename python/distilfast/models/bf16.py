@@ -3,23 +3,28 @@ where that is fast."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 
 
 class WeightCopies:
-    """The parameters of a module in another dtype.
+    """The parameters of a module in another dtype, those of a `table` apart.
 
     `kept`: the copies are made at the first forward pass after `forget`, which whoever updates the weights calls then;
-    otherwise anew for each pass, as they are while a graph is captured.
+    otherwise anew for each pass, as they are while a graph is captured. `table`: an embedding of which a batch reads a
+    few rows, which are cast when they are read (`casting_rows`): a vocabulary is a third of a small model and more, and
+    its gradient adds up in float32 then.
     """
 
-    def __init__(self, dtype: torch.dtype, kept: bool = False) -> None:
+    def __init__(self, dtype: torch.dtype, kept: bool = False, table: nn.Embedding | None = None) -> None:
         self.dtype = dtype
         self.kept = kept
+        self.table = table
         self._copies: dict[str, Tensor] = {}
         self._current = False
 
@@ -28,13 +33,35 @@ class WeightCopies:
         self._current = False
 
     def of(self, module: nn.Module) -> dict[str, Tensor]:
-        """Copies of all floating-point parameters by name, as `torch.func.functional_call` takes them."""
-        parameters = {name: value for name, value in module.named_parameters() if value.is_floating_point()}
+        """Copies of floating-point parameters by name, as `torch.func.functional_call` takes them."""
+        apart = self._apart
+        parameters = {
+            name: value
+            for name, value in module.named_parameters()
+            if value.is_floating_point() and (apart is None or value is not apart.weight)
+        }
         if not self.kept or torch.compiler.is_compiling():
             return {name: parameter.to(self.dtype) for name, parameter in parameters.items()}
         if not self._current:
             self._refresh(parameters)
         return {name: self._attached(parameter, self._copies[name]) for name, parameter in parameters.items()}
+
+    @contextmanager
+    def casting_rows(self) -> Iterator[None]:
+        """Within `with`: what is read from the table comes in the dtype of the copies."""
+        if self._apart is None:
+            yield
+            return
+        hook = self._apart.register_forward_hook(lambda table, arguments, rows: rows.to(self.dtype))
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    @property
+    def _apart(self) -> nn.Embedding | None:
+        """The table, but for a captured graph, which cannot hold a hook that comes and goes."""
+        return None if torch.compiler.is_compiling() else self.table
 
     @torch.no_grad()
     def _refresh(self, parameters: dict[str, nn.Parameter]) -> None:
@@ -48,6 +75,15 @@ class WeightCopies:
 
     def _attached(self, parameter: nn.Parameter, copy: Tensor) -> Tensor:
         return cast(Tensor, cast(Any, _Attach).apply(parameter, copy)) if parameter.requires_grad else copy
+
+
+def untied_embeddings(model: PreTrainedModel) -> nn.Embedding | None:
+    """The word embeddings of a model, where nothing else reads their weights, such as a head that is tied to them."""
+    table = model.get_input_embeddings()
+    if type(table) is not nn.Embedding:
+        return None
+    readers = sum(value is table.weight for module in model.modules() for value in module.parameters(recurse=False))
+    return table if readers == 1 else None
 
 
 class ForgetCopies(TrainerCallback):

@@ -22,7 +22,7 @@ from ..heads.masked_lm import MaskedLM
 from ..heads.objective import Objective
 from ..heads.positions import counted_positions
 from ..losses.arguments import mixture_of
-from ..models.bf16 import WeightCopies
+from ..models.bf16 import WeightCopies, untied_embeddings
 from .layer_losses import HiddenLayerLoss, RelationLoss
 
 
@@ -54,7 +54,7 @@ class DistillationStep(nn.Module):
         self.student = student
         self.head = MaskedLM() if head is None else head
         self.objective = Objective() if objective is None else objective
-        self.copies = None if compute_dtype is None else WeightCopies(compute_dtype)
+        self.copies = None if compute_dtype is None else WeightCopies(compute_dtype, table=untied_embeddings(student))
         self._outside = as_teachers(teacher)  # a tuple, so that torch does not see submodules
         self.teacher_weights = mixture_of(teacher_weights, len(self.teachers))
         self.head.check(student, self.teachers, self.objective)
@@ -88,7 +88,8 @@ class DistillationStep(nn.Module):
 
     def forward(self, batch: Mapping[str, Any], cast_weights: bool = True) -> dict[str, Tensor]:
         if cast_weights and self.copies is not None:
-            called = torch.func.functional_call(self, self.copies.of(self), (batch, False))
+            with self.copies.casting_rows():
+                called = torch.func.functional_call(self, self.copies.of(self), (batch, False))
             return cast("dict[str, Tensor]", called)
         return self.compute_losses(batch)
 
