@@ -52,7 +52,7 @@ docs: $(VENV)/.built
 
 # What is measured, on the machine at hand; JSON beside the printed tables.
 bench: $(VENV)/.built
-	for name in tokenize batches losses train; do $(PY) -m distilfast.bench $$name --json $(OUT)/bench-$$name.json || exit 1; done
+	for name in tokenize batches losses train; do $(PY) -m distilfast.bench $$name --json $(OUT)/bench-$$name.json --overwrite true || exit 1; done
 
 # Every check that needs a CUDA GPU, with the python of the machine that has one: GPU tests, kernel bench, training bench.
 gpu-check:

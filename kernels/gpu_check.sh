@@ -46,11 +46,11 @@ stage() {
 
 # Compiling is most of the tests' work: in several processes where pytest-xdist is there.
 workers=$("$python" -c 'import os, xdist; print("-n", min(6, os.cpu_count() or 1))' 2>/dev/null)
-stage losses 100 "$python" -m distilfast.bench losses --rows 16384 --vocabularies 30522 --json "$out/losses.json" --markdown "$out/losses.md"
+stage losses 100 "$python" -m distilfast.bench losses --rows 16384 --vocabularies 30522 --overwrite true --json "$out/losses.json" --markdown "$out/losses.md"
 # shellcheck disable=SC2086
 stage tests 200 "$python" -m pytest -q $workers -m gpu --continue-on-collection-errors --junitxml="$out/tests.xml"
-stage shapes 150 "$python" -m distilfast.bench losses --runs 20 --json "$out/shapes.json" --markdown "$out/shapes.md"
-stage train 110 "$python" -m distilfast.bench train --json "$out/train.json"
+stage shapes 150 "$python" -m distilfast.bench losses --runs 20 --overwrite true --json "$out/shapes.json" --markdown "$out/shapes.md"
+stage train 110 "$python" -m distilfast.bench train --overwrite true --json "$out/train.json"
 for name in losses shapes; do
     [ ! -f "$out/$name.md" ] || cat "$out/$name.md"
 done

@@ -158,16 +158,18 @@ def _refuse_unwritable(path: Path) -> None:
             raise InputError(f"{path}: no folder can be made in {found} ({first_line(error)})") from None
 
 
-def refuse_no_file(path: str | os.PathLike[str]) -> Path:
+def refuse_no_file(path: str | os.PathLike[str], overwrite: bool = True) -> Path:
     """`path` as a `Path`, once it is known that a file may be written there.
 
-    Raises `InputError` for a folder, a device or a pipe, a name that is not UTF-8, and a place that nothing can be
-    written to.
+    Raises `InputError` for a folder, a device or a pipe, a name that is not UTF-8, a place that nothing can be
+    written to, and, unless `overwrite`, for a file that holds something.
     """
     path = Path(path)
     refuse_undecodable(path)
     if path.exists() and not path.is_file():
         raise InputError(f"{path} is no file that could be replaced; name another")
+    if not overwrite and path.exists() and path.stat().st_size:
+        raise InputError(f"{path} holds something already; name another file, or pass --overwrite to replace it")
     _refuse_unwritable(path.absolute().parent)
     return path
 

@@ -24,9 +24,9 @@ import transformers
 
 from .. import _command as command
 from .._core import __version__
-from .._files import refuse_no_file, write_json
 from ..batches.masked import MaskedBatches, TokenizerLike
 from ..batches.settings import Masking
+from .results import ResultFile
 
 CLS, SEP, MASK, VOCABULARY = 101, 102, 103, 30522
 SPECIAL = (0, 100, CLS, SEP, MASK)
@@ -34,7 +34,7 @@ TILE = 1_000_000  # rows of which the lengths are drawn; more rows have the same
 
 
 @dataclasses.dataclass
-class Arguments:
+class Arguments(ResultFile):
     """What is measured."""
 
     tokens: str | None = dataclasses.field(
@@ -45,7 +45,6 @@ class Arguments:
     rounds: int = dataclasses.field(default=5, metadata={"help": "turns of each; the median is shown"})
     seconds: float = dataclasses.field(default=0.5, metadata={"help": "CPU seconds of one turn"})
     plan_rows: int = dataclasses.field(default=1_000_000, metadata={"help": "rows that are planned"})
-    json: str | None = dataclasses.field(default=None, metadata={"help": "a file to write the figures to, as JSON"})
 
 
 class Vocabulary:
@@ -273,8 +272,7 @@ def status_bytes(name: str) -> int:
 def main(argv: Sequence[str] | None = None) -> None:
     (arguments,) = command.parse([Arguments], argv)
     command.require_positive(arguments, "rows", "batch_tokens", "rounds", "seconds", "plan_rows")
-    if arguments.json is not None:
-        refuse_no_file(arguments.json)
+    arguments.refuse_lost_files()
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     versions = {"distilfast": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
@@ -288,5 +286,4 @@ def main(argv: Sequence[str] | None = None) -> None:
         column = load_tokens(arguments.tokens).dataset.data.column("input_ids")
         figures["tokens"] = measure(arguments.tokens, column, arguments)
     figures["plan"] = measure_plan(arguments.plan_rows, Vocabulary(), 999)
-    if arguments.json is not None:
-        write_json(Path(arguments.json), figures)
+    arguments.write(figures)

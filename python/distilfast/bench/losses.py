@@ -23,8 +23,9 @@ from torch import Tensor
 from .. import losses
 from .._command import parse, require_positive
 from .._core import InputError
-from .._files import refuse_no_file, write_json, write_text
+from .._files import write_text
 from ..metrics.speed import device_name
+from .results import ResultFile
 
 Step = Callable[[], object]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -34,7 +35,7 @@ QUEUED_CYCLES = 10_000_000  # of a GPU that sleeps while the host launches a ste
 
 
 @dataclass
-class LossesBenchArguments:
+class LossesBenchArguments(ResultFile):
     """Flags of `bench losses`."""
 
     device: str = field(default="auto", metadata={"help": "'cuda', 'cpu', or 'auto'"})
@@ -47,7 +48,6 @@ class LossesBenchArguments:
     linear: bool = field(default=True, metadata={"help": "time the linear and the hidden-state losses too"})
     runs: int = field(default=0, metadata={"help": "runs of each, in turn; the median counts; 0: by device"})
     threads: int = field(default=0, metadata={"help": "CPU threads; 0: torch's own number"})
-    json: str = field(default="", metadata={"help": "a file to write the figures to, as JSON"})
     markdown: str = field(default="", metadata={"help": "a file to write the figures to, as a Markdown table"})
 
 
@@ -244,9 +244,7 @@ def show(title: str, results: dict[str, dict[str, Any]]) -> None:
 def bench(arguments: LossesBenchArguments) -> dict[str, Any]:
     """All figures of one run of the command."""
     require_positive(arguments, "hidden")
-    for name in ("json", "markdown"):
-        if getattr(arguments, name):
-            refuse_no_file(getattr(arguments, name))
+    arguments.refuse_lost_files(arguments.markdown)
     if not 0 <= arguments.labelled <= 1:
         raise InputError(f"--labelled {arguments.labelled:g} is no share of the rows; give one from 0 to 1")
     if arguments.device not in ("auto", "cuda", "cpu"):
@@ -293,8 +291,7 @@ def bench(arguments: LossesBenchArguments) -> dict[str, Any]:
                     case[loss] = measure(hidden_steps(loss, rows, arguments.hidden, device, dtype), device, runs)
                     show(f"{loss}, {rows:,} x {arguments.hidden}, {name}", case[loss])
             report["cases"].append(case)
-            if arguments.json:
-                write_json(arguments.json, report)
+            arguments.write(report)
             if arguments.markdown:
                 write_text(arguments.markdown, markdown(report))
     return report

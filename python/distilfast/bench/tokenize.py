@@ -14,13 +14,13 @@ from typing import Any
 
 from .._command import parse, require_positive
 from .._core import InputError
-from .._files import refuse_no_file, write_json
 from ..metrics.speed import device_name
 from .contenders import Contender, Rows, contenders
+from .results import ResultFile
 
 
 @dataclass
-class TokenizeBenchArguments:
+class TokenizeBenchArguments(ResultFile):
     """Flags of `bench tokenize`."""
 
     vocab: str | None = field(
@@ -45,7 +45,6 @@ class TokenizeBenchArguments:
     clock: str = field(
         default="wall", metadata={"help": "'wall', or 'cpu' for one thread on a machine with other work"}
     )
-    json: str = field(default="", metadata={"help": "a file to write the figures to, as JSON"})
 
 
 def core_numbers() -> list[int]:
@@ -203,8 +202,7 @@ def _text(path: Path, limit: float) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     (arguments,) = parse([TokenizeBenchArguments], argv)
     require_positive(arguments, "megabytes", "slow_megabytes", "runs")
-    if arguments.json:
-        refuse_no_file(arguments.json)
+    arguments.refuse_lost_files()
     if arguments.clock not in ("wall", "cpu"):
         raise InputError(f"--clock {arguments.clock!r} is neither 'wall' nor 'cpu'")
     # Set before a thread pool of the others starts; each call still names the number of its threads.
@@ -226,5 +224,4 @@ def main(argv: Sequence[str] | None = None) -> None:
         ours, others = contenders(vocab)
         rows = [line for line in text.split("\n") if line.strip()]
         report["multilingual"] = compare(ours, others, rows, arguments, "multilingual, mixed scripts")
-    if arguments.json:
-        write_json(arguments.json, report)
+    arguments.write(report)

@@ -30,7 +30,6 @@ from transformers import BertConfig, BertForMaskedLM, BertTokenizer, PreTrainedM
 from .. import cpu
 from .._command import parse, require_positive
 from .._core import InputError
-from .._files import refuse_no_file, write_json
 from ..batches.masked import MaskedBatches
 from ..heads.objective import Objective
 from ..metrics.speed import device_name
@@ -43,6 +42,7 @@ from ..tokenizer import Tokenizer
 from ..train.step import DistillationStep
 from .measure import count_flops, loader_seconds, loss_seconds, measure, peak_flops
 from .plain_loop import PlainLoop, collated_batches, distillation_losses
+from .results import ResultFile
 
 SIZES: dict[str, dict[str, Any]] = {
     "base": {},
@@ -58,7 +58,7 @@ SIZES: dict[str, dict[str, Any]] = {
 
 
 @dataclass
-class TrainBench:
+class TrainBench(ResultFile):
     """What to measure."""
 
     head: Literal["masked_lm", "classification", "tokens", "embedding"] = field(
@@ -92,7 +92,6 @@ class TrainBench:
         default=None,
         metadata={"help": "A text file whose lines are the rows. Default: WikiText-2 in DISTILFAST_DATA, or made up."},
     )
-    json: str | None = field(default=None, metadata={"help": "Also write the result to this file."})
 
 
 class OurLoop:
@@ -377,8 +376,7 @@ def table(result: dict[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     (arguments,) = parse([TrainBench], argv)
     require_positive(arguments, "batch_tokens", "max_length", "batches", "rounds", "batches_per_step", "threads")
-    if arguments.json is not None:
-        refuse_no_file(arguments.json)
+    arguments.refuse_lost_files()
     if arguments.head == "masked_lm":
         result = bench(arguments)
         print(table(result))
@@ -388,5 +386,4 @@ def main(argv: Sequence[str] | None = None) -> None:
         quiet()  # a model is loaded and saved at every turn
         result = bench_trainers(arguments)
         print(table_of_trainers(result))
-    if arguments.json is not None:
-        write_json(arguments.json, result)
+    arguments.write(result)

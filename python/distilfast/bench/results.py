@@ -1,0 +1,28 @@
+"""The file that a bench writes its figures to, beside what it prints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from .._files import refuse_no_file, write_json
+
+
+@dataclass
+class ResultFile:
+    """Flags of every bench."""
+
+    json: str | None = field(default=None, metadata={"help": "a file to write the figures to, as JSON"})
+    overwrite: bool = field(default=False, metadata={"help": "replace a file that holds something already"})
+
+    def refuse_lost_files(self, *others: str | None) -> None:
+        """Raises `InputError`, before anything is measured, where nothing may be written to the file (or to `others`,
+        which the bench writes too), or it holds something and `overwrite` was not given."""
+        for path in (self.json, *others):
+            if path:
+                refuse_no_file(path, self.overwrite)
+
+    def write(self, figures: dict[str, Any]) -> None:
+        """Writes the figures, where a file was named."""
+        if self.json:
+            write_json(self.json, figures)
