@@ -350,7 +350,26 @@ def load_transformers_tokenizer(name_or_path: str | os.PathLike[str], **kwargs: 
         raise InputError(f"{name_or_path} has no tokenizer that can be loaded: {told(error)}") from None
 
 
+def tokenize(tokenizer: Any, *texts: Any, **options: Any) -> Any:
+    """What a `tokenizer` of transformers, called with these, gives; the tokenizer stays as it was, and says nothing of
+    texts that are longer than its model takes.
+
+    A call leaves in it how it cut and padded, and whoever saves it then writes that into its tokenizer.json.
+    """
+    options.setdefault("verbose", False)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return tokenizer(*texts, **options)
+    truncation, padding = backend.truncation, backend.padding
+    try:
+        return tokenizer(*texts, **options)
+    finally:
+        backend.no_truncation() if truncation is None else backend.enable_truncation(**truncation)
+        backend.no_padding() if padding is None else backend.enable_padding(**padding)
+
+
 def _portable(config: dict[str, Any]) -> dict[str, Any]:
     """What of a `tokenizer_config.json` still holds when the tokenizer is read from its file alone."""
-    kept = (*_USUAL_NAMES, "model_max_length", "model_input_names", "bos_token", "eos_token")
+    sides = ("padding_side", "truncation_side")
+    kept = (*_USUAL_NAMES, "model_max_length", "model_input_names", "bos_token", "eos_token", *sides)
     return {key: value for key, value in config.items() if key in kept}

@@ -17,6 +17,7 @@ from distilfast.batches.encode import (
     joined,
 )
 from distilfast.batches.labelled import LabelledBatches
+from distilfast.batches.question_windows import encode_questions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from labelled_words import NONE, WORDS, byte_level, word_tokenizer
@@ -77,6 +78,23 @@ def test_unlabelled_rows_beside_labelled(tokenizer: Any) -> None:
     assert joined([several, unlabelled]).targets["labels"].tolist() == [[1, 0], [NONE, NONE]]
     with pytest.raises(InputError, match="do not go together"):
         joined([labelled, encode_words(tokenizer, [["the"]])])
+
+
+@pytest.mark.parametrize("limits", [{}, {"truncation": True, "max_length": 7, "padding": "max_length"}])
+def test_the_tokenizer_cuts_and_pads_as_it_did_and_is_quiet(limits: dict[str, Any]) -> None:
+    """Who saves it afterwards, as a trainer does that it is handed to, saves it as it was."""
+    tokenizer = word_tokenizer(model_max_length=5)
+    tokenizer("the cat", **limits)
+    before = tokenizer.backend_tokenizer.truncation, tokenizer.backend_tokenizer.padding
+    assert (before[0] is None, before[1] is None) == (not limits, not limits)
+    texts = ["the cat sat on the mat", "a dog"]
+    encode_texts(tokenizer, texts, max_length=4)
+    encode_texts(tokenizer, texts, texts, max_length=6)
+    encode_words(tokenizer, [text.split() for text in texts], max_length=4)
+    encode_questions(tokenizer, ["the dog the dog"], texts[:1], max_length=9, stride=1)
+    assert (tokenizer.backend_tokenizer.truncation, tokenizer.backend_tokenizer.padding) == before
+    # Where transformers notes that it has warned of texts longer than 5, whose cutting is counted and said here.
+    assert not any("longer-than" in name for name in tokenizer.deprecation_warnings)
 
 
 WORD = st.sampled_from([*WORDS, "cats", "playing", "sats", "", "​"])

@@ -55,6 +55,14 @@ def test_a_saved_encoder_is_the_same_for_everyone(tmp_path: Path) -> None:
     assert not np.allclose(ours.encode(TEXTS), ours.encode(TEXTS, "document"))
 
 
+def test_an_encoder_that_was_used_is_saved_as_it_was_loaded(tmp_path: Path) -> None:
+    ours = load_sentence_encoder(encoder_folder(tmp_path / "a"))
+    ours.encode(TEXTS)
+    ours.save_pretrained(tmp_path / "b")
+    content = json.loads((tmp_path / "b" / "tokenizer.json").read_text())
+    assert (content["truncation"], content["padding"]) == (None, None)
+
+
 def test_what_version_6_of_the_library_writes_is_read(tmp_path: Path) -> None:
     folder = encoder_folder(tmp_path / "a", dense=7, pooling=("cls",))
     library(folder).save_pretrained(str(tmp_path / "b"))

@@ -167,6 +167,16 @@ def test_rows_that_are_whole_only_together_are_refused(tok: df.Tokenizer) -> Non
         tok.encode_batch(pa.Array.from_buffers(pa.string(), 2, halves.buffers()))
 
 
+def test_the_sides_of_a_tokenizer_are_kept(tok: df.Tokenizer, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tok.save_pretrained(tmp_path / "saved")
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "saved", padding_side="left", truncation_side="left")
+    df.Tokenizer.from_transformers(theirs).save_pretrained(tmp_path / "again")
+    again = AutoTokenizer.from_pretrained(tmp_path / "again")
+    assert (again.padding_side, again.truncation_side) == ("left", "left")
+
+
 def test_saved_tokenizer_loads_everywhere(tok: df.Tokenizer, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 

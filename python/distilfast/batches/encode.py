@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from .._core import InputError
 from ..prepare.targets import IGNORED
-from ..tokenizer import Tokenizer
+from ..tokenizer import Tokenizer, tokenize
 
 CHUNK = 2_000
 """How many rows are tokenised at a time: their ids stand in Python lists meanwhile."""
@@ -157,7 +157,8 @@ def encode_words(
     parts: dict[str, list[Ragged]] = {"input_ids": [], "token_type_ids": [], "starts": [], "labels": [], "words": []}
     cut = lost = silent = 0
     for begin, end in chunks(len(words)):
-        encoded = tokenizer(
+        encoded = tokenize(
+            tokenizer,
             [list(row) for row in words[begin:end]],
             is_split_into_words=True,
             truncation=True,
@@ -302,7 +303,7 @@ def fast_tokenizer(tokenizer: Any, sample: Sequence[str]) -> Tokenizer | None:
         return None
     texts = [*sample, "A test, [SEP] of [MASK] them."]
     for max_length in (None, 8):
-        expected = tokenizer(texts, truncation=max_length is not None, max_length=max_length, verbose=False)
+        expected = tokenize(tokenizer, texts, truncation=max_length is not None, max_length=max_length)
         if fast.encode_batch(texts, max_length=max_length).to_pylist() != expected["input_ids"]:
             return None
     return None if any(any(row) for row in expected.get("token_type_ids", ())) else fast
@@ -315,7 +316,8 @@ def _encode_pairs(
 
     def run(rows: Sequence[int], **limits: Any) -> Any:
         pair = None if second is None else [second[row] for row in rows]
-        return tokenizer([first[row] for row in rows], pair, return_attention_mask=False, verbose=False, **limits)
+        texts = [first[row] for row in rows]
+        return tokenize(tokenizer, texts, pair, return_attention_mask=False, **limits)
 
     encoded = run(range(len(first)))
     columns = {name: encoded[name] for name in ("input_ids", "token_type_ids") if name in encoded}
@@ -353,11 +355,11 @@ def _for_words(tokenizer: Any) -> Any:
 
 def _splits_as_text(tokenizer: Any) -> bool:
     try:
-        listed = tokenizer([["a", "word"]], is_split_into_words=True, add_special_tokens=False)
+        listed = tokenize(tokenizer, [["a", "word"]], is_split_into_words=True, add_special_tokens=False)
     except (AssertionError, ValueError):  # how releases 4 of transformers say that they need add_prefix_space
         return False
     # What stands before the first word may differ, before the others it may not.
-    texts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("a word", " a word")]
+    texts = [tokenize(tokenizer, text, add_special_tokens=False)["input_ids"] for text in ("a word", " a word")]
     return listed["input_ids"][0] in texts
 
 

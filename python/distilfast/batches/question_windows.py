@@ -9,6 +9,7 @@ import numpy as np
 
 from .._core import InputError
 from ..prepare.targets import IGNORED
+from ..tokenizer import tokenize
 from .encode import EncodedRows, Ragged, check_length, chunks
 
 PASSAGE_STRIDE = 128
@@ -58,7 +59,8 @@ def encode_questions(
     whole: dict[int, bool] = {}
     cut = 0
     for begin, stop in chunks(len(questions)):
-        encoded = tokenizer(
+        encoded = tokenize(
+            tokenizer,
             list(questions[begin:stop]),
             list(passages[begin:stop]),
             truncation="only_second",
@@ -146,7 +148,8 @@ def _no_answer(ids: Any, tokenizer: Any) -> int:
 def _cut_questions(tokenizer: Any, questions: Sequence[str], most: int) -> tuple[list[str], int]:
     texts, cut = list(questions), 0
     for begin, stop in chunks(len(texts)):
-        encoded = tokenizer(texts[begin:stop], add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        options = {"add_special_tokens": False, "return_offsets_mapping": True}
+        encoded = tokenize(tokenizer, texts[begin:stop], **options)
         for number, places in enumerate(encoded["offset_mapping"], begin):
             if len(places) > most:
                 texts[number] = texts[number][: places[most - 1][1]]

@@ -16,6 +16,7 @@ from ..batches.encode import check_length
 from ..metrics.scores import correlation
 from ..models.families import longest_row, model_input_names
 from ..models.head import head_of_class
+from ..tokenizer import tokenize
 
 # Sentences of several lengths, so that padding is in the comparison too.
 SENTENCES = (
@@ -86,7 +87,7 @@ def texts_for(tokenizer: Any, texts: Sequence[str] | None) -> list[str]:
         if not texts:
             raise InputError("no text to compare the export on: give at least one line")
         return list(texts)
-    ids = [each for row in tokenizer(list(SENTENCES), add_special_tokens=False)["input_ids"] for each in row]
+    ids = [each for row in tokenize(tokenizer, list(SENTENCES), add_special_tokens=False)["input_ids"] for each in row]
     if tokenizer.unk_token_id is None or sum(each == tokenizer.unk_token_id for each in ids) <= len(ids) / 2:
         return list(SENTENCES)
     generator = np.random.default_rng(0)
@@ -106,9 +107,9 @@ def encode(tokenizer: Any, texts: Sequence[str], model: Any) -> list[Batch]:
     second = [*texts[1:], texts[0]]
     long = " ".join([*texts, *texts])
     encoded = [
-        tokenizer(list(texts), **options),
-        tokenizer(list(texts), second, **options),
-        tokenizer([long], **options),
+        tokenize(tokenizer, list(texts), **options),
+        tokenize(tokenizer, list(texts), second, **options),
+        tokenize(tokenizer, [long], **options),
     ]
     batches = [{name: each[name] for name in names if name in each} for each in encoded]
     if _head_of(model) == "masked_lm" and tokenizer.mask_token_id is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import warnings
 from collections.abc import Sequence
@@ -69,14 +68,13 @@ def export_student(
         model = source
     if tokenizer is None:
         raise InputError("a loaded model is exported with its tokenizer: give tokenizer=")
-    saved, tokenizer = tokenizer, copy.deepcopy(tokenizer)  # tokenising leaves how it cut and padded behind
     texts = texts_for(tokenizer, texts)
     with evaluating(model, device=torch.device("cpu")):
         batches = encode(tokenizer, texts, model)
         reference = outputs_of(model, batches)
         with whole_directory(output_dir, overwrite, [origin]) as beside:
             model.save_pretrained(beside, safe_serialization=True)
-            save_tokenizer(saved, model, beside)
+            save_tokenizer(tokenizer, model, beside)
             checks = [_check_safetensors(beside, texts, batches, reference, tolerance)]
             sentence = origin is not None and keep_sentence_files(origin, beside)
             if onnx or int8:

@@ -13,6 +13,7 @@ from typing import Any
 from huggingface_hub import ModelCardData, try_to_load_from_cache
 
 from .._core import InputError, __version__
+from ..tokenizer import tokenize
 
 PIPELINES = {
     "ForMaskedLM": "fill-mask",
@@ -154,7 +155,7 @@ def _what(model: Any, kind: str, base: Any) -> str:
 def _words_for(tokenizer: Any, sentence: str = "The river had risen in the night.") -> str:
     """`sentence`, or words of the tokenizer's own where it does not know half of it."""
     unknown = getattr(tokenizer, "unk_token_id", None)
-    ids = [] if unknown is None else tokenizer(sentence, add_special_tokens=False)["input_ids"]
+    ids = [] if unknown is None else tokenize(tokenizer, sentence, add_special_tokens=False)["input_ids"]
     if ids.count(unknown) <= len(ids) / 2:
         return sentence
     words = (number for number in range(len(tokenizer)) if number not in tokenizer.all_special_ids)

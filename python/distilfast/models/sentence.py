@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from .._core import InputError
 from ..batches.encode import check_length
-from ..tokenizer import load_transformers_tokenizer
+from ..tokenizer import load_transformers_tokenizer, tokenize
 from .attention import model_inputs
 from .families import encoder_of, evaluating, longest_row
 from .load import load_model
@@ -65,9 +65,8 @@ class SentenceEncoder:
         return vectors
 
     def _vectors(self, texts: list[str]) -> torch.Tensor:
-        batch = self.tokenizer(
-            texts, padding=True, padding_side="right", truncation=True, max_length=self.longest, return_tensors="pt"
-        )
+        cut: dict[str, Any] = {"truncation": True, "max_length": self.longest}
+        batch = tokenize(self.tokenizer, texts, padding=True, padding_side="right", return_tensors="pt", **cut)
         batch = {name: value.to(self.model.device) for name, value in batch.items()}
         encoder: Any = encoder_of(self.model)
         states = encoder(**model_inputs(self.model, batch), return_dict=True).last_hidden_state

@@ -81,7 +81,7 @@ def rows_material(arguments: Arguments, given: Given, teachers: Sequence[PreTrai
     name, seed = args.head, args.seed if args.data_seed is None else args.data_seed
     found = labelled.read(rows, name, seed, given.train, given.validation, given.unlabelled)
     saved = rows_tokenizer(arguments, given)
-    tokenizer = copy.deepcopy(saved)  # tokenising leaves how it cut and padded behind
+    tokenizer = copy.deepcopy(saved)
     tokenizer.padding_side = "right"  # on the left it would move the positions of the text, as far as a batch is wide
     if teachers:
         sample = partial(of_rows, found.train, name, tokenizer)

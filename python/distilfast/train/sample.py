@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from ..prepare.directory import PreparedTokens
 from ..prepare.labelled import Part
+from ..tokenizer import tokenize
 from .sentences import Reader, read_blocks
 
 Batch = dict[str, Tensor]
@@ -39,19 +39,19 @@ def of_rows(part: Part, head: str, tokenizer: Any) -> list[Batch]:
     """Of labelled rows, read by a tokenizer of transformers."""
     numbers = spread_numbers(len(part))
     columns = [[texts[number] for number in numbers] for texts in part.texts]
-    tokenizer = copy.deepcopy(tokenizer)  # tokenising leaves how it cut and padded behind
-    tokenizer.padding_side = "right"
     found = []
     for start in range(0, len(numbers), ROWS):
         here = [
             [each or ("" if head != "tokens" else []) for each in column[start : start + ROWS]] for column in columns
         ]
-        encoded = tokenizer(
+        encoded = tokenize(
+            tokenizer,
             *here,
             is_split_into_words=head == "tokens",
             truncation=True,
             max_length=LONGEST,
             padding=True,
+            padding_side="right",
             return_tensors="pt",
             return_attention_mask=True,
         )
