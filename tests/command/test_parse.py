@@ -43,6 +43,33 @@ def test_a_configuration_file_gives_what_flags_give(tmp_path: Path) -> None:
     assert parse([Arguments], ["--teacher", "bert"]) == (Arguments("bert"),)
 
 
+@dataclass
+class Output:
+    output_dir: str | None = None
+    overwrite: bool = False
+
+
+def test_a_configuration_that_would_be_replaced_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "out" / "run.yaml"
+    path.parent.mkdir()
+    path.write_text("overwrite: true\n")
+    (tmp_path / "link").symlink_to("out")
+    argv = ["--config", str(tmp_path / "link" / "run.yaml"), "--output_dir"]
+    for output in (tmp_path / "out", tmp_path):
+        with pytest.raises(InputError, match=r"run\.yaml lies in .*, which --overwrite replaces"):
+            parse([Output], [*argv, str(output)])
+    assert parse([Output], [*argv, str(tmp_path / "other")]) == (Output(str(tmp_path / "other"), True),)
+    assert parse([Output], [*argv, str(tmp_path), "--overwrite", "false"]) == (Output(str(tmp_path), False),)
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf", "1e999"])
+def test_a_number_that_is_not_finite_is_refused(number: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--learning_rate .*: must be finite"):
+        parse([Arguments], ["--teacher", "bert", f"--learning_rate={number}"])
+    with pytest.raises(InputError, match=r"--learning_rate .*: must be finite"):
+        read(f"teacher: bert\nlearning_rate: {number}\n", tmp_path=tmp_path)
+
+
 def test_the_command_line_wins(tmp_path: Path) -> None:
     config = "teacher: bert\nlayers: [0, 2]\nlearning_rate: 0.5\n"
     assert read(config, "--layers", "1", "--teacher=roberta", tmp_path=tmp_path) == Arguments("roberta", 0.5, [1])

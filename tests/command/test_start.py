@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import logging
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from distilfast import InputError
 from distilfast.__main__ import COMMANDS, main
 from distilfast._command import choose, run
+from distilfast._command.unreachable import REQUESTS, say_once
 
 SECOND = 1.0  # of user time
 SCREEN = 45  # lines
@@ -207,3 +209,23 @@ def test_faults_of_the_machine_are_one_line(error: Exception, told: str, capsys:
     shown = capsys.readouterr().err
     assert shown.startswith(f"error: {told}")
     assert shown.count("\n") == 1
+
+
+def test_a_hub_that_does_not_answer_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger(REQUESTS)
+    before = list(logger.filters)
+    try:
+        say_once()
+        say_once()
+        with caplog.at_level(logging.WARNING, REQUESTS):
+            for file in ("config.json", "tokenizer.json"):
+                for seconds in (1, 2, 4):
+                    logger.warning(f"'[Errno 111] Connection refused' thrown while requesting HEAD https://hub/{file}")
+                    logger.warning(f"Retrying in {seconds}s [Retry 1/5].")
+            logger.warning("the cache is on a slow disk")
+    finally:
+        logger.filters[:] = before
+    first, other = caplog.messages
+    assert "does not answer ([Errno 111] Connection refused)" in first
+    assert "HF_HUB_OFFLINE=1" in first
+    assert other == "the cache is on a slow disk"

@@ -8,6 +8,7 @@ import difflib
 import functools
 import importlib.util
 import math
+import os
 import sys
 import typing
 from collections.abc import Mapping, Sequence
@@ -102,7 +103,10 @@ _whole_number.__name__ = "int"  # as help and errors of `argparse` call it
 
 
 def read(parser: Parser, argv: Sequence[str], defaults: Mapping[str, Any] | None = None) -> argparse.Namespace:
-    """What `argv` says, over its `--config`, over `defaults`. Exits with 2 for what the parser does not understand."""
+    """What `argv` says, over its `--config`, over `defaults`. Exits with 2 for what the parser does not understand.
+
+    Raises `InputError` for a number that is not finite, and for a `--config` in a directory that would be replaced.
+    """
     parser.set_defaults(**(defaults or {}))
     config = _config(argv)
     if config is not None:
@@ -113,6 +117,12 @@ def read(parser: Parser, argv: Sequence[str], defaults: Mapping[str, Any] | None
     for name, value in vars(namespace).items():
         if isinstance(value, StartsEmpty):
             setattr(namespace, name, [*value])
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):  # which compares as neither more nor less
+                raise InputError(f"--{name} {number}: must be finite")
+    replaced = getattr(namespace, "output_dir", None) if getattr(namespace, "overwrite", False) else None
+    if config and replaced and Path(os.path.realpath(config)).is_relative_to(os.path.realpath(replaced)):
+        raise InputError(f"--config {config} lies in {replaced}, which --overwrite replaces; move it elsewhere")
     return typing.cast(argparse.Namespace, namespace)
 
 
