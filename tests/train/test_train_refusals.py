@@ -43,7 +43,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
         ({"alpha_task": 3}, "--alpha_task is not for the head masked_lm: it is for labels; use --alpha_mlm"),
         ({"per_device_train_batch_size": 4}, "--per_device_train_batch_size is not for the head masked_lm"),
         ({"report_to": "nothing_such"}, "nothing_such is not supported"),
-        ({"mlm_mask_prop": "nan"}, "Masking: prob=nan is not a share"),
+        ({"mlm_mask_prop": "nan"}, "--mlm_mask_prop nan: must be finite"),
+        ({"mlm_mask_prop": 2}, "Masking: prob=2.0 is not a share"),
         ({"resume_from_checkpoint": "last"}, "cannot resume"),
         ({"layers": [0, 7]}, "layer number 7 is out of range"),
         ({"teacher_weights": [1, 2]}, "for 1 teachers"),
@@ -117,11 +118,19 @@ def test_what_is_to_be_replaced_stays_until_the_run_begins(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     old = tmp_path / "out" / "checkpoint-2" / "of an earlier run"
-    old.mkdir(parents=True)
+    pooling = tmp_path / "out" / "1_Pooling" / "config.json"
+    for path in (old, pooling.parent):
+        path.mkdir(parents=True)
+    # With these beside it, the new student would be taken for a sentence encoder, and its tokenizer for another.
+    others = [pooling, *(tmp_path / "out" / name for name in ("modules.json", "added_tokens.json", "evaluate.md"))]
+    for path in others:
+        path.write_text("[]")
     refusal([*flags(folder, tmp_path / "out", layers=[0, 7]), "--overwrite"], capsys)
     assert old.is_dir()
+    assert all(path.is_file() for path in others)
     train.main([*flags(folder, tmp_path / "out"), "--overwrite"])
-    assert not old.exists()
+    assert not any(path.exists() for path in (old, *others, pooling.parent))
+    assert (tmp_path / "out" / "tokens").is_dir()
 
 
 def test_a_resume_with_another_text(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -65,6 +65,23 @@ def nothing_left_if_refused(args: DistillationArguments, first: bool) -> Iterato
             folder.rmdir()
 
 
+def remove_replaced_run(args: DistillationArguments, cache: str | None) -> None:
+    """Removes what the output directory holds of the run that is replaced, checkpoints and all; prepared text and the
+    teacher's `cache` stay.
+
+    Files that the new student has none of the same name for would be taken for a part of it.
+    """
+    folder = Path(str(args.output_dir))
+    kept = [folder / "tokens", *([] if cache is None else [Path(cache)])]
+    for path in folder.iterdir():
+        if any(each.resolve().is_relative_to(path.resolve()) for each in kept):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
 FEW_STEPS = 300
 """Below so many optimiser steps little is learned, and the description says what to change."""
 

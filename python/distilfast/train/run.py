@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import shlex
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -27,7 +26,6 @@ from ..models.saved_tokenizer import save_tokenizer
 from ..prepare.directory import PreparedTokens
 from ..vocabulary.from_files import describe
 from . import labelled, output, text
-from .checkpoint import checkpoints
 from .defaults import defaults_of, evaluation_defaults
 from .evaluation import HeldOutBatches, evaluate
 from .inputs import (
@@ -189,9 +187,8 @@ def run(values: Mapping[str, Any], given: Given, scored: bool = True) -> dict[st
         with args.main_process_first(desc="what the teacher says"):
             lines = keep_teachers(trainer, material.batches, arguments.models.cache_teacher, first)
         print("\n".join(lines if first else []), end="\n" * first, flush=True)
-    if first and not args.resume_from_checkpoint:
-        for old in checkpoints(str(args.output_dir)):
-            shutil.rmtree(old)  # of the run that is replaced: a later resume must not find them
+    if first and args.overwrite and not args.resume_from_checkpoint:
+        output.remove_replaced_run(args, arguments.models.cache_teacher)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     if trainer.interrupted:
         number = trainer.interruption.signal
