@@ -101,6 +101,41 @@ def test_a_collapsed_student_is_told(paths: dict[str, str], tmp_path: Path) -> N
     assert ("flat draws all sentences together" in " ".join(report["notes"])) == (spread[1] > spread[0] + 1)
 
 
+def test_what_is_left_out_of_pairs_and_collections_is_counted(tmp_path: Path) -> None:
+    file = Path(pairs_file(tmp_path))
+    lines = file.read_text().split("\n")
+    lines[3] += "\tmore"
+    lines[5] = lines[5].rpartition("\t")[0] + "\t"
+    file.write_text("\n".join(lines))
+    pairs = read_pairs(str(file))
+    assert len(pairs.scores) == 18
+    said = " ".join(pairs.notes)
+    assert "1 rows with other numbers of cells left out" in said
+    assert "1 pairs without a score left out" in said
+    assert "'sentence1' and 'sentence2' (found)" in said
+    assert str(tmp_path) not in said  # which a report would tell everyone
+
+    folder = Path(collection(tmp_path / "search"))
+    expected = read_collection(str(folder))
+    corpus = folder / "corpus.jsonl"
+    first = json.dumps({"_id": "d0", "text": "an older one"})
+    corpus.write_text(f"{first}\n" + corpus.read_text(), encoding="utf-8-sig")
+    qrels = folder / "qrels" / "test.tsv"
+    qrels.write_text(qrels.read_text().replace("q1\t", "q1\td3\t5\r\nq1\t"), newline="")
+    found = read_collection(str(folder))
+    assert (found.documents, found.relevant) == (expected.documents, expected.relevant)
+    assert "1 lines of corpus.jsonl say again what stands there already: the last counts" in found.notes
+    assert "1 judgements of test.tsv say again what stands there already: the last counts" in found.notes
+
+
+@pytest.mark.parametrize("judged", ["q1\td1\tnan\n", "q1\td1\tinf\n", "q1\td1\n", "q1\t0\td1\t1\n"])
+def test_a_judgement_that_is_none_is_refused(judged: str, tmp_path: Path) -> None:
+    folder = Path(collection(tmp_path / "search"))
+    (folder / "qrels" / "test.tsv").write_text(judged if judged.count("\t") != 2 else f"a\tb\tc\n{judged}")
+    with pytest.raises(InputError, match=r"line \d is not a query, a document and a number between tabs"):
+        read_collection(str(folder))
+
+
 def test_refusals(paths: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the label 'much' is no number"):
         read_pairs(pairs_file(tmp_path, ["much"] * 20))

@@ -131,6 +131,7 @@ def _sts(encoders: Mapping[str, SentenceEncoder], teacher: str, pairs: Any) -> d
 
     return {
         "pairs": len(pairs.first),
+        "notes": pairs.notes,
         "fingerprint": fingerprint(pairs.first, pairs.second, pairs.scores.tolist()),
         "models": with_share(scores, scorer, teacher, len(pairs.first)),
     }
@@ -197,6 +198,7 @@ def sentences_markdown(report: Mapping[str, Any]) -> list[str]:
         ]
         sections += [f"## {name}: {part['pairs']:,} pairs, Spearman correlation of cosines"]
         sections.append(table(["model", "with people", "kept", "with the teacher", "Pearson, people"], rows))
+        sections += _listed(part)
     for name, part in report.get("neighbours", {}).items():
         rows = [
             [
@@ -211,7 +213,7 @@ def sentences_markdown(report: Mapping[str, Any]) -> list[str]:
         sections += [f"## {name}: neighbours of {part['sentences']:,} sentences"]
         header = ["model", f"the teacher's among {NEIGHBOURS}", "cosine to the teacher", "uniformity", "norm"]
         sections.append(table(header, rows))
-        sections += ["\n".join(f"- {note}" for note in part["notes"])] if part["notes"] else []
+        sections += _listed(part)
     for name, part in report.get("retrieval", {}).items():
         names = {
             "ndcg@10": "nDCG@10",
@@ -226,8 +228,13 @@ def sentences_markdown(report: Mapping[str, Any]) -> list[str]:
         ]
         sections += [f"## {name}: {part['queries']:,} queries in {part['documents']:,} documents"]
         sections.append(table(["model", *(names[key] for key in shown), "kept of nDCG"], rows))
-        sections += ["\n".join(f"- {note}" for note in part["notes"])] if part["notes"] else []
+        sections += _listed(part)
     return sections
+
+
+def _listed(part: Mapping[str, Any]) -> list[str]:
+    """What is to be said of a part of the report."""
+    return ["\n".join(f"- {note}" for note in part["notes"])] if part.get("notes") else []
 
 
 def _share(scores: Mapping[str, Any]) -> str:

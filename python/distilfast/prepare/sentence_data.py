@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,19 +13,20 @@ from typing import Any
 import numpy as np
 
 from .._core import InputError
-from .._files import describe_fault
 from .columns import find_columns
+from .records import file_text
 from .table import read_rows
 from .targets import label_values, number_targets, with_text
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs of sentences and how alike people find them, [pairs]."""
+    """Pairs of sentences and how alike people find them, [pairs]. `notes`: what was guessed and left out."""
 
     first: list[str]
     second: list[str]
     scores: np.ndarray
+    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ class Collection:
 
 def read_pairs(file: str, text_column: tuple[str, ...] = (), label_column: tuple[str, ...] = ()) -> Pairs:
     """The rows of a csv, tsv, jsonl or parquet file: two columns of text and one of numbers, by the usual names or as
-    named. Raises `InputError` for files without them, and for scores that are not numbers."""
+    named; rows with other numbers of cells, without a text or without a score are left out and counted. Raises
+    `InputError` for files without such columns, and for scores that are not numbers."""
     rows = read_rows(file, ragged="skip")
     columns = find_columns(rows, "text", text_column, label_column)
     if len(columns.texts) != 2:
@@ -52,30 +56,40 @@ def read_pairs(file: str, text_column: tuple[str, ...] = (), label_column: tuple
         raise InputError(f"--sts_file {file}: {int(known.sum())} pairs with a score; give two or more")
     first, second = ([str(text) for text in rows.table.column(name).to_pylist()] for name in columns.texts)
     kept = np.flatnonzero(known)
-    return Pairs([first[row] for row in kept], [second[row] for row in kept], scores[kept])
+    rows = rows.noting(pairs_without_a_score_left_out=len(scores) - len(kept))
+    notes = [columns.note, *rows.notes, *(f"{count:,} {what}" for what, count in rows.counts.items())]
+    notes = [note.replace(file, Path(file).name) for note in notes]
+    return Pairs([first[row] for row in kept], [second[row] for row in kept], scores[kept], notes)
 
 
 def read_collection(folder: str) -> Collection:
     """A folder with corpus.jsonl ("_id", "text", perhaps "title"), queries.jsonl ("_id", "text") and qrels/test.tsv
     (or dev.tsv, or the only one there: query, document, judgement).
 
-    Queries without a relevant document are left out and counted. Raises `InputError` for files that are missing or of
-    another form, and for judgements none of which names a query and a document that are there.
+    Queries without a relevant document are left out and counted; of texts with one "_id" the last counts, and so does
+    the last of two judgements, which is said. Raises `InputError` for files that are missing or of another form, and
+    for judgements none of which names a query and a document that are there.
     """
     path = Path(folder)
     if not path.is_dir():
         raise InputError(f"--retrieval_dir {folder}: there is no such folder")
     texts: dict[str, dict[str, str]] = {}
+    again: Counter[str] = Counter()
     for name in ("corpus", "queries"):
         texts[name] = {}
         for row in _json_lines(path / f"{name}.jsonl"):
             title = str(row.get("title") or "")
+            again[f"lines of {name}.jsonl"] += str(row["_id"]) in texts[name]
             texts[name][str(row["_id"])] = f"{title} {row['text']}".strip() if title else str(row["text"])
     documents = {name: number for number, name in enumerate(texts["corpus"])}
     judged: dict[str, dict[int, float]] = {}
     unknown = 0
     qrels = _qrels(path)
+    judgements = {}
     for query, document, judgement in _judgements(qrels):
+        again[f"judgements of {qrels.name}"] += (query, document) in judgements
+        judgements[query, document] = judgement
+    for (query, document), judgement in judgements.items():
         if query not in texts["queries"] or document not in documents:
             unknown += 1
         elif judgement > 0:
@@ -88,6 +102,11 @@ def read_collection(folder: str) -> Collection:
         )
     left_out = len(set(texts["queries"]) - set(judged))
     notes = [f"{left_out:,} queries of which {qrels.name} judges no document relevant left out"] if left_out else []
+    notes += [
+        f"{count:,} {what} say again what stands there already: the last counts"
+        for what, count in again.items()
+        if count
+    ]
     notes += [f"{unknown:,} judgements of queries or documents that are not there"] if unknown else []
     queries = [query for query in texts["queries"] if query in judged]
     return Collection(
@@ -104,7 +123,7 @@ def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict) or "_id" not in row or not isinstance(row.get("text"), str):
             raise InputError(f'{path}: line {number} is no object with "_id" and "text"')
@@ -124,25 +143,21 @@ def _qrels(folder: Path) -> Path:
 def _judgements(path: Path) -> Iterator[tuple[str, str, float]]:
     """Query, document, judgement; a first line of names is passed over."""
     for number, line in enumerate(_lines(path), 1):
-        cells = line.rstrip("\n").split("\t")
         if not line.strip():
             continue
+        cells = line.split("\t")
         try:
-            query, document, judgement = cells
-            yield query, document, float(judgement)
+            judgement = float(cells[-1])
         except ValueError:
-            if number > 1:
-                raise InputError(
-                    f"{path}: line {number} is not a query, a document and a number between tabs"
-                ) from None
+            judgement = math.nan
+            if number == 1 and len(cells) == 3:
+                continue
+        if len(cells) != 3 or not math.isfinite(judgement):
+            raise InputError(f"{path}: line {number} is not a query, a document and a number between tabs")
+        yield cells[0], cells[1], judgement
 
 
 def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: there is no such file; a collection has corpus.jsonl, queries.jsonl, qrels/"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(str(describe_fault(error, path) or f"{path} is not UTF-8 text")) from None
+    if not path.exists():
+        raise InputError(f"{path}: there is no such file; a collection has corpus.jsonl, queries.jsonl, qrels/")
+    return file_text(path).split("\n")

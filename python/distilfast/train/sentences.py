@@ -4,7 +4,7 @@ kept or given."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -126,7 +126,8 @@ def read_sentence_pairs(file: str, student: Reader, teachers: Sequence[Reader] =
     """The texts of pairs, all first ones before all second ones, and people's scores [pairs]; see `read_pairs`."""
     pairs = read_pairs(file)
     texts = pa.array([*pairs.first, *pairs.second], pa.string())
-    return encode_sentences([(texts, None, 0)], file, student, teachers), pairs.scores
+    found = encode_sentences([(texts, None, 0)], file, student, teachers)
+    return replace(found, notes=[*found.notes, *pairs.notes]), pairs.scores
 
 
 def encode_sentences(
