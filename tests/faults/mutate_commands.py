@@ -4,9 +4,10 @@ A call must end with exit code 0, or in one line and another exit code; never in
 What it reads stays as it is, a refused call (exit code 2) leaves its folder as it found it, and nobody leaves hidden
 folders.
 
-    python tests/faults/mutate_commands.py --count 200 --seed 0 [COMMAND ...]
+    python tests/faults/mutate_commands.py --count 200 --seed 0 [--accepted] [COMMAND ...]
 
-prints what did not hold, with the call. Each trial is a fork of this process in a folder of its own.
+prints what did not hold, with the call; with `--accepted` also which wrong calls ended well, and what they said: silly
+ones among them should have been refused. Each trial is a fork of this process in a folder of its own.
 """
 
 from __future__ import annotations
@@ -32,39 +33,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))  # where it runs as a script
 
+from command_calls import LONG, OUT, VALID
 from command_material import add_special_files, material
+from mutate_rows import ENDINGS, change_rows
 
-OUT = "out"
+EMPTY = hashlib.sha256().digest()
 SECONDS = 120.0
 """The longest a call of these sizes may take, on a busy machine."""
 
-FEW_STEPS = "--max_steps 2 --save_steps 1 --logging_steps 1 --report_to none --disable_tqdm true --use_cpu true"
-ROAD = f"--teacher teacher --max_length 48 --batch_tokens 256 {FEW_STEPS}"
-VALID = {
-    "prepare": f"--tokenizer vocab.txt --text text.txt --output_dir {OUT} --max_length 48 --disable_tqdm true",
-    "train": f"{ROAD} --text text.txt --output_dir {OUT}",
-    "train tokens": f"{ROAD} --tokens tokens --layers 1 --output_dir {OUT}",
-    "evaluate": f"--teacher teacher --student student --text held_out.txt --speed false --pictures false "
-    f"--device cpu --output_dir {OUT}",
-    "evaluate rows": f"--teacher classifier --student classifier_2=classifier --validation_file rows.csv --speed false "
-    f"--pictures false --device cpu --output_dir {OUT}",
-    "export": f"--student student --output_dir {OUT}",
-    "ablate": f"--text text.txt --held_out held_out.txt --teacher teacher --steps 1 --seeds 1 --max_length 48 "
-    f"--device cpu --output_dir {OUT}",
-    "train rows": f"--teacher classifier --train_file rows.csv --max_length 32 --per_device_train_batch_size 8 "
-    f"{FEW_STEPS} --output_dir {OUT}",
-    "trim": f"--model teacher --vocabulary 70 --text text.txt --output_dir {OUT}",
-    "demo": "--text text.txt --vocab_size 90 --hidden_size 64 --layers 2 --teacher_steps 1 --student_steps 1 "
-    f"--max_length 32 --batch_tokens 128 --disable_tqdm true --output_dir {OUT}",
-    "bench tokenize": f"--vocab vocab.txt --text text.txt --megabytes 0.01 --slow_megabytes 0.01 --runs 1 --json {OUT}",
-    "bench batches": f"--rows 200 --batch_tokens 1024 --rounds 1 --seconds 0.01 --plan_rows 200 --json {OUT}",
-    "bench losses": "--device cpu --rows 8 --vocabularies 50 --hidden 8 --runs 1 --compile false --threads 1 "
-    f"--json {OUT}",
-    "bench train": "--size tiny --batch_tokens 512 --max_length 32 --batches 1 --rounds 1 --text text.txt --threads 1 "
-    f"--json {OUT}",
-}
-LONG = ("demo", "bench batches", "bench losses", "bench train", "ablate")
-"""Commands that take minutes or more where a flag that makes them short is left out."""
 VALUES = [
     *("", "0", "1", "-1", "2", "7", "0.5", "nan", "inf", "-inf", "1e999", "99999999999999999999", "0x10", "none"),
     *("true", "False", "maybe", "auto", "all", "a b", "a,b", "é", "\udcff", "../..", "..", ".", "~", "/dev/null"),
@@ -74,6 +50,10 @@ VALUES = [
 
 
 Mutation = Callable[[random.Random, list[str], Path, list[str]], str]
+
+
+def as_it_is(chance: random.Random, argv: list[str], folder: Path, flags: list[str]) -> str:
+    return "as it is"
 
 
 def leave_out_a_flag(chance: random.Random, argv: list[str], folder: Path, flags: list[str]) -> str:
@@ -141,6 +121,11 @@ def a_damaged_file(chance: random.Random, argv: list[str], folder: Path, flags: 
     return f"{path.relative_to(folder)} {how}"
 
 
+def other_rows(chance: random.Random, argv: list[str], folder: Path, flags: list[str]) -> str:
+    files = sorted(path for path in folder.rglob("*") if path.suffix in ENDINGS and _is_read(path, argv, folder))
+    return change_rows(chance, chance.choice(files)) if files else another_flag(chance, argv, folder, flags)
+
+
 def _is_read(path: Path, argv: list[str], folder: Path) -> bool:
     return any(path == folder / word or folder / word in path.parents for word in argv if not word.startswith("-"))
 
@@ -195,6 +180,9 @@ MUTATIONS: list[Mutation] = [
     a_misspelling,
     a_damaged_file,
     a_damaged_file,
+    other_rows,
+    other_rows,
+    other_rows,
     something_in_the_way,
     something_in_the_way,
     a_place_not_to_be_written,
@@ -231,13 +219,14 @@ def snapshot(folder: Path) -> dict[str, Any]:
     return found
 
 
-def call(argv: list[str], folder: Path) -> tuple[int | None, str]:
-    """Exit code (None: it did not end) and standard error of `distilfast argv`, run in `folder`."""
+def call(argv: list[str], folder: Path, output: bool = False) -> tuple[int | None, str]:
+    """Exit code (None: it did not end) and standard error (with `output` standard output too) of `distilfast argv`, run
+    in `folder`."""
     sys.stdout.flush()
     reading, writing = os.pipe()  # no file, which the limit on their size would stop
     child = os.fork()
     if child == 0:
-        _become(argv, folder, writing)
+        _become(argv, folder, writing, writing if output else os.open(os.devnull, os.O_WRONLY))
     os.close(writing)
     said, deadline = b"", time.monotonic() + SECONDS
     while time.monotonic() < deadline:
@@ -254,14 +243,14 @@ def call(argv: list[str], folder: Path) -> tuple[int | None, str]:
     return None if code == -signal.SIGKILL else code, said.decode(errors="replace")
 
 
-def _become(argv: list[str], folder: Path, writing: int) -> None:
-    """The rest of a forked process: the command, then its exit."""
+def _become(argv: list[str], folder: Path, errors: int, output: int) -> None:
+    """The rest of a forked process: the command, with these as standard error and output, then its exit."""
     code = 70
     try:
         os.chdir(folder)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        os.dup2(writing, 2)
+        os.dup2(output, 1)
+        os.dup2(errors, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", errors="backslashreplace")
         limit = None
         if argv[0].startswith("ulimit="):
@@ -284,8 +273,8 @@ def _become(argv: list[str], folder: Path, writing: int) -> None:
         os._exit(code)
 
 
-def faults(code: int | None, said: str, before: dict[str, Any], after: dict[str, Any], output: str) -> Iterator[str]:
-    """What an ended call did that it must not; `output` may be replaced, where the call says so and is good."""
+def faults(code: int | None, said: str, before: dict[str, Any], after: dict[str, Any], replaced: str) -> Iterator[str]:
+    """What an ended call did that it must not; `replaced`: the output that it may replace if it is good."""
     if code is None:
         yield f"did not end within {SECONDS:.0f} s"
     if "Traceback" in said:
@@ -294,9 +283,9 @@ def faults(code: int | None, said: str, before: dict[str, Any], after: dict[str,
         yield f"exit code {code}"
     if code in (1, 2) and not any(line.startswith("error: ") or ": error: " in line for line in said.splitlines()):
         yield f"exit code {code} without a line that says why"
-    lost = [name for name in before if after.get(name) != before[name]]
+    lost = [name for name in before if after.get(name) != before[name] and before[name][1] != EMPTY]
     if code == 0 or "the distilled student is not ahead" in said:  # of a demo, when all is done
-        lost = [name for name in lost if name != output and not name.startswith(f"{output}/")]
+        lost = [name for name in lost if name != replaced and not name.startswith(f"{replaced}/")]
     if lost:
         yield f"lost or changed: {', '.join(lost[:3])}"
     new = [name for name in after if name not in before]
@@ -307,42 +296,45 @@ def faults(code: int | None, said: str, before: dict[str, Any], after: dict[str,
         yield f"hidden and left behind: {', '.join(hidden[:3])}"
 
 
-def trial(command: str, seed: int, source: Path, folder: Path) -> list[str]:
-    """The faults of one mutated call, each a line that names it; `folder` is made and removed."""
+def trial(command: str, seed: int, source: Path, folder: Path, accepted: bool = False) -> list[str]:
+    """The faults of one mutated call, each a line that names it; `folder` is made and removed. `accepted`: print the
+    call where it ended well. A `seed` below 0 is the valid call itself, which must end well."""
     chance = random.Random(f"{command} {seed}")
+    mutation = chance.choice(MUTATIONS) if seed >= 0 else as_it_is
     shutil.copytree(source, folder, symlinks=True, ignore=shutil.ignore_patterns("pipe", "socket", "loop", "dangling"))
     add_special_files(folder)
     argv = VALID[command].split()
     words = command.split() if command.startswith("bench") else command.split()[:1]
-    mutation = chance.choice(MUTATIONS)
     if mutation is leave_out_a_flag and command in LONG:
         mutation = another_value
     how = mutation(chance, argv, folder, flags_of(" ".join(words)))
     before = snapshot(folder)
     limit = [argv.pop(0)] if argv[0].startswith("ulimit=") else []
-    code, said = call([*limit, *words, *argv], folder)
+    code, said = call([*limit, *words, *argv], folder, accepted)
     flag = output_flag(argv)
     named = [value for word, value in itertools.pairwise(argv) if word == flag]
-    output = named[-1] if named else ""  # the last of two counts
-    found = list(faults(code, said, before, snapshot(folder), output))
+    replaced = named[-1] if named and "--overwrite" in argv else ""  # the last of two counts
+    found = list(faults(code, said, before, snapshot(folder), replaced))
     shutil.rmtree(os.fsencode(folder))
+    if accepted and code == 0:
+        print(f"accepted: {command} #{seed} ({how!a}): {said[:1200]!a} ... {said[-300:]!a}", flush=True)
+    if mutation is as_it_is and code != 0:
+        found.append(f"refused, exit code {code}")
     last = next((line for line in reversed(said.splitlines()) if line.strip()), "")
     return [f"{command} #{seed} ({how!a}): {fault}: {last[:300]!a}" for fault in found]
 
 
-def run_trials(commands: list[str], seeds: range, folder: Path, progress: bool = False) -> list[str]:
-    """Every fault of the trials `seeds` of each command, in `folder`."""
+def run_trials(commands: list[str], seeds: range, folder: Path, accepted: bool) -> int:
+    """Prints every fault of the trials `seeds` of each command, made in `folder`; returns how many there are."""
     source = folder / "material"
     material(source)
-    found: list[str] = []
+    count = 0
     for command in commands:
-        for seed in seeds:
-            faults_here = trial(command, seed, source, folder / "trial" / "work")
-            found += faults_here
-            if progress:
-                for line in faults_here:
-                    print(line, flush=True)
-    return found
+        for seed in (-1, *seeds):
+            for line in trial(command, seed, source, folder / "trial" / "work", accepted):
+                count += 1
+                print(line, flush=True)
+    return count
 
 
 def prepare_process() -> None:
@@ -371,13 +363,14 @@ def main() -> None:
     parser.add_argument("commands", nargs="*", default=list(VALID))
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0, help="number of the first trial")
+    parser.add_argument("--accepted", action="store_true", help="also print the calls that ended well")
     options = parser.parse_args()
     prepare_process()
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         seeds = range(options.seed, options.seed + options.count)
-        found = run_trials(options.commands, seeds, Path(folder), progress=True)
-    print(json.dumps({"trials": options.count * len(options.commands), "faults": len(found)}), end=" ")
+        found = run_trials(options.commands, seeds, Path(folder), options.accepted)
+    print(json.dumps({"trials": options.count * len(options.commands), "faults": found}), end=" ")
     print(f"in {time.monotonic() - started:.0f} s")
     raise SystemExit(bool(found))
 

@@ -10,13 +10,14 @@ import sys
 import time
 from pathlib import Path
 
+import command_calls
 import mutate_commands
 import pytest
 
 CALLS = {
-    "prepare": mutate_commands.VALID["prepare"],
-    "export": mutate_commands.VALID["export"],
-    "evaluate": mutate_commands.VALID["evaluate"],
+    "prepare": command_calls.VALID["prepare"],
+    "export": command_calls.VALID["export"],
+    "evaluate": command_calls.VALID["evaluate"],
 }
 DONE = {"prepare": "tokens.json", "export": "export.json", "evaluate": "evaluate.json", "train": "train_summary.json"}
 KILLS = {"dev": 2, "ci": 4, "nightly": 40}[os.environ.get("HYPOTHESIS_PROFILE", "dev")]
@@ -25,10 +26,11 @@ KILLS = {"dev": 2, "ci": 4, "nightly": 40}[os.environ.get("HYPOTHESIS_PROFILE", 
 def start(command: str, folder: Path, output: str) -> int:
     """The process number of a fork that runs the valid call of `command` into `output`."""
     argv = CALLS[command].split()
-    argv[argv.index(mutate_commands.OUT)] = output
+    argv[argv.index(command_calls.OUT)] = output
     child = os.fork()
     if child == 0:
-        mutate_commands._become([command, *argv], folder, os.open(os.devnull, os.O_WRONLY))
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        mutate_commands._become([command, *argv], folder, nowhere, nowhere)
     return child
 
 
@@ -85,8 +87,8 @@ def test_a_disk_that_fills(command: str, folder: Path, tmp_path: Path) -> None:
         if mounted.returncode:
             pytest.skip("no right to mount a disk here")
         try:
-            argv = mutate_commands.VALID[command].split()
-            argv[argv.index(mutate_commands.OUT)] = str(disk / "out")
+            argv = command_calls.VALID[command].split()
+            argv[argv.index(command_calls.OUT)] = str(disk / "out")
             code, said = mutate_commands.call([command, *argv], folder)
             assert code in (1, 2), said
             assert "Traceback" not in said

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import mutate_commands
+import command_calls
 import pytest
 
 HERE = Path(__file__).parent
@@ -15,7 +15,7 @@ COUNTS = {"dev": 3, "ci": 12, "nightly": 200}
 SLOW = {"ablate": 8, "demo": 8, "bench train": 4}  # a call trains several models
 
 
-@pytest.mark.parametrize("command", mutate_commands.VALID)
+@pytest.mark.parametrize("command", command_calls.VALID)
 def test_no_mutated_call_ends_in_a_traceback_or_leaves_anything(command: str) -> None:
     count = COUNTS[os.environ.get("HYPOTHESIS_PROFILE", "dev")] // SLOW.get(command, 1)
     done = subprocess.run(

@@ -8,10 +8,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import command_calls
 import mutate_commands
 import pytest
 
-COMMANDS = [command for command in mutate_commands.VALID if not command.startswith("bench")]
+COMMANDS = [command for command in command_calls.VALID if not command.startswith("bench")]
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +37,8 @@ def locked(folder: Path) -> Iterator[Path]:
 @pytest.mark.parametrize("where", ["out", "deep/er/out"])
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_place_where_nothing_may_be_written(command: str, where: str, folder: Path, locked: Path) -> None:
-    argv = mutate_commands.VALID[command].split()
-    argv[argv.index(mutate_commands.OUT)] = str(locked / where)
+    argv = command_calls.VALID[command].split()
+    argv[argv.index(command_calls.OUT)] = str(locked / where)
     before = mutate_commands.snapshot(folder)
     code, said = mutate_commands.call([command.split()[0], *argv], folder)
     assert code == 2, said
