@@ -139,6 +139,8 @@ def test_a_judgement_that_is_none_is_refused(judged: str, tmp_path: Path) -> Non
 def test_refusals(paths: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the label 'much' is no number"):
         read_pairs(pairs_file(tmp_path, ["much"] * 20))
+    with pytest.raises(InputError, match="all pairs have the score 3"):
+        read_pairs(pairs_file(tmp_path, [3] * 20))
     single = tmp_path / "single.csv"
     single.write_text("text,score\nthe boat,1\nthe town,2\n")
     with pytest.raises(InputError, match=r"one column of text .*; pairs have two"):

@@ -26,7 +26,7 @@ from ..models.sentence_folder import refuse_single_texts
 from ..prepare.columns import Columns, find_columns
 from ..prepare.labels import match_labels
 from ..prepare.records import Rows, listed
-from ..prepare.table import read_rows
+from ..prepare.table import RaggedRows, read_rows
 from ..prepare.targets import answer_targets, sequence_targets, tag_targets, with_text
 from ..tokenizer import load_transformers_tokenizer
 from .forward import answers, sequence_logits, word_classes
@@ -45,6 +45,7 @@ class RowOptions:
     label_separator: str | None = None
     max_length: int = 512
     max_rows: int | None = None
+    ragged: RaggedRows = "refuse"
 
 
 def labelled_head(model: Any, name: str) -> str:
@@ -141,7 +142,7 @@ def rows_report(
 
 def _rows(head: str, options: RowOptions) -> tuple[Rows, Columns]:
     kind: Any = "text" if head == "classification" else head
-    rows = read_rows(options.source, split="validation")
+    rows = read_rows(options.source, split="validation", ragged=options.ragged)
     columns = find_columns(rows, kind, options.text_column, options.label_column, options.group_column)
     rows = with_text(rows, columns)
     if options.max_rows is not None and options.max_rows < 1:

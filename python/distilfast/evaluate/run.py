@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -61,6 +61,10 @@ class EvaluateOptions:
     )
     group_column: str | None = field(
         default=None, metadata={"help": "Column of the query whose rows are ranked together, for one-score models."}
+    )
+    ragged: Literal["refuse", "skip"] = field(
+        default="refuse",
+        metadata={"help": "Rows with more or fewer cells than the header: skip leaves out and counts."},
     )
     text: list[str] = field(
         default_factory=list,
@@ -237,6 +241,7 @@ def labelled_report(paths: dict[str, str], teacher: str, options: EvaluateOption
             options.label_separator,
             options.max_length,
             options.max_dev_rows,
+            options.ragged,
         )
         report[name] = rows_report(paths, teacher, rows, on, progress=sys.stderr.isatty())
     return report

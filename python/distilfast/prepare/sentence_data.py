@@ -54,6 +54,10 @@ def read_pairs(file: str, text_column: tuple[str, ...] = (), label_column: tuple
     known = np.isfinite(scores)
     if known.sum() < 2:
         raise InputError(f"--sts_file {file}: {int(known.sum())} pairs with a score; give two or more")
+    if np.ptp(scores[known]) == 0:
+        raise InputError(
+            f"--sts_file {file}: all pairs have the score {scores[known][0]:g}, which nothing correlates with"
+        )
     first, second = ([str(text) for text in rows.table.column(name).to_pylist()] for name in columns.texts)
     kept = np.flatnonzero(known)
     rows = rows.noting(pairs_without_a_score_left_out=len(scores) - len(kept))

@@ -166,6 +166,7 @@ def read(
         config_name=config,
         max_train_rows=rows.max_train_rows,
         seed=seed,
+        ragged=rows.ragged,
     )
     if rows.max_eval_samples is None:
         return data
@@ -229,6 +230,8 @@ def encode(
         notes += [f"{name}: {count:,} {what}" for what, count in encoded.counts.items()]
         if name != "unlabelled":
             notes.append(f"{name}: {len(part):,} rows, {_with_label(targets.labelled, len(part))}")
+            if head == "classification" and _all_alike(targets):
+                notes.append(f"warning: {name}: all labels are the same, so that they say nothing")
         else:
             notes.append(f"{name}: {len(part):,} rows, which learn from the teacher alone")
     return LabelledRun(
@@ -238,6 +241,11 @@ def encode(
 
 def _with_label(labelled: int, rows: int) -> str:
     return "all with a label" if labelled == rows else f"{labelled:,} with a label" if labelled else "none with a label"
+
+
+def _all_alike(targets: Targets) -> bool:
+    given = [value for value in targets.values if value is not None and value != IGNORED and value == value]
+    return len(given) > 1 and all(value == given[0] for value in given)
 
 
 def class_names(config: PreTrainedConfig) -> dict[int, str]:

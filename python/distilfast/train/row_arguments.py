@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 COLUMNS = ("text_column", "label_column", "label_separator", "group_column")
 """The flags that say what the columns of rows are; `evaluate` has them too."""
@@ -53,6 +54,10 @@ class RowArguments:
     )
     group_column: str | None = field(
         default=None, metadata={"help": "Rows with one value here stay on one side when rows are held out."}
+    )
+    ragged: Literal["refuse", "skip"] = field(
+        default="refuse",
+        metadata={"help": "Rows of csv and tsv with more or fewer cells than the header: skip leaves out and counts."},
     )
     class_weights: list[str] | None = field(
         default=None,
