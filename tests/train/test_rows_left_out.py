@@ -1,4 +1,4 @@
-"""Files of rows that are not whole: refused, or what does not fit is left out and counted, by `train` and `evaluate`."""
+"""Files of rows that are not whole: refused, or what does not fit is left out and counted."""
 
 from __future__ import annotations
 
