@@ -116,6 +116,20 @@ def test_several_teachers_weigh_in_and_have_projections_of_their_own() -> None:
     torch.testing.assert_close(mixed @ mixed.T, cosines)
 
 
+@torch.no_grad()
+def test_teachers_side_by_side_are_one_teacher() -> None:
+    student, teachers = units(5, 10, 0).float(), [units(5, width, width).float() for width in (6, 4)]
+    parts: Any = [(object(), SentenceModules(each, ("mean",), [Normalize()])) for each in (6, 4)]
+    of = Embedding(SentenceModules(10, ("mean",), [Normalize()]), SentenceSettings(), parts, concatenated=True)
+    assert [type(each).__name__ for each in of.projections] == ["Identity"]
+    alphas = {"alpha_embedding": 1.0, "alpha_similarity": 1.0}
+    found = losses(of, rows([True] * 5), student, teachers, (0.8, 0.2), **alphas)
+    beside = torch.cat([0.8**0.5 * teachers[0], 0.2**0.5 * teachers[1]], dim=-1)
+    torch.testing.assert_close(found, losses(head(10, (10,)), rows([True] * 5), student, [beside], **alphas))
+    narrow = Embedding(SentenceModules(6, ("mean",), [Normalize()]), SentenceSettings(), parts, concatenated=True)
+    assert [tuple(each.weight.shape) for each in narrow.projections] == [(10, 6)]
+
+
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> SentenceEncoder:
     return load_sentence_encoder(encoder_folder(tmp_path_factory.mktemp("encoder"), dense=12))

@@ -12,7 +12,7 @@ import torch
 from distilfast import InputError
 from distilfast.models.pooling import POOLINGS, Normalize, SentenceModules
 from distilfast.models.sentence import load_sentence_encoder
-from distilfast.models.sentence_folder import SentenceSettings
+from distilfast.models.sentence_folder import Role, SentenceSettings
 from safetensors.torch import save_file
 from tiny_sentence import encoder_folder, sentences
 
@@ -168,3 +168,23 @@ def test_minilm(data_dir: Path) -> None:
     ours = load_sentence_encoder(folder)
     assert ours.longest == 256
     np.testing.assert_allclose(ours.encode(texts), library(folder).encode(texts), atol=1e-5)
+
+
+def test_a_prompt_that_the_pooling_leaves_out_is_refused(tmp_path: Path) -> None:
+    settings = SentenceSettings(max_length=20, prompts={"query": "to "}, include_prompt=False)
+    encoder = load_sentence_encoder(encoder_folder(tmp_path / "teacher", settings=settings))
+    assert encoder.encode(TEXTS).shape == (len(TEXTS), 32)
+    with pytest.raises(InputError, match="the prompt 'query' \\('to '\\) is left out by the pooling"):
+        encoder.encode(TEXTS, "query")
+
+
+def test_texts_in_a_search_have_the_prompts_of_the_library() -> None:
+    for prompts, default, expected in (
+        ({"query": "q ", "document": "d "}, None, ["", "q ", "d "]),
+        ({"query": "q ", "passage": "p "}, "query", ["q ", "q ", "p "]),
+        ({"all": "a "}, "all", ["a ", "", ""]),
+        ({}, None, ["", "", ""]),
+    ):
+        settings = SentenceSettings(prompts=prompts, default_prompt_name=default)
+        roles: tuple[Role, ...] = ("text", "query", "document")
+        assert [settings.prompt(settings.prompt_name(role)) for role in roles] == expected

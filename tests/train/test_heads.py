@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import tiny_training
 import torch
@@ -14,7 +15,10 @@ from distilfast import DistillationTrainer, InputError
 from distilfast.heads import Objective, choose_head
 from distilfast.heads.classification import Classification
 from distilfast.heads.head import Predictions, Rows
+from distilfast.train.inputs import Given, arguments_of
+from distilfast.train.run import choose_head_name
 from distilfast.train.step import DistillationStep
+from film_rows import save_blank
 from tiny_classifiers import KINDS, ROWS, LabelledBatches, classifier
 from transformers import TrainerCallback
 
@@ -178,3 +182,18 @@ def test_classifiers_that_do_not_fit_are_refused() -> None:
         DistillationStep(classifier(KINDS[0]), teacher, Objective(), head=Classification(class_weights=[1, 2]))
     with pytest.raises(InputError, match="masked_lm has no classes to weigh"):
         choose_head(tiny_training.teacher(), class_weights=[1.0])
+
+
+def test_rows_from_python_need_no_head_to_be_named(tmp_path: Path) -> None:
+    save_blank(tmp_path / "classifier")
+    encoder = classifier("regression").bert
+    encoder.save_pretrained(tmp_path / "encoder")
+    rows = [{"text": "good", "label": "positive"}, {"text": "bad", "label": "negative"}]
+    table = {"text": ["good"], "label": ["positive"]}
+    for train in (rows, table, "rows.csv", tmp_path / "rows.tsv.gz", pa.table(table)):
+        for named, loaded in ((tmp_path / "encoder", None), (tmp_path / "classifier", None), (None, encoder)):
+            arguments = arguments_of({"student": None if named is None else str(named), "output_dir": str(tmp_path)})
+            assert choose_head_name(arguments, Given(student=loaded, train=train), []) == "classification"
+    arguments = arguments_of({"student": str(tmp_path / "encoder"), "output_dir": str(tmp_path)})
+    for text in ("text.txt", [tmp_path / "a.txt", "b.jsonl"]):
+        assert choose_head_name(arguments, Given(train=text), []) == "masked_lm"

@@ -214,6 +214,85 @@ def test_scored_pairs_choose_the_best_model(folder: Path) -> None:
     )
 
 
+def collection(folder: Path) -> Path:
+    """Documents, and queries that have one of them, said in other words."""
+    documents = sentences(40, seed=11)
+    made = folder / "collection"
+    (made / "qrels").mkdir(parents=True, exist_ok=True)
+    for name, texts in (("corpus", documents), ("queries", [text[: len(text) // 2] for text in documents[:20]])):
+        lines = [json.dumps({"_id": str(number), "title": "", "text": text}) for number, text in enumerate(texts)]
+        (made / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    judged = "".join(f"{number}\t{number}\t1\n" for number in range(19)) + "nobody\t1\t1\n"
+    (made / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged, encoding="utf-8")
+    return made
+
+
+def test_a_search_chooses_the_best_model(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = collection(folder)
+    options: dict[str, Any] = {"retrieval_dir": str(made), "num_train_epochs": 5, "learning_rate": 5e-3}
+    options |= {"load_best_model_at_end": True, "save_total_limit": 1, "precision": "fp32"}
+    alone = distil(folder, "search", **options)
+    assert "held out, retrieval: 1 judgements of queries or documents that are not there" in capsys.readouterr().out
+    scores = [entry["eval_ndcg@10"] for entry in alone["evaluations"]]
+    assert len(set(scores)) > 1
+    assert alone["best_metric"] == max(scores)
+    report = sentence_report(
+        {"teacher": str(folder / "teacher"), "small": str(folder / "search")},
+        "teacher",
+        SentenceOptions(retrieval_dir=[str(made)], controls=False),
+        torch.device("cpu"),
+    )["retrieval"]["collection"]["models"]
+    best = alone["evaluations"][scores.index(max(scores))]
+    for name in ("ndcg@10", "recall@100", "mrr@10"):
+        assert best[f"eval_{name}"] == pytest.approx(report["small"][name], abs=1e-9)
+    assert best["eval_kept_ndcg@10"] == pytest.approx(report["small"]["kept"]["share"], abs=1e-9)
+    library = pytest.importorskip("sentence_transformers")
+    model = library.SentenceTransformer(str(folder / "search"), device="cpu")
+    texts = {
+        name: [json.loads(line)["text"] for line in (made / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("queries", "corpus")
+    }
+    found = (model.encode_query(texts["queries"][:19]) @ model.encode_document(texts["corpus"]).T).argsort(1)[:, ::-1]
+    places = [row.tolist().index(number) + 1 for number, row in enumerate(found)]
+    assert best["eval_mrr@10"] == pytest.approx(np.mean([1 / place if place <= 10 else 0 for place in places]))
+
+    both = distil(folder, "search-sts", sts_file=str(pairs_file(folder)), **{**options, "num_train_epochs": 1})
+    assert {"eval_retrieval_ndcg@10", "eval_sts_spearman"} <= {name for each in both["evaluations"] for name in each}
+    kept = distil(folder, "search-kept", cache_teacher=str(folder / "cache"), **{**options, "num_train_epochs": 1})
+    assert kept["evaluations"][0]["eval_kept_ndcg@10"] > 0
+    for metric, words in (("ndcg@1", "an evaluation gives ndcg@10, recall@100, mrr@10"), ("spearman", "ndcg@10")):
+        with pytest.raises(InputError, match=words):
+            distil(folder, "refused", metric_for_best_model=metric, **options)
+    with pytest.raises(InputError, match=r"--retrieval_dir .*: there is no such folder"):
+        distil(folder, "refused", retrieval_dir=str(folder / "nowhere"))
+
+
+def test_teachers_side_by_side(folder: Path) -> None:
+    second = encoder_folder(folder / "beside", layers=2, seed=5, width=16)
+    options: dict[str, Any] = {"teacher": [folder / "teacher", second], "concatenate_teachers": True}
+    options |= {"teacher_weights": [3.0, 1.0], "alpha_cos": 0.0, "alpha_hidden": 0.0, "precision": "fp32"}
+    options |= {"num_train_epochs": 12, "learning_rate": 3e-3, "validation": folder / "held_out.txt"}
+    summary = distil(folder, "side-by-side", **options)
+    small = load_sentence_encoder(folder / "side-by-side")
+    assert small.modules.width == 12 + 16
+    scores = [each["eval_teacher_cosine"] for each in summary["evaluations"]]
+    assert scores[-1] > scores[0] + 0.02
+    ours = small.encode(TEXTS)
+    theirs = [load_sentence_encoder(each).encode(TEXTS) for each in (folder / "teacher", second)]
+    cosines = (ours * np.concatenate([0.75**0.5 * theirs[0], 0.25**0.5 * theirs[1]], axis=1)).sum(1)
+    assert cosines.mean() > scores[0]
+    distil(folder, "own-width", keep_dimension=False, **{**options, "num_train_epochs": 1})
+    assert load_sentence_encoder(folder / "own-width").modules.width == 12
+    for more, message in (
+        ({"teacher": folder / "teacher", "teacher_weights": None}, "give two or more"),
+        ({"dimensions": [6]}, "the first teacher's alone; add --keep_dimension false"),
+        ({"cache_teacher": str(folder / "none")}, "keeps the vectors of one teacher"),
+    ):
+        with pytest.raises(InputError, match=message):
+            distil(folder, "refused", **{**options, **more})
+        assert not (folder / "refused").exists()
+
+
 def test_a_run_on_kept_vectors_resumes_bit_for_bit(folder: Path) -> None:
     options: dict[str, Any] = {"save_steps": 3, "save_total_limit": 10, "max_steps": 6, "alpha_similarity": 0.5}
     options["cache_teacher"] = str(folder / "cache-resumed")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import Any, Literal, SupportsIndex
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, SupportsIndex
 
 import numpy as np
 import torch
@@ -19,6 +19,18 @@ from .settings import Masking
 NOTHING_CHANGED = Masking(prob=1e-6, mask=0.0, keep=1.0, random=0.0)
 
 
+class Known(NamedTuple):
+    """What is known of texts that are evaluated on, by their order."""
+
+    pair_scores: NDArray[Any] | None = None
+    """How alike people find text i of the first half and text i of the second [texts / 2]."""
+    relevant: Sequence[Mapping[int, float]] | None = None
+    """Of the first texts, so many, which are queries: {document, counted from 0 behind the queries: judgement}."""
+
+
+NOTHING_KNOWN = Known()
+
+
 class SentenceBatches:
     """A map from batch number to a dictionary of tensors; see `MaskedBatches` for the arguments that it shares.
 
@@ -27,7 +39,7 @@ class SentenceBatches:
     vectors: the teachers' vectors of the texts [rows, width], floating, in memory or memory-mapped, where they are
         kept or given; None where teachers run.
     shuffle: false keeps the order of epoch 0, for evaluation.
-    pair_scores: how alike people find text i of the first half and text i of the second [rows / 2], for evaluation.
+    known: what is known of the texts, for evaluation.
 
     Every row is in exactly one batch of an epoch, and the number of batches is the same in every epoch.
 
@@ -53,7 +65,7 @@ class SentenceBatches:
         teachers: Sequence[tuple[Ragged, int] | None] = (),
         vectors: NDArray[Any] | None = None,
         shuffle: bool = True,
-        pair_scores: NDArray[Any] | None = None,
+        known: Known = NOTHING_KNOWN,
     ) -> None:
         self.planned = MaskedBatches(
             tokens,
@@ -69,12 +81,13 @@ class SentenceBatches:
         self.teachers = list(teachers)
         self.vectors = vectors
         self.shuffle = shuffle
-        self.pair_scores = pair_scores
+        self.known = known
         self.layout = layout
         self.batches_per_step = self.planned.batches_per_step
         texts = len(tokens)
-        if pair_scores is not None and 2 * len(pair_scores) != texts:
-            raise InputError(f"{texts:,} texts and the scores of {len(pair_scores):,} pairs; give two texts a pair")
+        scores = known.pair_scores
+        if scores is not None and 2 * len(scores) != texts:
+            raise InputError(f"{texts:,} texts and the scores of {len(scores):,} pairs; give two texts a pair")
         for length in [len(each[0]) for each in self.teachers if each] + ([] if vectors is None else [len(vectors)]):
             if length != texts:
                 raise InputError(f"{texts:,} texts, and what the teacher makes of {length:,}; both must be of the same")

@@ -19,9 +19,9 @@ from torch import nn
 from .._core import InputError
 from ..metrics.kept import share_kept
 from ..metrics.markdown import number, table
-from ..metrics.retrieval import retrieval_scores, search
+from ..metrics.retrieval import ranked, retrieval_scores
 from ..metrics.scores import correlation
-from ..metrics.vectors import NEIGHBOURS, pair_similarities, sts_metrics, uniformity, unit, vector_metrics
+from ..metrics.vectors import NEIGHBOURS, pair_similarities, sts_metrics, uniformity, vector_metrics
 from ..models.families import layers_of
 from ..models.sentence import SentenceEncoder, load_sentence_encoder, student_modules
 from ..models.student import create_student
@@ -29,7 +29,6 @@ from ..prepare.sentence_data import read_collection, read_pairs
 from ..prepare.text import read_texts
 
 FEW_SENTENCES = 10_000
-DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 
 @dataclass(frozen=True)
@@ -163,13 +162,10 @@ def _neighbours(
 def _retrieval(encoders: Mapping[str, SentenceEncoder], teacher: str, data: Any) -> dict[str, Any]:
     per_query = {}
     for name, encoder in encoders.items():
-        prompts = encoder.settings.prompts
-        document = next((each for each in DOCUMENT_PROMPTS if each in prompts), None)
-        queries = encoder.encode(data.queries, "query" if "query" in prompts else None)
-        documents = encoder.encode(data.documents, document)
-        if encoder.settings.similarity not in ("dot", "dot_score"):
-            queries, documents = unit(queries).astype(np.float32), unit(documents).astype(np.float32)
-        per_query[name] = retrieval_scores(search(queries, documents), data.relevant)
+        settings = encoder.settings
+        queries = encoder.encode(data.queries, settings.prompt_name("query"))
+        documents = encoder.encode(data.documents, settings.prompt_name("document"))
+        per_query[name] = retrieval_scores(ranked(queries, documents, settings.similarity), data.relevant)
 
     scores = {name: {key: float(each.mean()) for key, each in found.items()} for name, found in per_query.items()}
 

@@ -7,6 +7,7 @@ representation", 2021; prefixes as Kusupati et al., "Matryoshka representation l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +21,7 @@ from torch.distributed.nn.functional import all_gather as gather_with_gradients
 from transformers import PreTrainedModel
 
 from .._core import InputError
+from ..metrics.retrieval import search_means
 from ..metrics.vectors import pair_similarities, sts_metrics, vector_metrics
 from ..models.last_layer import encode
 from ..models.pooling import SentenceModules
@@ -37,7 +39,8 @@ class Embedding(Head):
 
     `modules`: what makes vectors of the student's states; it is trained with the student. `settings`: what is saved
     beside it. `teachers`: each teacher with what follows it. `vectors`: the width of the teachers' vectors where these
-    come with the batch (`teacher_vectors`) and no teacher runs.
+    come with the batch (`teacher_vectors`) and no teacher runs. `concatenated`: several teachers are one, whose vector
+    is theirs side by side (`mixed`).
 
     Against the teacher, alpha_embedding: 1 - cos(s, t) + |s - t|^2 / |t|^2, the mean over rows; where the student's
     vectors have another width, and for every teacher but the first (whose space is the student's), of a learned linear
@@ -60,13 +63,16 @@ class Embedding(Head):
         teachers: Sequence[tuple[PreTrainedModel, SentenceModules]] = (),
         vectors: int | None = None,
         seed: int = 0,
+        concatenated: bool = False,
     ) -> None:
         super().__init__()
         self.sentence = modules.requires_grad_(True)
         self.settings = settings
         self.teachers = tuple((model, parts.requires_grad_(False)) for model, parts in teachers)
         self.vectors = vectors
+        self.concatenated = concatenated
         widths = [parts.width for _, parts in self.teachers] if vectors is None else [vectors]
+        widths = [sum(widths)] if concatenated else widths
         generator = torch.Generator().manual_seed(seed)
         self.projections = nn.ModuleList()
         for number, width in enumerate(widths):
@@ -118,6 +124,8 @@ class Embedding(Head):
         self, rows: Rows, student: Tensor, teachers: Sequence[Tensor], mixture: Sequence[float], objective: Objective
     ) -> dict[str, tuple[float, Tensor]]:
         found: dict[str, tuple[float, Tensor]] = {}
+        if self.concatenated:
+            teachers, mixture = [self.mixed(teachers, mixture)], [1.0]
         width = student.shape[1]
         widths = [*dict.fromkeys([width, *(objective.dimensions or ())])]
         weight = rows.weight.to(student.dtype)
@@ -172,17 +180,23 @@ class Embedding(Head):
 
     def metrics(self, predictions: Predictions) -> dict[str, float]:
         """`vector_metrics`, and `teacher_spearman`: the rank correlation of the cosines of held-out texts, each with
-        the `SHIFTS` that follow it, with the teacher's. Of pairs that people have scored `sts_metrics`."""
+        the `SHIFTS` that follow it, with the teacher's. Of pairs that people have scored `sts_metrics`; of a search
+        `retrieval_scores`, the means over queries, and `kept_ndcg@10`, the share of the teacher's nDCG."""
         student, teacher, labels = predictions.student, predictions.teacher, predictions.labels
         teacher = labels if teacher is None else teacher
-        if predictions.pair_scores is not None:
-            assert predictions.row_numbers is not None
-            order = np.argsort(predictions.row_numbers)
+        known = predictions.known
+        if known.pair_scores is not None:  # `predict` has put the rows in the order of their numbers
             similarities = [
-                None if each is None else pair_similarities(*np.split(each[order], 2)) for each in (student, teacher)
+                None if each is None else pair_similarities(*np.split(each, 2)) for each in (student, teacher)
             ]
             assert similarities[0] is not None
-            return sts_metrics(similarities[0], predictions.pair_scores, similarities[1])
+            return sts_metrics(similarities[0], known.pair_scores, similarities[1])
+        if known.relevant is not None:
+            found = search_means(student, known.relevant, self.settings.similarity)
+            if teacher is not None:
+                best = search_means(teacher, known.relevant, self.settings.similarity)
+                found["kept_ndcg@10"] = found["ndcg@10"] / best["ndcg@10"] if best["ndcg@10"] else math.nan
+            return found
         assert teacher is not None
         pairs = [np.roll(np.arange(len(student)), -shift) for shift in range(1, min(SHIFTS, len(student) - 1) + 1)]
         found = vector_metrics(student, teacher)

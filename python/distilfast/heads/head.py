@@ -21,6 +21,7 @@ from transformers import EvalPrediction, PreTrainedModel
 
 from .._core import InputError
 from ..batches.encode import EncodedRows
+from ..batches.sentences import NOTHING_KNOWN, Known
 from ..losses.definitions import IGNORED
 from ..models.attention import model_inputs
 from .objective import Objective
@@ -73,9 +74,8 @@ class Predictions(NamedTuple):
     """[rows] int64, which row of the data each is of (several may be of one); None where batches do not say so."""
     data: EncodedRows | None = None
     """The data that the row numbers count through, where they are known."""
-    pair_scores: np.ndarray | None = None
-    """How alike people find row i of the first half and row i of the second, by row number [rows / 2], where the rows
-    are pairs of texts."""
+    known: Known = NOTHING_KNOWN
+    """What is known of texts, by row number."""
 
 
 class Head(nn.Module):

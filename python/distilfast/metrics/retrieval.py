@@ -11,10 +11,28 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from .._core import InputError
+from .vectors import unit
 
 CUTOFF, RECALL_CUTOFF = 10, 100
+MEASURES = (f"ndcg@{CUTOFF}", f"recall@{RECALL_CUTOFF}", f"mrr@{CUTOFF}")
 BLOCK = 256
 """Queries whose similarities to all documents are held at once."""
+
+
+def ranked(queries: np.ndarray, documents: np.ndarray, similarity: str | None = None) -> np.ndarray:
+    """What `search` finds by the vectors' cosines, or by their inner products where `similarity` is "dot"."""
+    if similarity not in ("dot", "dot_score"):
+        queries, documents = unit(queries).astype(np.float32), unit(documents).astype(np.float32)
+    return search(queries, documents)
+
+
+def search_means(
+    vectors: np.ndarray, relevant: Sequence[Mapping[int, float]], similarity: str | None = None
+) -> dict[str, float]:
+    """The means of `retrieval_scores` over queries, of `vectors` [queries + documents, width], queries first."""
+    count = len(relevant)
+    scores = retrieval_scores(ranked(vectors[:count], vectors[count:], similarity), relevant)
+    return {name: float(each.mean()) for name, each in scores.items()}
 
 
 def search(queries: np.ndarray, documents: np.ndarray, most: int = RECALL_CUTOFF) -> np.ndarray:
@@ -55,7 +73,7 @@ def retrieval_scores(found: np.ndarray, relevant: Sequence[Mapping[int, float]])
     found: as `search` gives it; relevant: for each query {document: judgement}, judgements of 0 and below are not
     relevant. Raises `InputError` for a query without a relevant document.
     """
-    scores = {name: np.zeros(len(found)) for name in (f"ndcg@{CUTOFF}", f"recall@{RECALL_CUTOFF}", f"mrr@{CUTOFF}")}
+    scores = {name: np.zeros(len(found)) for name in MEASURES}
     discounts = 1 / np.log2(np.arange(2, CUTOFF + 2))
     for query, judged in enumerate(relevant):
         gains = {document: gain for document, gain in judged.items() if gain > 0}

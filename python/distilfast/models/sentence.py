@@ -141,27 +141,33 @@ def student_modules(
     own: SentenceModules | None = None,
     keep_dimension: bool = True,
     seed: int = 0,
+    vector_width: int | None = None,
 ) -> SentenceModules:
     """What follows the student: what it brought (`own`), or the teacher's pooling, dense layers and norm, copied.
 
-    Where that would give vectors of another width than the teacher's and `keep_dimension` asks for the teacher's, a
-    dense layer is put before the norm, without bias, orthogonal from `seed`; behind the pooling of a narrower student
-    one that puts its hidden dimensions back where they were in the teacher, before all that follows there.
+    Where that would give vectors of another width than the teacher's (or than `vector_width`, that of several teachers
+    side by side) and `keep_dimension` asks for that, a dense layer is put before the norm, without bias, orthogonal
+    from `seed`; behind the pooling of a narrower student one that puts its hidden dimensions back where they were in
+    the teacher, before all that follows there.
     """
     width = int(student.config.hidden_size)
-    if own is None and width == teacher.hidden_size:
-        return copy.deepcopy(teacher)
+    wanted = teacher.width if vector_width is None else vector_width
     generator = torch.Generator().manual_seed(seed)
-    if own is None and keep_dimension and dimensions_of(student) is not None and len(teacher.pooling) == 1:
+    pooling = teacher.pooling if own is None else own.pooling
+    if own is not None:
+        steps = list(own.steps)
+    elif width == teacher.hidden_size:
+        steps = list(copy.deepcopy(teacher).steps)
+    elif keep_dimension and dimensions_of(student) is not None and len(pooling) == 1:
         widened = Dense(width, teacher.hidden_size, bias=False)
         widened.linear = projection_from(student, teacher.hidden_size, generator)
-        return SentenceModules(width, teacher.pooling, [widened, *copy.deepcopy(teacher).steps])
-    pooling = teacher.pooling if own is None else own.pooling
-    steps = list(own.steps) if own is not None else [Normalize()] if teacher.normalizes else []
+        steps = [widened, *copy.deepcopy(teacher).steps]
+    else:
+        steps = [Normalize()] if teacher.normalizes else []
     modules = SentenceModules(width, pooling, steps)
-    if modules.width == teacher.width or not keep_dimension:
+    if modules.width == wanted or not keep_dimension:
         return modules
-    projection = Dense(modules.width, teacher.width, bias=False)
+    projection = Dense(modules.width, wanted, bias=False)
     torch.nn.init.orthogonal_(projection.linear.weight, generator=generator)
     place = len(steps) - 1 if modules.normalizes else len(steps)
     return SentenceModules(width, pooling, [*steps[:place], projection, *steps[place:]])

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import safetensors.torch
 import torch
@@ -26,6 +26,8 @@ from .pooling import ACTIVATIONS, POOLINGS, Dense, Normalize, SentenceModules
 LENGTHS = "sentence_bert_config.json"
 SETTINGS = "config_sentence_transformers.json"
 DENSE_WEIGHTS = "model.safetensors"
+Role = Literal["text", "query", "document"]
+"""What a text is in a search."""
 # Keys of a pooling's config.json before version 6, which has one key for all of them.
 _MODES = {
     "cls": "pooling_mode_cls_token",
@@ -50,9 +52,25 @@ class SentenceSettings:
     include_prompt: bool = True
 
     def prompt(self, name: str | None = None) -> str:
-        """What stands before a text: the prompt `name`, or the default one; nothing where there is none."""
+        """What stands before a text: the prompt `name`, or the default one; nothing where there is none.
+
+        Raises `InputError` for one that the pooling leaves out."""
         chosen = self.default_prompt_name if name is None else name
-        return "" if chosen is None else self.prompts.get(chosen, "")
+        found = "" if chosen is None else self.prompts.get(chosen, "")
+        if found and not self.include_prompt:
+            raise InputError(
+                f"the prompt {chosen!r} ({found!r}) is left out by the pooling (include_prompt false), which is not "
+                "computed here; set include_prompt to true in the pooling's config.json, or take the prompt away"
+            )
+        return found
+
+    def prompt_name(self, role: Role) -> str | None:
+        """Which prompt stands before a text in this role: the default one (None), and of a query or document its own
+        or none at all, as `encode_query` and `encode_document` have it."""
+        if role == "text":
+            return None
+        names = ("query",) if role == "query" else ("document", "passage", "corpus")
+        return next((name for name in names if name in self.prompts), role)
 
 
 def transformer_folder(name: str) -> str:

@@ -96,6 +96,11 @@ def _suffix(path: Path) -> str:
     return suffixes[-1] if suffixes else ""
 
 
+def is_delimited(path: Path) -> bool:
+    """Whether a file is csv or tsv by its name."""
+    return _suffix(path) in DELIMITED
+
+
 def _is_file_name(path: Path) -> bool:
     return _suffix(path) in (*KNOWN, ".txt") or path.is_absolute() or str(path).startswith(("./", "../", "~"))
 
@@ -110,7 +115,7 @@ def _read_file(path: Path, ragged: RaggedRows) -> Rows:
         return read_conll(path)
     if suffix in (".tsv", ".txt", ".tab") and looks_like_conll(file_text(path)):
         return read_conll(path)
-    if suffix in DELIMITED:
+    if is_delimited(path):
         return read_delimited(path, ragged=ragged)
     if not path.is_file():
         raise InputError(f"{path} is no file with rows: there is none, or it is a pipe or a device")

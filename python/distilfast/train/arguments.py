@@ -70,6 +70,7 @@ class DataArguments:
         None, "Held-out text files, scored while training (--eval_strategy; default with them: epoch)."
     )
     sts_file: str | None = choice(None, "Pairs of sentences and people's scores, for sentence encoders; likewise.")
+    retrieval_dir: str | None = choice(None, "corpus.jsonl, queries.jsonl, qrels/, for sentence encoders; likewise.")
     tokens: str | None = choice(None, "What `python -m distilfast.prepare` wrote, instead of --text.")
     tokenizer: str | None = choice(
         None, "vocab.txt, tokenizer.json, or a directory with one. Default: the teacher's, or that of --tokens."

@@ -15,7 +15,7 @@ from transformers import EvalPrediction
 
 from .._core import InputError
 from ..batches.encode import EncodedRows
-from ..batches.sentences import SentenceBatches
+from ..batches.sentences import NOTHING_KNOWN, SentenceBatches
 from ..heads.head import Head, Predictions
 from ..heads.hidden_states import HiddenStates
 from ..heads.masked_lm import MaskedLM
@@ -45,6 +45,8 @@ def choose_best_metric(args: DistillationArguments, head: Head, held_out: Any) -
     if args.metric_for_best_model is None:
         name, chosen = list(held_out.items())[-1] if isinstance(held_out, dict) and held_out else ("", held_out)
         metric = head.best_metric(args.objective, has_labels(chosen))
+        if getattr(chosen, "known", NOTHING_KNOWN).relevant is not None:
+            metric = "ndcg@10"
         args.metric_for_best_model = f"{name}_{metric}" if name else metric
     if args.greater_is_better is None:
         args.greater_is_better = greater_is_better(args.metric_for_best_model)
@@ -127,7 +129,7 @@ def predict(
         torch.cat(labels).numpy()[order] if labels else None,
         None if row_numbers is None else row_numbers[order],
         data if isinstance(data, EncodedRows) else None,
-        getattr(batches, "pair_scores", None),
+        getattr(batches, "known", NOTHING_KNOWN),
     )
 
 
@@ -162,5 +164,5 @@ def has_labels(held_out: Any) -> bool:
     if isinstance(held_out, dict):
         return any(map(has_labels, held_out.values()))
     if isinstance(held_out, SentenceBatches):
-        return held_out.pair_scores is not None
+        return held_out.known.pair_scores is not None
     return held_out is not None and len(held_out) > 0 and int(held_out[0].get("num_labelled_in_step", 1)) > 0

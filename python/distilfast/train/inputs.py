@@ -25,7 +25,10 @@ OF_ROWS = (
     *(field.name for field in dataclasses.fields(RowArguments) if field.name != "text_column"),
     "per_device_train_batch_size",
 )
-OF_SENTENCES = ("pooling", "normalize", "keep_dimension", "teacher_vectors", "sts_file")
+OF_SENTENCES = (
+    *("pooling", "normalize", "keep_dimension", "teacher_vectors", "concatenate_teachers"),
+    *("sts_file", "retrieval_dir"),
+)
 """Flags of sentence encoders alone."""
 NOT_OF_SENTENCES = (
     *("tokens", "alpha_ce", "alpha_mlm", "alpha_task", "alpha_mse", "kl_positions", "cos_positions", "student_config"),
@@ -71,12 +74,9 @@ def reads(arguments: Arguments, given: Given) -> list[str]:
         *(data.text or []),
         *(data.validation_text or []),
         *(each for each in (models.student, models.student_config, models.vocabulary) if each is not None),
+        *(each for each in (data.sts_file, data.retrieval_dir) if each is not None),
         *(each for each in (rows.train_file, rows.validation_file, rows.unlabelled_file) if each is not None),
-        *(
-            each
-            for each in (rows.dataset_name, rows.data_dir, data.tokens, data.tokenizer, data.sts_file)
-            if each is not None
-        ),
+        *(each for each in (rows.dataset_name, rows.data_dir, data.tokens, data.tokenizer) if each is not None),
         *(each for part in (given.train, given.validation, given.unlabelled) for each in as_list(part)),
     ]
     return [str(each) for each in named if isinstance(each, str | PathLike)]

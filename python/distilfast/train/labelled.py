@@ -26,6 +26,7 @@ from ..prepare.labelled import LabelledData, Part, compared_groups, load_labelle
 from ..prepare.labels import LabelMapping
 from ..prepare.records import listed, rows_of_columns
 from ..prepare.split import choose_rows
+from ..prepare.table import is_delimited
 from ..prepare.targets import Targets, answer_targets, sequence_targets, tag_targets
 from ..prepare.text import read_texts
 from ..tokenizer import load_transformers_tokenizer
@@ -111,6 +112,14 @@ def source_of(rows: RowArguments) -> str | None:
     if rows.task is not None:
         return task_source(rows.task, rows.data_dir)[0]
     return rows.train_file or rows.dataset_name
+
+
+def are_rows(train: Any) -> bool:
+    """Whether what Python handed over can be nothing but rows: an object, or a csv or tsv file."""
+    files = [train] if isinstance(train, str | Path) else train
+    if isinstance(files, list | tuple) and all(isinstance(each, str | Path) for each in files):
+        return any(is_delimited(Path(each)) for each in files)
+    return train is not None
 
 
 def task_source(task: str, data_dir: str | None) -> tuple[str, str | None]:

@@ -23,6 +23,9 @@ class ModelArguments:
         "probabilities. Without one a model is pretrained from --student_config.",
     )
     teacher_weights: list[float] | None = choice(None, "A weight for each of several teachers. Default: equal.")
+    concatenate_teachers: bool = choice(
+        False, "Several sentence encoders are one teacher, whose vector is theirs side by side, each of length 1."
+    )
     student: str | None = choice(None, "Directory or Hub id of a student to train on, instead of a cut of the teacher.")
     student_config: str | None = choice(
         None, "config.json (or its directory) of a student or, without a teacher, of the model to pretrain."

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from os import PathLike
 from typing import Any
@@ -19,7 +19,9 @@ from .. import _command as command
 from .._core import InputError
 from .._files import first_line
 from ..batches.labelled import LabelledBatches
+from ..batches.sentences import NOTHING_KNOWN
 from ..heads.choice import HEADS
+from ..metrics.retrieval import MEASURES
 from ..models.head import head_called, head_of, is_sentence_encoder, modules_of
 from ..models.load import head_in, load_model
 from ..models.saved_tokenizer import save_tokenizer
@@ -257,12 +259,12 @@ def choose_head_name(arguments: Arguments, given: Given, teachers: Sequence[PreT
                 f"{path} is made of {kinds}, which gives no vector of a text that is known here; --head hidden_states "
                 "distils its encoder alone"
             )
-    elif given.student is not None:
-        name = head_of(given.student)
     else:
-        holds = None if arguments.models.student is None else head_in(arguments.models.student)
-        from_rows = "masked_lm" if labelled.source_of(arguments.rows) is None else "classification"
-        name = holds if holds in labelled.KINDS else from_rows
+        named = arguments.models.student
+        holds = head_of(given.student) if given.student is not None else None if named is None else head_in(named)
+        learns_rows = labelled.source_of(arguments.rows) is not None or labelled.are_rows(given.train)
+        of_text = "masked_lm" if given.student is None else str(holds)
+        name = str(holds) if holds in labelled.KINDS else "classification" if learns_rows else of_text
     if name not in HEADS:
         kind = f"the teacher is a {type(teachers[0]).__name__}" if teachers else f"--head {name}"
         raise InputError(f"{kind}: the head {name} cannot be trained; there is {', '.join(HEADS)}")
@@ -293,7 +295,8 @@ def _with_defaults(values: Mapping[str, Any], head: str, given: Given) -> dict[s
     takes_rows, teacher = HEADS[head].takes_rows, (values.get("teacher") or [None])[0]
     refuse_foreign(values, head, takes_rows, f"that of {teacher}" if teacher else "asked for")
     defaults = defaults_of(head, teacher is not None, values.get("recipe"))
-    held_out = takes_rows or values.get("validation_text") is not None or values.get("sts_file") is not None
+    files = ("validation_text", "sts_file", "retrieval_dir")
+    held_out = takes_rows or any(values.get(name) is not None for name in files)
     return {**defaults, **(evaluation_defaults(values) if held_out else {}), **values}
 
 
@@ -323,9 +326,7 @@ def check_best_metric(values: Mapping[str, Any], trainer: DistillationTrainer, m
         return
     held_out = material.held_out if isinstance(material.held_out, dict) else {"": material.held_out}
     found = [
-        f"{name}_{each}" if name else each
-        for name, batches in held_out.items()
-        for each in evaluate(trainer.step, _sample(batches), trainer.args.device)
+        f"{name}_{each}" if name else each for name, batches in held_out.items() for each in _measures(trainer, batches)
     ]
     if metric.removeprefix("eval_") not in found:
         nearest = difflib.get_close_matches(metric, found, n=1)
@@ -333,10 +334,13 @@ def check_best_metric(values: Mapping[str, Any], trainer: DistillationTrainer, m
         raise InputError(f"--metric_for_best_model {metric}: an evaluation gives {', '.join(found)}{hint}")
 
 
-def _sample(batches: Any) -> HeldOutBatches:
-    """Enough of held-out batches to see what an evaluation gives."""
-    whole: HeldOutBatches = batches
-    return whole if getattr(batches, "pair_scores", None) is not None or _grouped(batches) else First(whole)
+def _measures(trainer: DistillationTrainer, batches: Any) -> Iterable[str]:
+    """The names of what an evaluation gives, from as few of held-out batches as show it."""
+    known = getattr(batches, "known", NOTHING_KNOWN)
+    if known.relevant is not None:
+        return MEASURES
+    whole = known.pair_scores is not None or _grouped(batches)
+    return evaluate(trainer.step, batches if whole else First(batches), trainer.args.device)
 
 
 def _grouped(batches: Any) -> bool:

@@ -62,7 +62,7 @@ def of_rows(part: Part, head: str, tokenizer: Any) -> list[Batch]:
 
 def of_texts(files: Sequence[str], reader: Reader, column: str) -> list[Batch]:
     """Of the first block of files of text, as a sentence encoder reads them."""
-    for texts, _, _ in read_blocks(files, column=column):
+    for texts, *_ in read_blocks(files, column=column):
         if len(texts):
             ids, _ = reader.encode(texts.take(spread_numbers(len(texts))))
             return _batches(ids.to_pylist(), int(reader.tokenizer.pad_id or 0))

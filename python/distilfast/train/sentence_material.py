@@ -30,7 +30,7 @@ from .kept_outputs import AT_ONCE, ids_digest, kept_outputs
 from .material import Material
 from .model_arguments import ModelArguments
 from .sample import of_texts
-from .sentences import FEW_TEXTS, Reader, Sentences, batches_of, read_sentence_pairs, read_sentences
+from .sentences import FEW_TEXTS, Reader, Sentences, batches_of, read_search, read_sentence_pairs, read_sentences
 from .student import make_student
 from .text import column_of
 
@@ -60,10 +60,11 @@ def teacher_sentence(
 
 
 def student_sentence(
-    model: PreTrainedModel, teacher: Sentence, models: ModelArguments, max_length: int | None, seed: int
+    model: PreTrainedModel, teachers: Sequence[Sentence], models: ModelArguments, max_length: int | None, seed: int
 ) -> Sentence:
-    """The student with what follows it: its own where it came with modules.json, otherwise the teacher's, copied; and
-    with its own tokenizer where it has one."""
+    """The student with what follows it: its own where it came with modules.json, otherwise the first teacher's, copied;
+    and with its own tokenizer where it has one."""
+    teacher = teachers[0]
     own, settings, reader = None, teacher.reader.settings, teacher.reader
     if models.student is not None:
         found = read_sentence_folder(models.student, int(model.config.hidden_size))
@@ -73,7 +74,8 @@ def student_sentence(
             reader = Reader(Tokenizer.from_pretrained(transformer_folder(models.student)), settings)
     limits = [each for each in (settings.max_length, max_length, longest_row(model)) if each is not None]
     settings = replace(settings, max_length=min(limits, default=512))
-    modules = student_modules(model, teacher.modules, own, models.keep_dimension, seed)
+    width = sum(each.modules.width for each in teachers) if models.concatenate_teachers else None
+    modules = student_modules(model, teacher.modules, own, models.keep_dimension, seed, width)
     return Sentence(model, modules, Reader(reader.tokenizer, settings))
 
 
@@ -93,22 +95,25 @@ def sentence_material(arguments: Arguments, given: Given, teachers: Sequence[Pre
     ]
     sample = partial(of_texts, data.text, loaded[0].reader, column)
     student, said = make_student(models, args, teachers, given, sample, vectors=loaded[0].modules)
-    made = student_sentence(student, loaded[0], models, limit, args.seed)
+    _check_concatenation(arguments)
+    made = student_sentence(student, loaded, models, limit, args.seed)
     for each in (made, *loaded):
         _check_vocabulary(each)
     runs = models.teacher_vectors is None
     readers = [each.reader for each in loaded] if runs else []
     texts = read_sentences(data.text, made.reader, readers, models.teacher_vectors, column)
-    held_out: dict[str, tuple[Sentences, np.ndarray | None]] = {}
+    held_out: dict[str, Sentences] = {}
     if data.validation_text is not None:
-        found = read_sentences(data.validation_text, made.reader, readers, models.teacher_vectors, column)
-        held_out["text"] = found, None
+        vectors = models.teacher_vectors
+        held_out["text"] = read_sentences(data.validation_text, made.reader, readers, vectors, column)
     if data.sts_file is not None:
         held_out["sts"] = read_sentence_pairs(data.sts_file, made.reader, readers)
+    if data.retrieval_dir is not None:
+        held_out["retrieval"] = read_search(data.retrieval_dir, made.reader, readers)
     notes = [
         *texts.notes,
         *said,
-        *(f"held out, {name}: {note}" for name, (each, _) in held_out.items() for note in each.notes),
+        *(f"held out, {name}: {note}" for name, each in held_out.items() for note in each.notes),
     ]
     if models.cache_teacher is not None:
         if not runs or len(loaded) != 1:
@@ -118,8 +123,8 @@ def sentence_material(arguments: Arguments, given: Given, teachers: Sequence[Pre
     if models.cache_teacher is not None:
         texts = with_kept_vectors(texts, loaded[0], models.cache_teacher, args, write)
         held_out = {
-            name: (with_kept_vectors(each, loaded[0], models.cache_teacher, args, write), scores)
-            for name, (each, scores) in held_out.items()
+            name: with_kept_vectors(each, loaded[0], models.cache_teacher, args, write)
+            for name, each in held_out.items()
         }
         notes.append(f"the teacher's vectors are kept in {models.cache_teacher}")
     notes += reasons
@@ -131,11 +136,9 @@ def sentence_material(arguments: Arguments, given: Given, teachers: Sequence[Pre
         [(each.model, each.modules) for each in loaded] if runs else (),
         None if texts.vectors is None else texts.vectors.shape[1],
         args.seed,
+        models.concatenate_teachers,
     )
-    evaluated = {
-        name: batches_of(each, made.reader, data, args, training=False, pair_scores=scores)
-        for name, (each, scores) in held_out.items()
-    }
+    evaluated = {name: batches_of(each, made.reader, data, args, training=False) for name, each in held_out.items()}
     own = models.student if made.reader.tokenizer is not loaded[0].reader.tokenizer else None
     tokenizer = saved_tokenizer(str(own or data.tokenizer or teachers[0].name_or_path), student, made.reader)
     return Material(
@@ -148,6 +151,21 @@ def sentence_material(arguments: Arguments, given: Given, teachers: Sequence[Pre
         sample=tuple(texts.sample),
         runs_teachers=runs,
     )
+
+
+def _check_concatenation(arguments: Arguments) -> None:
+    models, _, _, args = arguments
+    if not models.concatenate_teachers:
+        return
+    if len(models.teacher or ()) < 2:
+        raise InputError("--concatenate_teachers lays the vectors of several teachers side by side; give two or more")
+    if models.teacher_vectors is not None:
+        raise InputError("--concatenate_teachers is for teachers that are run, and --teacher_vectors gives the vectors")
+    if args.dimensions and models.keep_dimension:
+        raise InputError(
+            "--dimensions with --concatenate_teachers: the first numbers of vectors side by side are the first "
+            "teacher's alone; add --keep_dimension false, which compares them through a projection"
+        )
 
 
 def _check_vocabulary(sentence: Sentence) -> None:

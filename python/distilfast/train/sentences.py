@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,9 +15,9 @@ import torch
 
 from .._core import InputError
 from ..batches.encode import Ragged
-from ..batches.sentences import SentenceBatches
-from ..models.sentence_folder import SentenceSettings
-from ..prepare.sentence_data import read_pairs
+from ..batches.sentences import NOTHING_KNOWN, Known, SentenceBatches
+from ..models.sentence_folder import Role, SentenceSettings
+from ..prepare.sentence_data import read_collection, read_pairs
 from ..prepare.sources import find_text_files
 from ..prepare.text import read_files
 from ..tokenizer import Tokenizer
@@ -34,9 +35,9 @@ class Reader:
     tokenizer: Tokenizer
     settings: SentenceSettings
 
-    def encode(self, texts: pa.Array) -> tuple[pa.Array, int]:
+    def encode(self, texts: pa.Array, role: Role = "text") -> tuple[pa.Array, int]:
         """The ids of `texts` (Arrow lists), and how many texts were cut."""
-        prompt = self.settings.prompt()
+        prompt = self.prompt(role)
         if prompt or self.settings.do_lower_case:
             whole = [prompt + text for text in texts.to_pylist()]
             texts = pa.array([text.lower() for text in whole] if self.settings.do_lower_case else whole, pa.string())
@@ -45,12 +46,26 @@ class Reader:
         long = int((np.diff(ids.offsets.to_numpy()) > longest).sum())
         return (self.tokenizer.encode_batch(texts, max_length=longest) if long else ids), long
 
-    def same_ids(self, other: Reader) -> bool:
-        """Whether both give the same ids for every text."""
+    def prompt(self, role: Role) -> str:
+        return self.settings.prompt(self.settings.prompt_name(role))
+
+    def same_ids(self, other: Reader, roles: Sequence[Role] = ("text",)) -> bool:
+        """Whether both give the same ids for every text in these roles."""
         mine, theirs = (
-            (each.settings.prompt(), each.settings.do_lower_case, each.settings.max_length) for each in (self, other)
+            ([each.prompt(role) for role in roles], each.settings.do_lower_case, each.settings.max_length)
+            for each in (self, other)
         )
         return mine == theirs and self.tokenizer.fingerprint == other.tokenizer.fingerprint
+
+
+class Block(NamedTuple):
+    """Some texts, with the teachers' vectors of them where these are given."""
+
+    texts: pa.Array
+    vectors: np.ndarray | None = None
+    left_out: int = 0
+    """How many blank ones stood among them."""
+    role: Role = "text"
 
 
 @dataclass(frozen=True)
@@ -62,11 +77,11 @@ class Sentences:
     vectors: np.ndarray | None
     sample: Sequence[str]
     notes: Sequence[str]
+    known: Known = NOTHING_KNOWN
+    """What is known of held-out texts."""
 
 
-def read_blocks(
-    names: Sequence[str], vectors: str | None = None, column: str = "text"
-) -> Iterator[tuple[pa.Array, np.ndarray | None, int]]:
+def read_blocks(names: Sequence[str], vectors: str | None = None, column: str = "text") -> Iterator[Block]:
     """The texts of files (in jsonl and parquet those of `column`) in their order without white space at their ends,
     with the vectors in the column `vectors` of parquet files where it is named, and how many blank ones were left out.
 
@@ -80,10 +95,10 @@ def read_blocks(
     for block in read_files(paths, column):
         texts = pc.utf8_trim_whitespace(block.texts)
         kept = texts.filter(pc.greater(pc.utf8_length(texts), 0))
-        yield kept, None, len(texts) - len(kept)
+        yield Block(kept, None, len(texts) - len(kept))
 
 
-def _with_vectors(paths: Sequence[Path], column: str, text: str) -> Iterator[tuple[pa.Array, np.ndarray | None, int]]:
+def _with_vectors(paths: Sequence[Path], column: str, text: str) -> Iterator[Block]:
     import pyarrow.parquet
 
     width = None
@@ -107,7 +122,8 @@ def _with_vectors(paths: Sequence[Path], column: str, text: str) -> Iterator[tup
             if texts.null_count or not np.isfinite(values).all():
                 raise InputError(f"{path}: a row has no text, or a vector with numbers that are not finite")
             kept = pc.greater(pc.utf8_length(texts), 0)
-            yield texts.filter(kept), values[kept.to_numpy(zero_copy_only=False)], pc.sum(pc.invert(kept)).as_py() or 0
+            blank = pc.sum(pc.invert(kept)).as_py() or 0
+            yield Block(texts.filter(kept), values[kept.to_numpy(zero_copy_only=False)], blank)
 
 
 def read_sentences(
@@ -122,34 +138,50 @@ def read_sentences(
     return encode_sentences(read_blocks(names, vectors, column), " ".join(names), student, teachers)
 
 
-def read_sentence_pairs(file: str, student: Reader, teachers: Sequence[Reader] = ()) -> tuple[Sentences, np.ndarray]:
-    """The texts of pairs, all first ones before all second ones, and people's scores [pairs]; see `read_pairs`."""
+def read_sentence_pairs(file: str, student: Reader, teachers: Sequence[Reader] = ()) -> Sentences:
+    """The texts of pairs, all first ones before all second ones, with people's scores; see `read_pairs`."""
     pairs = read_pairs(file)
     texts = pa.array([*pairs.first, *pairs.second], pa.string())
-    found = encode_sentences([(texts, None, 0)], file, student, teachers)
-    return replace(found, notes=[*found.notes, *pairs.notes]), pairs.scores
+    found = encode_sentences([Block(texts)], file, student, teachers)
+    return replace(found, known=Known(pair_scores=pairs.scores), notes=[*found.notes, *pairs.notes])
+
+
+def read_search(folder: str, student: Reader, teachers: Sequence[Reader] = ()) -> Sentences:
+    """The queries of a collection, then its documents, behind the prompts for them; see `read_collection`."""
+    found = read_collection(folder)
+    blocks = [
+        Block(pa.array(found.queries, pa.string()), role="query"),
+        Block(pa.array(found.documents, pa.string()), role="document"),
+    ]
+    texts = encode_sentences(blocks, folder, student, teachers, ("query", "document"))
+    return replace(texts, known=Known(relevant=found.relevant), notes=[*texts.notes, *found.notes])
 
 
 def encode_sentences(
-    blocks: Iterable[tuple[pa.Array, np.ndarray | None, int]], source: str, student: Reader, teachers: Sequence[Reader]
+    blocks: Iterable[Block],
+    source: str,
+    student: Reader,
+    teachers: Sequence[Reader],
+    roles: Sequence[Role] = ("text",),
 ) -> Sentences:
-    """What `read_blocks` gives, as the student and each of the `teachers` reads it; `source` names it in messages."""
-    own = [None if each.same_ids(student) else each for each in teachers]
+    """The texts of `blocks`, which are in these `roles`, as the student and each of the `teachers` reads them; `source`
+    names them in messages."""
+    own = [None if each.same_ids(student, roles) else each for each in teachers]
     ids: list[pa.Array] = []
     theirs: list[list[pa.Array]] = [[] for _ in own]
     found: list[np.ndarray] = []
     sample: list[str] = []
     blank = cut = 0
-    for texts, values, left_out in blocks:
+    for texts, values, left_out, role in blocks:
         blank += left_out
         if len(texts) == 0:
             continue
-        encoded, long = student.encode(texts)
+        encoded, long = student.encode(texts, role)
         cut += long
         ids.append(encoded)
         for parts, reader in zip(theirs, own, strict=True):
             if reader is not None:
-                parts.append(reader.encode(texts)[0])
+                parts.append(reader.encode(texts, role)[0])
         if values is not None:
             found.append(values)
         sample += texts.slice(0, SAMPLE - len(sample)).to_pylist()
@@ -184,7 +216,6 @@ def batches_of(
     data: DataArguments,
     args: DistillationArguments,
     training: bool,
-    pair_scores: np.ndarray | None = None,
 ) -> SentenceBatches:
     """Batches to train on, planned for the optimiser steps of all ranks together, or to evaluate on."""
     assert args.batches_per_step is not None
@@ -201,5 +232,5 @@ def batches_of(
         teachers=sentences.teachers,
         vectors=sentences.vectors,
         shuffle=training,
-        pair_scores=pair_scores,
+        known=sentences.known,
     )
