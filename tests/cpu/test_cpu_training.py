@@ -16,6 +16,7 @@ from distilfast.cpu.attention import CPU_ATTENTION, attend
 from distilfast.cpu.dropout import CPUDropout, dropout_mask, use_cpu_dropout
 from distilfast.heads.choice import choose_head
 from distilfast.heads.objective import Objective
+from distilfast.models import bf16
 from distilfast.models.bf16 import untied_embeddings
 from distilfast.train import text
 from distilfast.train.arguments import DataArguments
@@ -189,12 +190,50 @@ def test_kept_copies_are_those_of_the_weights_until_they_are_forgotten() -> None
     assert not torch.equal(changed[0], made_anew[0])
 
 
+def test_gradients_that_the_backward_pass_adds_up_are_autograds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit for bit, over micro-batches and steps, in the same memory; and autograd's own where a hook waits for them."""
+    monkeypatch.setattr(bf16, "PIECE", 7)  # several pieces of every weight
+    teacher = tiny_training.teacher(dropout=0.0)
+    step = DistillationStep(
+        tiny_training.create_student(teacher, 1), teacher, Objective(), compute_dtype=torch.bfloat16
+    )
+    assert step.copies is not None
+    step.copies.kept = True
+    batches = tiny_training.TinyBatches()
+
+    def gradients(adds_up: bool) -> list[list[torch.Tensor]]:
+        assert step.copies is not None
+        step.copies.adds_up = adds_up
+        found = []
+        for first in (0, 2):
+            step.zero_grad()
+            for number in (first, first + 1):
+                step(batches[number])["loss"].backward()
+            found.append([weight.grad.clone() for weight in step.parameters() if weight.grad is not None])
+        return found
+
+    for mine, autograds in zip(gradients(True), gradients(False), strict=True):
+        assert len(mine) == len(autograds) > 10
+        assert all(map(torch.equal, mine, autograds))
+    weight = step.student.get_input_embeddings().weight
+    gradients(True)
+    kept = weight.grad.data_ptr()
+    gradients(True)
+    assert weight.grad.data_ptr() == kept
+    seen: list[torch.Tensor] = []
+    with_hook = weight.register_hook(seen.append)
+    gradients(True)
+    with_hook.remove()
+    assert len(seen) == 4
+
+
 def test_a_run_with_kept_copies_ends_where_one_without_does(tmp_path: Path) -> None:
     ends = []
     for kept in (True, False):
         run = tiny_training.trainer(tmp_path / str(kept), precision="bf16", save_strategy="no")
         assert run.step.copies is not None
         assert run.step.copies.kept
+        assert run.step.copies.adds_up
         run.step.copies.kept = kept
         run.train()
         ends.append(tiny_training.weights(run.student))

@@ -18,13 +18,17 @@ class WeightCopies:
     `kept`: the copies are made at the first forward pass after `forget`, which whoever updates the weights calls then;
     otherwise anew for each pass, as they are while a graph is captured. `table`: an embedding of which a batch reads a
     few rows, which are cast when they are read (`casting_rows`): a vocabulary is a third of a small model and more, and
-    its gradient adds up in float32 then.
+    its gradient adds up in float32 then. `adds_up`: gradients are added to `.grad` by the backward pass itself, in
+    memory that is kept from step to step, with the same result; for whoever reads `.grad` alone, so neither for
+    `torch.autograd.grad` nor for data-parallel training, which waits for autograd's own additions.
     """
 
     def __init__(self, dtype: torch.dtype, kept: bool = False, table: nn.Embedding | None = None) -> None:
         self.dtype = dtype
         self.kept = kept
         self.table = table
+        self.adds_up = False
+        self._sums: dict[str, Tensor] = {}
         self._copies: dict[str, Tensor] = {}
         self._current = False
 
@@ -44,7 +48,7 @@ class WeightCopies:
             return {name: parameter.to(self.dtype) for name, parameter in parameters.items()}
         if not self._current:
             self._refresh(parameters)
-        return {name: self._attached(parameter, self._copies[name]) for name, parameter in parameters.items()}
+        return {name: self._attached(name, parameter) for name, parameter in parameters.items()}
 
     @contextmanager
     def casting_rows(self) -> Iterator[None]:
@@ -73,8 +77,12 @@ class WeightCopies:
                 copy.copy_(parameter)
         self._current = True
 
-    def _attached(self, parameter: nn.Parameter, copy: Tensor) -> Tensor:
-        return cast(Tensor, cast(Any, _Attach).apply(parameter, copy)) if parameter.requires_grad else copy
+    def _attached(self, name: str, parameter: nn.Parameter) -> Tensor:
+        copy = self._copies[name]
+        if not parameter.requires_grad:
+            return copy
+        sums = self._sums if self.adds_up and parameter.device.type == "cpu" else None
+        return cast(Tensor, cast(Any, _Attach).apply(parameter, copy, name, sums))
 
 
 def untied_embeddings(model: PreTrainedModel) -> nn.Embedding | None:
@@ -103,13 +111,39 @@ class _Attach(torch.autograd.Function):
     """The copy, with the parameter as what it was computed from."""
 
     @staticmethod
-    def forward(ctx: Any, parameter: Tensor, copy: Tensor) -> Tensor:
-        ctx.dtype = parameter.dtype
+    def forward(ctx: Any, parameter: Tensor, copy: Tensor, name: str, sums: dict[str, Tensor] | None) -> Tensor:
+        ctx.of = parameter, name, sums
         return copy.detach()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0].to(ctx.dtype), None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None, None]:
+        parameter, name, sums = ctx.of
+        if sums is None or parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
+            return gradients[0].to(parameter.dtype), None, None, None
+        _add_up(parameter, gradients[0], name, sums)
+        return None, None, None, None
+
+
+PIECE = 1 << 18
+"""Numbers of a gradient that are cast and added at a time: in float32 they stay in a core's cache."""
+
+
+@torch.no_grad()
+def _add_up(parameter: Tensor, gradient: Tensor, name: str, sums: dict[str, Tensor]) -> None:
+    """Adds a gradient to `parameter.grad`, as autograd does after a cast, but without the cast gradient in memory, and
+    in the memory of the step before: fresh memory costs as much as the additions."""
+    if parameter.grad is not None and not parameter.grad.is_contiguous():
+        parameter.grad.add_(gradient)
+        return
+    if parameter.grad is not None:
+        whole, part = parameter.grad.view(-1), gradient.reshape(-1)
+        for start in range(0, part.numel(), PIECE):
+            whole[start : start + PIECE].add_(part[start : start + PIECE])
+        return
+    held = sums.get(name)
+    if held is None or held.shape != parameter.shape:
+        held = sums[name] = torch.empty_like(parameter, memory_format=torch.contiguous_format)
+    parameter.grad = held.copy_(gradient)
 
 
 def bf16_is_fast(device: torch.device) -> bool:

@@ -115,6 +115,7 @@ class DistillationTrainer(EvaluatingTrainer):
         )
         if step.copies is not None:
             step.copies.kept = True
+            step.copies.adds_up = args.world_size == 1 and args.deepspeed is None
             callbacks = [ForgetCopies(step.copies), *(callbacks or [])]
         self.interruption = Interruption()
         check_optimiser(args, step)
