@@ -36,6 +36,19 @@ def texts_of(batch: dict[str, Any]) -> list[list[int]]:
     return [ids[mask.bool()].tolist() for ids, mask in pairs]
 
 
+def test_the_texts_of_a_step_are_counted_anew_in_every_epoch(tokenizer: Tokenizer) -> None:
+    rows = pa.array(ids_of([number % 13 for number in range(60)]), pa.list_(pa.int32()))
+    batches = SentenceBatches(rows, tokenizer, batch_tokens=32, max_length=16, seed=1, batches_per_step=2)
+    told = []
+    for epoch in range(4):
+        batches.set_epoch(epoch)
+        first, second = batches[0], batches[1]
+        here = sum(int((batch["row_numbers"] >= 0).sum()) for batch in (first, second))
+        assert int(first["num_rows_in_step"]) == int(second["num_rows_in_step"]) == here
+        told.append(here)
+    assert len(set(told)) > 1
+
+
 @given(
     st.lists(st.integers(0, 12), min_size=1, max_size=40),
     st.sampled_from(["padded", "packed"]),

@@ -11,6 +11,8 @@ import pytest
 import torch
 from distilfast import InputError
 from distilfast.evaluate.sentences import SentenceOptions, sentence_report, sentences_markdown
+from distilfast.metrics.retrieval import retrieval_scores
+from distilfast.metrics.vectors import unit
 from distilfast.models.sentence import load_sentence_encoder
 from distilfast.models.sentence_folder import SentenceSettings
 from distilfast.prepare.sentence_data import read_collection, read_pairs
@@ -82,6 +84,31 @@ def test_everything_together(paths: dict[str, str], tmp_path: Path) -> None:
     written = "\n".join(sentences_markdown(report))
     for heading in ("## pairs: 20 pairs", "## texts: neighbours of", "## search: 5 queries in 30 documents"):
         assert heading in written
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "dot", None])
+def test_documents_are_found_by_the_similarity_that_the_model_names(similarity: str | None, tmp_path: Path) -> None:
+    """Its vectors are of many lengths, so that angles and products order documents otherwise."""
+    settings = SentenceSettings(max_length=20, prompts={"query": "to the "}, similarity=similarity)
+    many: dict[str, Any] = {"pooling": ("mean_sqrt_len_tokens",), "normalize": False}
+    model = encoder_folder(tmp_path / "model", layers=1, settings=settings, **many)
+    encoder = load_sentence_encoder(model)
+    with torch.no_grad():
+        states: Any = encoder.model.encoder.layer[-1].output.LayerNorm
+        states.bias.add_(torch.linspace(-2, 2, 32))
+    encoder.save_pretrained(tmp_path / "model")
+    read = read_collection(collection(tmp_path / "search"))
+    queries, documents = encoder.encode(read.queries, "query"), encoder.encode(read.documents)
+    assert not np.allclose(queries, encoder.encode(read.queries))
+    by = {"dot": queries @ documents.T, "cosine": unit(queries) @ unit(documents).T}
+    orders = {name: np.argsort(-each, kind="stable") for name, each in by.items()}
+    assert (orders["dot"] != orders["cosine"]).any()
+    options = SentenceOptions(retrieval_dir=[str(tmp_path / "search")], controls=False)
+    report = sentence_report({"model": model}, "model", options, CPU)["retrieval"]["search"]["models"]["model"]
+    expected = retrieval_scores(orders["dot" if similarity == "dot" else "cosine"], read.relevant)
+    assert report["ndcg@10"] == pytest.approx(expected["ndcg@10"].mean(), abs=1e-6)
+    other = retrieval_scores(orders["cosine" if similarity == "dot" else "dot"], read.relevant)
+    assert report["ndcg@10"] != pytest.approx(other["ndcg@10"].mean(), abs=1e-6)
 
 
 def test_a_collapsed_student_is_told(paths: dict[str, str], tmp_path: Path) -> None:

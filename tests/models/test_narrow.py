@@ -126,6 +126,33 @@ def test_a_hidden_dimension_that_is_always_0_goes_first_and_the_norms_make_up_fo
     assert 5 not in kept.tolist()
 
 
+def test_norms_are_scaled_and_shifted_by_what_the_sample_says() -> None:
+    """By hand, for the first norm: what comes in, a token at a time, over all dimensions and over those kept."""
+    teacher = teacher_of("bert")
+    norm: Any = teacher.bert.embeddings.LayerNorm
+    torch.manual_seed(3)
+    with torch.no_grad():
+        norm.weight.uniform_(0.5, 1.5)
+        norm.bias.normal_()
+        teacher.bert.embeddings.word_embeddings.weight.add_(torch.linspace(0, 1, 32))
+    given, caught = inputs(teacher), []
+    hook = norm.register_forward_pre_hook(lambda _, taken: caught.append(taken[0]))
+    outputs(teacher, given)
+    hook.remove()
+    smaller = narrow(teacher, Widths(hidden_size=16), [given])
+    kept = dimensions_of(smaller)
+    assert kept is not None
+    values = caught[0][given["attention_mask"].bool()].double()
+    some = values[:, kept]
+    deviation = values.std(-1, correction=0)
+    ratio = (some.std(-1, correction=0) / deviation).mean()
+    shift = ((some.mean(-1) - values.mean(-1)) / deviation).mean()
+    assert abs(shift) > 1e-3
+    ours: Any = smaller.bert.embeddings.LayerNorm
+    torch.testing.assert_close(ours.weight, norm.weight[kept] * ratio, check_dtype=False)
+    torch.testing.assert_close(ours.bias, norm.bias[kept] + norm.weight[kept] * shift, check_dtype=False)
+
+
 def test_the_chosen_start_is_nearer_than_the_first_dimensions_or_none_of_the_amends() -> None:
     """Against the same sizes without the sample: the last states of what is kept are closer to the teacher's."""
     teacher = teacher_of("bert", "hidden_states")

@@ -63,6 +63,19 @@ def test_an_encoder_that_was_used_is_saved_as_it_was_loaded(tmp_path: Path) -> N
     assert (content["truncation"], content["padding"]) == (None, None)
 
 
+def test_what_a_file_does_not_say_is_as_the_library_has_it(tmp_path: Path) -> None:
+    folder = Path(encoder_folder(tmp_path / "a", dense=7))  # of the activation that the library takes by itself
+    expected = load_sentence_encoder(folder).encode(TEXTS)
+    for place, key in (("1_Pooling", "include_prompt"), ("2_Dense", "activation_function")):
+        config = json.loads((folder / place / "config.json").read_text())
+        del config[key]
+        (folder / place / "config.json").write_text(json.dumps(config))
+    ours = load_sentence_encoder(folder)
+    assert ours.settings.include_prompt
+    np.testing.assert_array_equal(ours.encode(TEXTS), expected)
+    np.testing.assert_allclose(library(folder).encode(TEXTS), expected, atol=1e-5)
+
+
 def test_what_version_6_of_the_library_writes_is_read(tmp_path: Path) -> None:
     folder = encoder_folder(tmp_path / "a", dense=7, pooling=("cls",))
     library(folder).save_pretrained(str(tmp_path / "b"))

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from distilfast._core import InputError
-from distilfast.prepare.table import Rows, read_rows, read_splits
+from distilfast.prepare.table import Rows, _split_of, read_rows, read_splits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -242,6 +242,20 @@ def test_saved_data_sets_and_folders_of_splits(tmp_path: Path) -> None:
     assert any("extra.csv" in note for rows in splits.values() for note in rows.notes)
     with pytest.raises(InputError, match="no split 'test'; it has"):
         read_rows(tmp_path / "files", "test")
+
+
+def test_a_split_may_be_two() -> None:
+    """As MNLI's validation is: of the genres of training, and of others."""
+    names = {
+        "train.tsv": "train",
+        "dev_matched.tsv": "validation_matched",
+        "dev_mismatched.tsv": "validation_mismatched",
+        "validation-matched": "validation_matched",
+        "dev_set.csv": "validation",
+        "testing.jsonl.gz": "test",
+        "matched.tsv": None,
+    }
+    assert {name: _split_of(Path(name)) for name in names} == names
 
 
 def test_shards_and_folders_of_classes(tmp_path: Path) -> None:

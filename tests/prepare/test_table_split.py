@@ -135,6 +135,12 @@ def test_a_choice_is_fixed_nested_and_without_order(count: int, seed: int, shuff
     assert texts_of(other, choose_rows(other, TEXTS, count, seed)) == texts_of(rows, chosen)
 
 
+def test_rows_with_equal_texts_are_chosen_one_by_one() -> None:
+    rows = read_rows({"text": [*["again"] * 60, *sentences(60)]})
+    again = [sum(row < 60 for row in choose_rows(rows, TEXTS, 60, seed)) for seed in range(5)]
+    assert all(15 < count < 45 for count in again)
+
+
 def test_another_seed_chooses_others() -> None:
     rows = read_rows({"text": sentences(200)})
     assert choose_rows(rows, TEXTS, 100, 0) != choose_rows(rows, TEXTS, 100, 1)

@@ -162,6 +162,7 @@ def test_refusals(films: Path, tmp_path: Path) -> None:
     for changes, message in (
         ({"alpha_cos": 1.0}, "--alpha_cos 1 compares the states of tokens, but --cache_teacher keeps"),
         ({"alpha_rel": 0.5}, "--alpha_rel 0.5 compares the states"),
+        ({"cache_teacher": str(films / "train.csv")}, r"train\.csv is a file and holds something already"),
         ({"alpha_ce": 0.0}, "--cache_teacher: no loss reads what the teacher says"),
         ({"teacher": None, "student": films / "teacher", "head": "classification"}, "and there is none"),
         ({"head": "hidden_states", "train": films / "train.csv"}, "--cache_teacher is not for the head hidden_states"),

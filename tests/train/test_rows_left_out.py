@@ -40,6 +40,13 @@ def test_ragged_rows_are_refused_and_can_be_skipped(teacher: Path, tmp_path: Pat
     assert "2 rows with other numbers of cells left out" in part["notes"]
 
 
+def test_a_separator_of_labels_where_a_row_has_one_is_refused(teacher: Path, tmp_path: Path) -> None:
+    rows = [{"text": f"film {number}", "label": NAMES[number % 2]} for number in range(20)]
+    with pytest.raises(df.InputError, match=r"--label_separator ';': the model gives a row one label"):
+        df.distil(teacher, rows, tmp_path / "out", dry_run=True, label_separator=";", **QUICK)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(("labels", "warned"), [(["bad"], True), (["bad", "good"], False)])
 def test_labels_that_are_all_the_same_are_warned_of(
     labels: list[str], warned: bool, teacher: Path, tmp_path: Path

@@ -49,6 +49,14 @@ pytestmark = pytest.mark.usefixtures("one_thread")
         ({"layers": [0, 7]}, "layer number 7 is out of range"),
         ({"teacher_weights": [1, 2]}, "for 1 teachers"),
         ({"batch_tokens": 16}, "more than batch_tokens=16"),
+        ({"torch_compile_mode": "fastest"}, "--torch_compile_mode 'fastest' is none of default, "),
+        ({"torch_compile_backend": "missing"}, "--torch_compile_backend 'missing' is none of "),
+        ({"fp16_full_eval": True}, "--fp16_full_eval is not supported: evaluation computes as training does"),
+        (
+            {"gradient_checkpointing_kwargs": '{"use_reentrant": true}'},
+            "--gradient_checkpointing_kwargs is not supported",
+        ),
+        ({"label_names": "gold"}, "--label_names is not supported"),
         ({"relation_heads": 5, "alpha_rel": 1}, "5 relation heads do not divide"),
     ],
 )

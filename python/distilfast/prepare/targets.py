@@ -83,8 +83,10 @@ def sequence_targets(
     `mapping`: that of the training rows, for rows that are to be read in the same way; labels that it lacks are matched
     to `id2label` anew. `separator` divides several labels in one string.
     Raises `InputError` for labels that fit no class, that are no number (regression), or that are lists where a row has
-    one class.
+    one class, and for a separator there.
     """
+    if separator is not None and problem != "multi_label_classification":
+        raise InputError(f"--label_separator {separator!r}: the model gives a row one label; leave it out")
     if not columns.labels:
         missing: Any = {"single_label_classification": IGNORED, "regression": math.nan}.get(problem)
         return Targets([missing] * len(rows), mapping, 0, ())

@@ -40,13 +40,21 @@ RECORDING_MODES = ("reduce-overhead", "max-autotune")  # modes of torch.compile 
 UNSUPPORTED = {
     "batch_eval_metrics": "metrics are of all held-out rows together",
     "activation_checkpointing": "it would recompute with other weights than it computed with; lower --batch_tokens",
+    "activation_checkpointing_kwargs": "activations are not computed again",
     "auto_find_batch_size": "the batches are planned beforehand; lower --batch_tokens",
     "enable_jit_checkpoint": "SIGTERM saves a whole checkpoint on every rank as it is",
+    "bf16_full_eval": "evaluation computes as training does; use --precision bf16",
     "dataloader_drop_last": "an epoch has every row once",
+    "eval_accumulation_steps": "evaluation keeps what metrics are made of, and leaves it on no device",
+    "eval_use_gather_object": "ranks hand each other the same tensors",
     "fp16": "its range needs loss scaling; use --precision bf16",
+    "fp16_full_eval": "evaluation computes as training does; use --precision bf16",
     "gradient_checkpointing": "it would recompute with other weights than it computed with; lower --batch_tokens",
+    "gradient_checkpointing_kwargs": "activations are not computed again",
     "include_for_metrics": "compute_metrics gets predictions and labels",
+    "label_names": "the head knows what its labels are called",
     "label_smoothing_factor": "the teacher's distribution takes its place",
+    "length_column_name": "lengths are those of the token ids",
     "neftune_noise_alpha": "it would make teacher and student see different inputs",
     "prediction_loss_only": "evaluation measures what the head has metrics for",
     "save_only_model": "a run could not go on from such checkpoints; --save_total_limit 1 keeps one",
@@ -229,6 +237,7 @@ class DistillationArguments(TrainingArguments):
                 f"{'s' * (self.world_size > 1)} on {self.device.type}: each would train by itself; see to it that "
                 "each has a GPU, or give --use_cpu"
             )
+        self._check_compiling()
         if self.torch_compile_backend == "cudagraphs" or self.torch_compile_mode in RECORDING_MODES:
             asked = self.torch_compile_mode or self.torch_compile_backend
             raise InputError(
@@ -249,6 +258,19 @@ class DistillationArguments(TrainingArguments):
                 "shards a model between several GPUs alone, and would leave it whole here without a word; leave --fsdp "
                 "out, and several ranks train data-parallel"
             )
+
+    def _check_compiling(self) -> None:
+        """Refuses what `torch.compile` would refuse when training begins."""
+        if self.torch_compile_mode is not None:
+            modes = ["default", *torch._inductor.list_mode_options()]
+            if self.torch_compile_mode not in modes:
+                raise InputError(f"--torch_compile_mode {self.torch_compile_mode!r} is none of {', '.join(modes)}")
+        if self.torch_compile_backend is not None:
+            backends = torch._dynamo.list_backends(exclude_tags=())
+            if self.torch_compile_backend not in backends:
+                raise InputError(
+                    f"--torch_compile_backend {self.torch_compile_backend!r} is none of {', '.join(backends)}"
+                )
 
     def _check_numbers(self) -> None:
         """Refuses numbers that would end in NaN, or in a run other than the one asked for, hours later."""

@@ -216,6 +216,8 @@ def encode(
             "--alpha_margin_mse and --alpha_listnet compare the scores of a query's passages, and the teacher gives no "
             "single number a row; leave them out"
         )
+    if separator is not None and head != "classification":
+        raise InputError(f"--label_separator {separator!r} is for classifiers; leave it out")
     if head == "classification":
         refuse_single_texts(config, data.train.columns.texts, data.train.rows.source)
     if scores and len(id2label) != 1:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from .. import _command as command
 from .._core import InputError
-from .._files import first_line
+from .._files import first_line, may_be_folder
 from ..batches.labelled import LabelledBatches
 from ..batches.sentences import NOTHING_KNOWN
 from ..heads.choice import HEADS
@@ -160,6 +160,8 @@ def run(values: Mapping[str, Any], given: Given, scored: bool = True) -> dict[st
     first = args.process_index == 0
     if first:
         output.prepare(args, reads(arguments, given))
+        if arguments.models.cache_teacher is not None:
+            may_be_folder(arguments.models.cache_teacher)
     with output.nothing_left_if_refused(args, first):
         teachers = load_teachers(arguments.models, args, given)
         name = choose_head_name(arguments, given, teachers)
