@@ -8,7 +8,7 @@ from distilfast import InputError
 from distilfast.models import attention
 from small_families import FAMILIES, VOCAB
 from torch import Tensor
-from transformers import AutoModelForMaskedLM
+from transformers import AutoModelForMaskedLM, DebertaV2Config
 
 LENGTHS = (7, 23, 3, 12)
 
@@ -58,10 +58,13 @@ def test_packed_equals_padded_forward_and_backward(family: str) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_positions_alone_would_let_sequences_see_each_other(family: str) -> None:
-    """What the packed attention is for: SDPA over the same packed batch is silently wrong."""
+    """What the packed attention is for: SDPA over the same packed batch is silently wrong, and so refused."""
     model = build(family).eval()
     pad = FAMILIES[family].pad_token_id
-    inputs = attention.model_inputs(model, attention.pack(sequences(), pad))
+    inputs = attention.pack(sequences(), pad)
+    with pytest.raises(InputError, match=r"attention \(sdpa\) would let every text see the others"):
+        attention.model_inputs(model, inputs)
+    inputs["position_ids"] = inputs["position_ids"] + attention.position_offset(model)
     with torch.no_grad():
         padded = rows_of(
             model(**attention.model_inputs(model, attention._padded_batch(sequences(), pad))).logits, False
@@ -130,6 +133,29 @@ def test_padded_roberta_keeps_its_positions_behind_a_pad_token_in_the_text() -> 
     batch["input_ids"][1, 3] = 1  # masking drew [PAD] as a random token
     positions = attention.model_inputs(model, batch)["position_ids"]
     assert positions[1].tolist() == list(range(2, 2 + max(LENGTHS)))
+
+
+def test_packed_is_chosen_on_cuda_where_every_model_can_run_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda, bert = torch.device("cuda"), build("bert")
+    assert attention.choose_layout([bert], torch.bfloat16, torch.device("cpu")) == ("padded", None)
+    layout, note = attention.choose_layout([bert], torch.float32, cuda)
+    assert layout == "padded"
+    assert note is not None
+    assert "in bfloat16 or float16 on CUDA, not in torch.float32" in note
+    monkeypatch.setattr(attention, "check_packed", lambda *_: None)
+    layout, note = attention.choose_layout([bert, build("modernbert")], torch.bfloat16, cuda)
+    assert layout == "packed"
+    assert note is not None
+    assert "attention dropout is off" in note
+    layout, note = attention.choose_layout([bert, small_deberta()], torch.bfloat16, cuda)
+    assert layout == "padded"
+    assert note is not None
+    assert "DebertaV2ForMaskedLM does not let its attention be replaced" in note
+
+
+def small_deberta() -> torch.nn.Module:
+    config = DebertaV2Config(vocab_size=9, hidden_size=8, num_attention_heads=1, num_hidden_layers=1)
+    return AutoModelForMaskedLM.from_config(config)
 
 
 @pytest.mark.gpu

@@ -59,6 +59,17 @@ def test_killed_and_resumed_is_the_run_left_alone(
     assert_same(tiny_training.result(tmp_path), left_alone[layout])
 
 
+def test_full_determinism_changes_no_bit_on_a_cpu_and_refuses_no_operation(
+    tmp_path: Path, left_alone: dict[str, Any]
+) -> None:
+    """It also fills memory that is handed out with NaN, which whoever reads what he has not written would see."""
+    options = {**ONE_RANK, "layout": "packed", "full_determinism": True}
+    kill = {"step": 3, "signal": "SIGKILL", "within": False}
+    assert tiny_training.run_ranks(tmp_path, kill=kill, **options) == [-9]
+    assert tiny_training.run_ranks(tmp_path, resume="last", **options) == [0]
+    assert_same(tiny_training.result(tmp_path), left_alone["packed"])
+
+
 def random_call(whole: dict[str, Any], seed: str, moment: int) -> int:
     """A call of the run, the same one for the same seed: anywhere, or while a checkpoint is written if it is odd."""
     draw = random.Random(f"{seed} {moment}")

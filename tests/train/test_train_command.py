@@ -80,6 +80,21 @@ def test_every_way_to_distil_at_once(folder: Path, tmp_path: Path) -> None:
     assert {"loss_hidden", "loss_rel", "loss_ce"} <= summary["last_log"].keys()
 
 
+def test_packed_and_padded_train_the_same_student(folder: Path, tmp_path: Path) -> None:
+    """Steps of the whole text, no word of it masked: the same losses, so that no text sees another."""
+    lines = (folder / "text.txt").read_text().splitlines()
+    (tmp_path / "few.txt").write_text("\n".join(lines[:12]) + "\n")
+    unmasked = {"word_mask": 0, "word_keep": 1, "word_rand": 0, "alpha_mlm": 0, "dropout": False}
+    found = []
+    for layout in ("padded", "packed"):
+        changes = {"text": tmp_path / "few.txt", "batches_per_step": 16, "logging_steps": 1, "precision": "fp32"}
+        train.main(flags(folder, tmp_path / layout, layout=layout, max_steps=2, **changes, **unmasked))
+        summary = json.loads((tmp_path / layout / "train_summary.json").read_text())
+        found.append([line["loss"] for line in summary["log"]])
+    assert len(found[0]) == 2
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
 def bare_teacher(folder: Path, tmp: Path) -> Path:
     """The teacher without its tokenizer."""
     ignored = shutil.ignore_patterns("tokenizer*", "vocab*")

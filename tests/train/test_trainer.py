@@ -281,6 +281,14 @@ def test_arguments_that_cannot_be_trained_with_are_refused(tmp_path: Path) -> No
         DistillationTrainer(create_student(teacher, 1), teacher, args, tiny_training.TinyBatches(6, 2))
 
 
+def test_batches_are_copied_to_a_gpu_without_waiting(tmp_path: Path) -> None:
+    trainer = tiny_training.trainer(tmp_path)
+    assert trainer.accelerator.dataloader_config.non_blocking is True
+    given = {"accelerator_config": {"split_batches": False}, "dataloader_pin_memory": False}
+    assert tiny_training.arguments(tmp_path, dataloader_pin_memory=False).accelerator_config.non_blocking is False
+    assert tiny_training.arguments(tmp_path, **given).accelerator_config.non_blocking is False
+
+
 def test_bf16_means_our_own_and_not_autocast(tmp_path: Path) -> None:
     args = DistillationArguments(str(tmp_path), bf16=True, use_cpu=True)
     assert (args.bf16, args.precision, args.compute_dtype) == (False, "bf16", torch.bfloat16)

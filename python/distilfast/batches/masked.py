@@ -12,10 +12,10 @@ import hashlib
 import json
 import operator
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, SupportsIndex
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import torch
@@ -160,6 +160,11 @@ class MaskedBatches:
     def batches_per_step(self) -> int:
         """How many batches make one step of the optimiser."""
         return self.settings.batches_per_step
+
+    @property
+    def layout(self) -> Literal["padded", "packed"]:
+        """How the rows lie, which the models must be made ready for (`models.adapt`)."""
+        return self.settings.layout
 
     @property
     def epoch(self) -> int:
@@ -325,7 +330,8 @@ def _token_columns(tokens: Any) -> tuple[pa.ChunkedArray, pa.ChunkedArray | None
     tokens: a `datasets.Dataset`, a pyarrow table or record batch with the column `input_ids`, or a pyarrow array or
     chunked array. Raises `TypeError` for anything else, `InputError` where there is no such column.
     """
-    if isinstance(tokens, datasets.Dataset):
+    datasets = sys.modules.get("datasets")  # who has one of its objects has it loaded; the second of imports is spared
+    if datasets is not None and isinstance(tokens, datasets.Dataset):
         _require_column(tokens.column_names)
         # What `select`, `shuffle` and `sort` leave behind; there is no public name for it.
         selected = tokens._indices
@@ -336,9 +342,9 @@ def _token_columns(tokens: Any) -> tuple[pa.ChunkedArray, pa.ChunkedArray | None
         return _chunked(tokens.column(COLUMN)), None
     if isinstance(tokens, pa.Array | pa.ChunkedArray):
         return _chunked(tokens), None
-    if isinstance(tokens, datasets.DatasetDict):
+    if datasets is not None and isinstance(tokens, datasets.DatasetDict):
         raise TypeError(f"tokens is a DatasetDict; pick one of its splits: {', '.join(tokens)}")
-    if isinstance(tokens, datasets.IterableDataset):
+    if datasets is not None and isinstance(tokens, datasets.IterableDataset):
         raise TypeError("tokens is an IterableDataset, which has no rows to plan with; save it and load_from_disk")
     raise TypeError(f"tokens is a datasets.Dataset or a pyarrow table or array, not {type(tokens).__name__}")
 

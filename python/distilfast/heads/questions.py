@@ -58,8 +58,8 @@ class Questions(LogitHead):
     def from_kept(self, kept: Tensor, batch: Mapping[str, Any]) -> Tensor:
         places = batch["answer_places"]
         compared = kept.new_full((*places.shape, 2), -torch.inf)
-        compared[places] = kept
-        return compared.transpose(1, 2)
+        # Not indexed by the mask, for whose count the host would wait.
+        return compared.masked_scatter_(places[..., None], kept).transpose(1, 2)
 
     def joined(self, parts: Sequence[Tensor]) -> Tensor:
         width = max(part.shape[-1] for part in parts)

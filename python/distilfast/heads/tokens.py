@@ -61,9 +61,8 @@ class Tokens(LogitHead):
 
     def from_kept(self, kept: Tensor, batch: Mapping[str, Any]) -> Tensor:
         starts = batch["word_starts"].flatten()
-        compared = kept.new_zeros(len(starts), kept.shape[1])
-        compared[starts] = kept
-        return compared
+        # Not indexed by the mask, for whose count the host would wait.
+        return kept.new_zeros(len(starts), kept.shape[1]).masked_scatter_(starts[:, None], kept)
 
     def metrics(self, predictions: Predictions) -> dict[str, float]:
         """Of the words that the model got to see: `accuracy`, and `precision`, `recall` and `f1` of whole entities (or

@@ -17,6 +17,7 @@ from ..cpu.dropout import remove_dropout
 from .attention import use_packed
 from .families import encoder_of
 from .last_layer import can_stop_early, let_last_layer_stop
+from .padding_mask import use_padding_mask
 
 
 def adapt(
@@ -37,6 +38,7 @@ def adapt(
     they are). The student keeps its dtype and place, which the trainer chooses.
 
     `layout` "packed": all models attend within the sequences of a packed batch; attention dropout is off then.
+    "padded", on a GPU: they share one mask a batch (`padding_mask`).
     `dropout` False: the student computes in training as in evaluation, and its configuration keeps its dropout.
     `stops_early`: the last layer may be computed at the wanted positions alone (`last_layer.encode`), in models that
     can. `trains_head` False: no loss reads the student's logits, so what lies outside its encoder is frozen, and its
@@ -56,6 +58,8 @@ def adapt(
     for model in (student, *given):
         if layout == "packed":
             use_packed(model, dtype, device)
+        elif (device or model.device).type == "cuda":
+            use_padding_mask(model)
         if stops_early and can_stop_early(model):
             let_last_layer_stop(model)
     if not dropout:

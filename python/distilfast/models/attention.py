@@ -8,10 +8,10 @@ sequences apart, so `check_packed` compares packed with padded on the loaded mod
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -92,19 +92,41 @@ def _attend_by_sequence(
 AttentionInterface.register(PACKED, packed_attention)
 
 
-def use_packed(model: PreTrainedModel, dtype: torch.dtype | None = None, device: torch.device | None = None) -> None:
-    """Makes `model` run on packed batches, its attention dropout off (the varlen kernel has none).
+def choose_layout(
+    models: Sequence[PreTrainedModel], dtype: torch.dtype, device: torch.device
+) -> tuple[Literal["padded", "packed"], str | None]:
+    """The layout of batches that suits `models`, computed with in `dtype` on `device`, and what there is to say of it:
+    packed on CUDA, where every model can run so; padded elsewhere."""
+    if device.type != "cuda":
+        return "padded", None
+    try:
+        for model in models:
+            refuse_unless_packed(model, dtype, device)
+    except InputError as error:
+        return "padded", f"--layout padded: {error}"
+    return "packed", "--layout packed: no padding, and attention dropout is off; --layout padded has it"
 
-    `dtype`, `device`: what it will compute in and where (None: as it is), for `check_packed`. The configuration keeps
-    its dropout, so that a saved model fine-tunes as its family does. Raises `InputError` for a model whose attention
-    transformers cannot replace (DeBERTa, say), and what `check_packed` raises.
-    """
+
+def refuse_unless_packed(
+    model: PreTrainedModel, dtype: torch.dtype | None = None, device: torch.device | None = None
+) -> None:
+    """Raises `InputError` for a model whose attention transformers cannot replace (DeBERTa, say), and what
+    `check_packed` raises."""
     if not getattr(model, "_supports_attention_backend", False):
         raise InputError(
             f"{type(model).__name__} does not let its attention be replaced, so it cannot run unpadded; "
             "use the padded layout"
         )
     check_packed(model, dtype, device)
+
+
+def use_packed(model: PreTrainedModel, dtype: torch.dtype | None = None, device: torch.device | None = None) -> None:
+    """Makes `model` run on packed batches, its attention dropout off (the varlen kernel has none).
+
+    `dtype`, `device`: what it will compute in and where (None: as it is), for `check_packed`. The configuration keeps
+    its dropout, so that a saved model fine-tunes as its family does. Raises what `refuse_unless_packed` raises.
+    """
+    refuse_unless_packed(model, dtype, device)
     model.set_attn_implementation(PACKED)
     for module in _attention_modules(model):
         if isinstance(getattr(module, "dropout", None), nn.Dropout):
@@ -126,11 +148,18 @@ def model_inputs(model: PreTrainedModel, batch: Mapping[str, Any]) -> dict[str, 
 
     Token types are handed on where the batch has them and the model tells them apart (`model_input_names`). Positions
     are given where the model would otherwise guess them: in a packed batch, and for the RoBERTa family, which counts
-    them from the ids and would be off by one behind a [PAD] that masking drew as a random token.
+    them from the ids and would be off by one behind a [PAD] that masking drew as a random token. Raises `InputError`
+    for a packed batch and a model whose attention does not tell its sequences apart.
     """
     input_ids = batch["input_ids"]
     offset = position_offset(model)
     if "cu_seqlens" in batch:
+        kind = str(model.config._attn_implementation)
+        if kind != PACKED and "flash" not in kind:
+            raise InputError(
+                f"a packed batch for a {type(model).__name__} whose attention ({kind}) would let every text see the "
+                "others; call models.adapt(..., layout='packed') first, or use the padded layout"
+            )
         cu_seqlens, longest = batch["cu_seqlens"], batch["max_seqlen"]
         return {
             "input_ids": input_ids,

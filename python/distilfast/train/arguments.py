@@ -88,7 +88,9 @@ class DataArguments:
         12, "Texts of fewer tokens are left out and counted, by default 12 for masked_lm, 0 elsewhere."
     )
     batch_tokens: int = choice(16384, "Tokens in a micro-batch, padding included.")
-    layout: Literal["padded", "packed"] = choice("padded", "Rows of equal width, or sequences end to end.")
+    layout: Literal["auto", "padded", "packed"] = choice(
+        "auto", "Rows of equal width, or sequences end to end; auto: end to end on CUDA, where the models can run so."
+    )
     mlm_mask_prop: float = choice(0.15, "Share of the tokens that are to be predicted.")
     word_mask: float = choice(0.8, "Share of those that become [MASK].")
     word_keep: float = choice(0.1, "Share of those that stay.")
@@ -222,6 +224,9 @@ class DistillationArguments(TrainingArguments):
             self.report_to = "tensorboard" if importlib.util.find_spec("tensorboard") else "none"
             if self.report_to == "none":
                 logger.info("logs go to the screen alone: tensorboard is not installed")
+        if self.accelerator_config is None and self.dataloader_pin_memory:
+            # Else the copy of each tensor of a batch would wait for the GPU.
+            self.accelerator_config = {"non_blocking": True}
         try:
             super().__post_init__()  # type: ignore[no-untyped-call]
         except (ValueError, ImportError) as error:

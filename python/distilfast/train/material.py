@@ -17,9 +17,10 @@ from ..batches.masked import MaskedBatches
 from ..batches.sentences import SentenceBatches
 from ..heads.choice import choose_head
 from ..heads.head import Head
+from ..models.attention import choose_layout
 from ..tokenizer import Tokenizer, load_transformers_tokenizer
 from . import labelled, text
-from .arguments import ALPHAS, DistillationArguments
+from .arguments import ALPHAS, DataArguments, DistillationArguments
 from .inputs import Arguments, Given, set_to_zero
 from .kept_outputs import check_cache
 from .labelled import LabelledRun
@@ -67,10 +68,11 @@ def text_material(arguments: Arguments, given: Given, teachers: Sequence[PreTrai
     said += other_widths(args, given, student, teachers)
     text.check_vocabularies(models, teachers, student, tokens.tokenizer)
     head = choose_head(teachers[0] if teachers else student, args.head)
+    data, chosen = with_layout(data, args, [*teachers, student])
     batches = text.build_batches(data, args, tokens)
     held_out = text.build_held_out(data, args, tokens, column)
     text.check_positions(batches, [*teachers, student])
-    notes = (*text.read_notes(tokens), *said)
+    notes = (*text.read_notes(tokens), *said, *chosen)
     return Material(student, head, batches, held_out, tokens.tokenizer, notes=notes)
 
 
@@ -120,6 +122,19 @@ def rows_material(arguments: Arguments, given: Given, teachers: Sequence[PreTrai
     batches = run.batches(size, args.batches_per_step, seed, mixing)
     held_out = run.held_out(args.per_device_eval_batch_size)
     return Material(student, head, batches, held_out, saved, run, notes=(*said, *notes))
+
+
+def with_layout(
+    data: DataArguments, args: DistillationArguments, models: Sequence[PreTrainedModel]
+) -> tuple[DataArguments, list[str]]:
+    """`data` with the layout that suits models and device where it is "auto", and what there is to say of it."""
+    if data.layout != "auto":
+        return data, []
+    if args.alpha_rel != 0:
+        # Relations are within a sequence: of a packed batch they are taken one by one.
+        return replace(data, layout="padded"), []
+    layout, note = choose_layout(models, args.compute_dtype, args.device)
+    return replace(data, layout=layout), [] if note is None else [note]
 
 
 def other_widths(

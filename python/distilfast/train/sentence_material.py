@@ -27,7 +27,7 @@ from .arguments import DistillationArguments
 from .checkpoint import fingerprint
 from .inputs import Arguments, Given, set_to_zero
 from .kept_outputs import AT_ONCE, ids_digest, kept_outputs
-from .material import Material
+from .material import Material, with_layout
 from .model_arguments import ModelArguments
 from .sample import of_texts
 from .sentences import FEW_TEXTS, Reader, Sentences, batches_of, read_search, read_sentence_pairs, read_sentences
@@ -130,6 +130,10 @@ def sentence_material(arguments: Arguments, given: Given, teachers: Sequence[Pre
     notes += reasons
     if len(texts.ids) < FEW_TEXTS:
         notes.append(f"warning: {len(texts.ids):,} texts are few; a student learns from some {FEW_TEXTS:,} or more")
+    if data.layout == "auto" and any(each is not None for each in texts.teachers):
+        data = replace(data, layout="padded")  # as the teachers' own tokens are
+    data, chosen = with_layout(data, args, [made.model, *(each.model for each in loaded if runs)])
+    notes += chosen
     head = Embedding(
         made.modules,
         made.reader.settings,

@@ -217,8 +217,10 @@ def batches_of(
     args: DistillationArguments,
     training: bool,
 ) -> SentenceBatches:
-    """Batches to train on, planned for the optimiser steps of all ranks together, or to evaluate on."""
+    """Batches to train on, planned for the optimiser steps of all ranks together, or to evaluate on; the layout is
+    chosen."""
     assert args.batches_per_step is not None
+    assert data.layout != "auto"
     seed = args.seed if args.data_seed is None else args.data_seed
     return SentenceBatches(
         sentences.ids,

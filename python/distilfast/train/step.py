@@ -23,6 +23,7 @@ from ..heads.objective import Objective
 from ..heads.positions import counted_positions
 from ..losses.arguments import mixture_of
 from ..models.bf16 import WeightCopies, untied_embeddings
+from ..models.padding_mask import with_shared_padding
 from .layer_losses import HiddenLayerLoss, RelationLoss
 
 
@@ -96,6 +97,7 @@ class DistillationStep(nn.Module):
     def compute_losses(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """The losses with the weights that the student has at this moment."""
         objective, head = self.objective, self.head
+        batch = with_shared_padding(batch, (self.student, *self.needed_teachers))
         rows = head.rows(batch, objective)
         targets = [self.target(number, batch, rows) for number in range(len(self.needed_teachers))]
         student = head.outputs(self.student, batch, rows, objective)

@@ -197,8 +197,9 @@ def build_masking(data: DataArguments) -> Masking:
 
 
 def build_batches(data: DataArguments, args: DistillationArguments, tokens: PreparedTokens) -> MaskedBatches:
-    """Masked batches of the tokens, planned for the optimiser steps of all ranks together."""
+    """Masked batches of the tokens, planned for the optimiser steps of all ranks together; the layout is chosen."""
     assert args.batches_per_step is not None
+    assert data.layout != "auto"
     return MaskedBatches(
         tokens.dataset,
         tokens.tokenizer,
@@ -228,6 +229,7 @@ def build_held_out(
         return None
     if not evaluates:
         raise InputError("--validation_text is never looked at with --eval_strategy no; give --eval_strategy epoch")
+    assert data.layout != "auto"
     rows = tokens.tokenizer.encode_batch(read_texts(data.validation_text, column=column), max_length=data.max_length)
     return MaskedBatches(
         rows,

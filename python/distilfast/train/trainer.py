@@ -64,7 +64,8 @@ class DistillationTrainer(EvaluatingTrainer):
     `student` keeps float32 weights; `teacher` (several: see `DistillationStep`; None: the loss against labels alone)
     is frozen and moved to the device in the dtype that is computed in, when training begins (`adapt_models`). `head`,
     a `Head` or the name of one, says what is compared (default: `args.head`, else masked_lm). `processing_class` is the
-    tokenizer that is saved with the student. Checkpoints hold all that a resume needs to go on bit for bit;
+    tokenizer that is saved with the student. Checkpoints hold all that a resume needs to go on bit for bit (on a GPU
+    with `full_determinism`, for there PyTorch adds in any order without it);
     `train(resume_from_checkpoint="last")` goes on from the latest that is whole.
 
     Raises `InputError` for models that do not fit each other or the losses, and for batches planned for another number
