@@ -58,6 +58,7 @@ def linear_distillation_loss_forward(
     rows: Tensor | None = None,
     chunk_rows: int | None = None,
     workspace_dtype: torch.dtype | None = None,
+    gradient_dtype: torch.dtype | None = None,
     needs: tuple[bool, bool, bool] = (True, True, True),
     ignore_index: int = -100,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
@@ -77,11 +78,12 @@ def linear_distillation_loss_forward(
         chunk_rows: rows of a chunk; None: by the rule of `chunk_rows`.
         workspace_dtype: of the chunk's logits and their gradient; None: float16 on CUDA (logits beyond 65,504 then
             give NaN: ask for float32), at least float32 elsewhere.
+        gradient_dtype: of the three gradients; None: that of what each is the gradient of.
         needs: whether the gradients of hidden states, weight and bias are wanted.
 
     Returns:
         `w KL`, cross-entropy and `w |s - t|^2` of each row, float32 [N], without scales; the gradients of hidden
-        states, weight and bias in their dtypes, summed over rows in float32, None where not wanted.
+        states, weight and bias, summed over rows in float32, None where not wanted.
 
     Raises:
         TypeError, ValueError: for dtypes, shapes and devices that do not go together.
@@ -102,10 +104,10 @@ def linear_distillation_loss_forward(
     count = total if rows is None else rows.shape[0]
     new = torch.zeros if rows is not None or count == 0 else torch.empty
     values = [new(total, dtype=torch.float32, device=device) for _ in range(3)]
-    d_hidden = new(features.shape, dtype=features.dtype, device=device) if needs[0] else None
+    d_hidden = new(features.shape, dtype=gradient_dtype or features.dtype, device=device) if needs[0] else None
     if count == 0 or columns == 0:
-        d_weight = torch.zeros(weight.shape, dtype=weight.dtype, device=device) if needs[1] else None
-        d_bias = torch.zeros(bias.shape, dtype=bias.dtype, device=device) if needs[2] and bias is not None else None
+        d_weight = torch.zeros_like(weight, dtype=gradient_dtype) if needs[1] else None
+        d_bias = torch.zeros_like(bias, dtype=gradient_dtype) if needs[2] and bias is not None else None
         return values[0], values[1], values[2], d_hidden, d_weight, d_bias
 
     # Both scales times one factor, so that the largest entries of the gradient are near GAIN: a float16 workspace would
@@ -147,13 +149,19 @@ def linear_distillation_loss_forward(
                 value[chunk] = chunk_value.to(torch.float32)
             gradient = spaces[0]
             if d_hidden is not None:
-                d_hidden[chunk] = (_product(gradient, matrices[0]) / factor).to(d_hidden.dtype)
+                product = _product(gradient, matrices[0])
+                if rows is None:
+                    torch.div(product, factor, out=d_hidden[start:stop])
+                else:
+                    d_hidden[chunk] = _quotient(product, factor, d_hidden.dtype)
             if sum_weight is not None:
                 _add_product(sum_weight, gradient.t(), inputs[0], first=start == 0)
             if sum_bias is not None:
                 sum_bias += logits[0].sum(0, dtype=torch.float32)
-        d_weight = None if sum_weight is None else _quotient(sum_weight[:columns], factor, weight.dtype)
-        d_bias = None if sum_bias is None or bias is None else _quotient(sum_bias, factor, bias.dtype)
+        d_weight = (
+            None if sum_weight is None else _quotient(sum_weight[:columns], factor, gradient_dtype or weight.dtype)
+        )
+        d_bias = None if sum_bias is None or bias is None else _quotient(sum_bias, factor, gradient_dtype or bias.dtype)
     return values[0], values[1], values[2], d_hidden, d_weight, d_bias
 
 

@@ -72,8 +72,10 @@ def check_linear(
 ) -> None:
     student, teacher = heads(dtype, bias)
     teachers = [teacher, LinearHead(*(None if each is None else -each.detach() for each in student))][:count]
-    shares = SHARES if count == 2 else [1.0]
+    shares = [[], [1.0], SHARES][count]
     terms = LossTerms(LABELS, WEIGHTS, torch.tensor(0.25), torch.tensor(0.5), 2.0, ALPHAS)
+    if not teachers:  # as `linear_masked_ce` asks for it
+        terms = terms._replace(row_weights=torch.zeros(N), alphas=(0.0, 2.0, 0.0))
     wide = [None if each is None else each.detach().float().requires_grad_() for each in student]
     want = dispatch.linear_loss(
         LinearHead(*wide),
@@ -104,14 +106,14 @@ def check_linear(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("needs", [(True, True, True), (True, False, False), (False, True, True), (False,) * 3])
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [0, 1, 2])
 def test_linear(dtype: torch.dtype, bias: bool, needs: tuple[bool, ...], count: int) -> None:
     check_linear(cpu_logits_rows, dtype, bias, needs, count)
 
 
 @pytest.mark.interpret
 @pytest.mark.usefixtures("interpreter")
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [0, 1, 2])
 def test_linear_with_k1(count: int) -> None:
     check_linear(gpu_logits_rows, torch.float32, True, (True, True, True), count)
 
@@ -130,6 +132,21 @@ def test_linear_in_float16(count: int, columns: int) -> None:
         got = gpu_linear_rows(student, teachers, shares, terms, (True,) * 3, gpu_logits_rows)
     want = gpu_linear_rows(student, teachers, shares, terms, (True,) * 3, cpu_logits_rows)
     for each, expected in zip((*got[0], *got[1]), (*want[0], *want[1]), strict=True):
+        assert (each - expected).norm() <= 5e-3 * expected.norm()
+
+
+def test_float16_heads_get_float32_gradients_that_no_scale_has_rounded() -> None:
+    student, *teachers = (LinearHead(*(None if x is None else x.half() for x in head)) for head in heads_of(33))
+    scale = torch.tensor(2.0**-24)  # the gradients of a step of many rows lie below float16's least number
+    terms = LossTerms(LABELS, WEIGHTS, scale, scale, 2.0, ALPHAS)
+    _, got = gpu_linear_rows(student, teachers[:1], [1.0], terms, (True,) * 3, cpu_logits_rows)
+    wide = [LinearHead(*(None if x is None else x.float() for x in head)) for head in (student, teachers[0])]
+    _, want = gpu_linear_rows(wide[0], wide[1:], [1.0], terms, (True,) * 3, cpu_logits_rows)
+    for each, expected in zip(got, want, strict=True):
+        assert each is not None
+        assert expected is not None
+        assert each.dtype == torch.float32
+        assert 0 < expected.norm() < 1e-4
         assert (each - expected).norm() <= 5e-3 * expected.norm()
 
 

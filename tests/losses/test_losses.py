@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from distilfast import losses
+from distilfast import InputError, losses
 from torch import Tensor
 
 
@@ -54,6 +54,28 @@ def test_masked_ce_is_cross_entropy() -> None:
     value = losses.masked_ce(student, labels, impl="eager")
     torch.testing.assert_close(value, expected)
     torch.testing.assert_close(torch.autograd.grad(value, student), torch.autograd.grad(expected, student))
+
+
+@pytest.mark.parametrize("impl", ["fused", "eager"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_masked_ce_is_cross_entropy_of_the_product(impl: str, bias: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((2, 3, 6), (11, 6), (11,))
+    hidden, weight, offset = (torch.randn(each, generator=generator, requires_grad=True) for each in shapes)
+    leaves = [hidden, weight, offset] if bias else [hidden, weight]
+    labels = torch.tensor([[3, -100, 10], [0, -100, 4]])
+    logits = F.linear(hidden, weight, offset if bias else None)
+    expected = F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+    value = losses.linear_masked_ce(hidden, weight, offset if bias else None, labels, impl=impl)
+    torch.testing.assert_close(value, expected)
+    for got, want in zip(torch.autograd.grad(value, leaves), torch.autograd.grad(expected, leaves), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-7)
+    halved = losses.linear_masked_ce(hidden, weight, None, labels, num_rows=8, impl=impl)
+    torch.testing.assert_close(halved, losses.linear_masked_ce(hidden, weight, None, labels, impl=impl) / 2)
+    nothing = losses.linear_masked_ce(hidden, weight, None, torch.full_like(labels, -100), impl=impl)
+    assert nothing.item() == 0
+    with pytest.raises(InputError, match="label 11 in row 0"):
+        losses.linear_masked_ce(hidden, weight, None, labels + 8 * (labels == 3), impl=impl)
 
 
 def test_hidden_cosine_is_cosine_embedding_loss() -> None:

@@ -321,3 +321,35 @@ def test_bad_input_is_refused(name: str) -> None:
     error, message, call = REFUSED[name]
     with pytest.raises(error, match=message):
         call(tensors())
+
+
+@pytest.mark.parametrize("loss", ["logits", "linear", "cosine"])
+def test_float16_gradients_keep_their_digits_under_a_scaled_loss(loss: str) -> None:
+    """As a GradScaler scales it: what is divided by the rows of a large batch is rounded after the multiplication."""
+    generator = torch.Generator().manual_seed(0)
+    scale, rows = 65536.0, 16384.0
+    student, teacher = (torch.randn(6, 40, generator=generator).half() for _ in range(2))
+    weight = torch.randn(70, 40, generator=generator).half()
+    labels = torch.tensor([1, -100, 39, -100, -100, 5])
+
+    def compute(student: Tensor, weight: Tensor, impl: str) -> Tensor:
+        other = teacher.to(student.dtype)
+        if loss == "logits":
+            return losses.distillation_loss(
+                student, other, labels, num_kl_rows=rows, num_mlm_rows=rows, impl=impl
+            ).total
+        if loss == "cosine":
+            return losses.hidden_cosine(student, other, num_rows=rows, impl=impl)
+        heads = (student, weight, None, other, weight.detach().flip(0), None)
+        return losses.linear_distillation_loss(*heads, labels, num_kl_rows=rows, num_mlm_rows=rows, impl=impl).total
+
+    leaves = [student.requires_grad_(), weight.requires_grad_()][: 2 if loss == "linear" else 1]
+    (scale * compute(student, weight, "fused")).backward()
+    wide = [each.detach().double().requires_grad_() for each in (student, weight)]
+    compute(*wide, "eager").backward()
+    for narrow, exact in zip(leaves, wide, strict=False):
+        assert narrow.grad is not None
+        assert exact.grad is not None
+        assert narrow.grad.dtype == torch.float16
+        difference = narrow.grad.double() / scale - exact.grad
+        assert difference.norm() <= 1e-3 * exact.grad.norm()

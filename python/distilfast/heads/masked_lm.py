@@ -74,7 +74,9 @@ class MaskedLM(Head):
         assert rows.labels is not None
         decoder, features = mlm_decoder(student.model), mlm_transform(student.model, student.compared)
         if not self.compares_teacher(objective):
-            mlm = losses.masked_ce(decoder(features), rows.labels, num_rows=rows.num_labelled, impl=objective.impl)
+            mlm = losses.linear_masked_ce(
+                features, decoder.weight, decoder.bias, rows.labels, num_rows=rows.num_labelled, impl=objective.impl
+            )
             return objective.alpha_mlm * mlm, {"loss_mlm": mlm.detach()}
         with torch.no_grad():
             target_features = [mlm_transform(target.model, target.compared) for target in targets]

@@ -89,6 +89,26 @@ def masked_ce(
     return dispatch.logits_loss(student, [], [], terms, impl)[0]
 
 
+def linear_masked_ce(
+    student_hidden: Tensor,
+    student_weight: Tensor,
+    student_bias: Tensor | None,
+    labels: Tensor,
+    num_rows: float | Tensor | None = None,
+    impl: str = "auto",
+) -> Tensor:
+    """`masked_ce` of `hidden @ weight.T + bias`, without ever holding all logits: `linear_distillation_loss` without a
+    teacher, whose arguments and errors these are.
+    """
+    student = arguments.check_linear_head("student", LinearHead(student_hidden, student_weight, student_bias))
+    label_rows = arguments.label_rows(labels, "student_hidden", student_hidden, student_weight.shape[0])
+    features = _rows(student_hidden)
+    mlm_scale = arguments.row_scale("num_rows", num_rows, label_rows != definitions.IGNORED, features)
+    nowhere = torch.zeros(len(features), dtype=torch.float32, device=features.device)
+    terms = LossTerms(label_rows, nowhere, torch.zeros_like(mlm_scale), mlm_scale, 1.0, [0.0, 1.0, 0.0])
+    return dispatch.linear_loss(student._replace(features=features), [], [], terms, impl)[0]
+
+
 def distillation_loss(
     student_logits: Tensor,
     teacher_logits: Tensor | Sequence[Tensor],

@@ -32,6 +32,7 @@ def logits_loss(
     impl: str,
 ) -> LossTuple:
     """Total, KL, cross-entropy and MSE of logits [N, V]; without teachers or labels their terms are 0."""
+    student = _wide(student)
     if _takes_kernel("logits", impl, _refusal(student, *teachers), student):
         total, *parts, _ = operators.distillation_loss(student, teachers, mixture, *terms, _needs_gradient(student))
         return total, parts[0], parts[1], parts[2]
@@ -45,14 +46,17 @@ def linear_loss(
     terms: LossTerms,
     impl: str,
 ) -> LossTuple:
-    """As `logits_loss`, of the products of hidden states and weights."""
+    """As `logits_loss`, of the products of hidden states and weights; without teachers their terms are 0."""
     device = student.features.device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         student, teachers = _cast(student, dtype), [_cast(each, dtype) for each in teachers]
+    if student.features.dtype == torch.float16 and device == "cpu":  # on a GPU the kernel keeps float32 gradients
+        student, teachers = _cast(student, torch.float32), [_cast(each, torch.float32) for each in teachers]
     given = [part for head in (student, *teachers) for part in head if part is not None]
     if _takes_kernel("linear", impl, _refusal(*given, one_dtype=True), student.features):
-        features, weights, biases = map(list, zip(*teachers, strict=True))
+        features, weights = ([getattr(each, part) for each in teachers] for part in ("features", "weight"))
+        biases = [each.bias for each in teachers]
         needs_gradients = [each is not None and _needs_gradient(each) for each in student]
         total, kl, mlm, mse, *_ = operators.linear_distillation_loss(
             *student, features, weights, biases, mixture, *terms, needs_gradients
@@ -67,6 +71,7 @@ def hidden_loss(
     kind: str, pairs: Sequence[tuple[Tensor, Tensor]], row_weights: Tensor | None, scale: Tensor, impl: str
 ) -> Tensor:
     """The cosine loss or the MSE (`kind`) of pairs of hidden states [N, H], alike in shape and dtypes, summed."""
+    pairs = [(_wide(student), teacher) for student, teacher in pairs]
     student = pairs[0][0]
     if _takes_kernel(kind, impl, _refusal(*pairs[0]), student):
         students, teachers = map(list, zip(*pairs, strict=True))
@@ -104,6 +109,12 @@ def eager_logits_loss(
     if not weighted and student.requires_grad:
         total = total + 0.0 * student[:0].sum().to(total.dtype)
     return total, kl.detach(), mlm.detach(), mse.detach()
+
+
+def _wide(student: Tensor) -> Tensor:
+    """`student`, in float32 if it is float16: the kernels make the gradient with the value, in the student's dtype, and
+    divided by the number of rows most of it would round to 0 before a GradScaler could multiply it."""
+    return student.float() if student.dtype == torch.float16 else student
 
 
 def _counted(row_weights: Tensor | None) -> Tensor | None:

@@ -95,6 +95,7 @@ def gpu_linear_rows(
     """`cpu_linear_rows` of GPUs; `kernel` as of `row_losses`.
 
     16-bit heads are multiplied into float16 logits, which have more digits than bfloat16; float32 stays float32.
+    Float16 heads get float32 gradients (`gradient_dtype`).
     """
     features = student.features
     labels, row_weights = terms.filled(features)
@@ -116,9 +117,15 @@ def gpu_linear_rows(
     *rows, d_features, d_weight, d_bias = triton_kernels().linear_distillation_loss_forward(
         student, teachers, labels, row_weights, terms.temperature, *terms.alphas, terms.kl_scale, terms.mlm_scale,
         row_loss=row_loss, workspace_dtype=torch.float32 if features.dtype == torch.float32 else None,
-        needs=tuple(needs_gradients),
+        gradient_dtype=gradient_dtype(features.dtype), needs=tuple(needs_gradients),
     )  # fmt: skip
     return (rows[0], rows[1], rows[2]), (d_features, d_weight, d_bias)
+
+
+def gradient_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Of the gradients of a head in `dtype`: a float16 one is rounded after the backward pass has multiplied it, by a
+    GradScaler's scale as a rule, without which most of its entries would round to 0."""
+    return torch.float32 if dtype == torch.float16 else dtype
 
 
 def _counted_rows(terms: LossTerms) -> Tensor | None:

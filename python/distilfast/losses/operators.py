@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .arguments import LinearHead
-from .linear import cpu_linear_rows, gpu_linear_rows
+from .linear import cpu_linear_rows, gpu_linear_rows, gradient_dtype
 from .rows import LossTerms, cpu_hidden_rows, row_losses, triton_kernels
 
 
@@ -87,7 +87,7 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     needs_gradients = rest[-1]
     d_features, d_weight, d_bias = (
-        torch.empty(of.shape, dtype=of.dtype, device=of.device)
+        torch.empty(of.shape, dtype=gradient_dtype(of.dtype), device=of.device)
         if of is not None and needed
         else student_features.new_empty(0)
         for of, needed in zip((student_features, student_weight, student_bias), needs_gradients, strict=True)
