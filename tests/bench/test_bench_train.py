@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import os
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 from distilfast import InputError
-from distilfast.bench import plain_loop, train, trainers
+from distilfast.bench import masked_lm, measure, plain_loop, train, trainers
+from distilfast.models import adaptation
 from distilfast.train.stopped import TrainingInterruptedError
 from transformers import BertConfig, BertForMaskedLM, Trainer, TrainingArguments
 
@@ -23,16 +25,18 @@ def tokenizer(tmp_path: Path) -> object:
     vocabulary = tmp_path / "vocab.txt"
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{number}" for number in range(60))]
     vocabulary.write_text("\n".join(words) + "\n")
-    return train._transformers_tokenizer(vocabulary)
+    return masked_lm.transformers_tokenizer(vocabulary)
 
 
+@pytest.mark.parametrize("layout", ["padded", "packed"])
 def test_the_bench_runs_and_its_result_is_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("DISTILFAST_DATA", raising=False)
     flags = "--size tiny --batch_tokens 256 --max_length 64 --rounds 1 --batches 2 --batches_per_step 2 --threads 1"
     threads = torch.get_num_threads()
-    monkeypatch.setattr("sys.argv", ["train", *flags.split(), "--json", str(tmp_path / "result.json")])
+    told = ["--layout", layout, "--json", str(tmp_path / "result.json")]
+    monkeypatch.setattr("sys.argv", ["train", *flags.split(), *told])
     train.main()
     torch.set_num_threads(threads)
     result = json.loads((tmp_path / "result.json").read_text())
@@ -43,12 +47,71 @@ def test_the_bench_runs_and_its_result_is_whole(
     assert result["ratio_to_best"] == pytest.approx(speeds["ours"] / speeds["best settings"])
     assert result["loss"]["ours"] == pytest.approx(result["loss"]["plain"], rel=1e-4)
     assert result["rows"]["source"] == "made up"
+    assert result["layout"] == layout
+    assert 0 < result["contenders"]["ours"]["tokens_per_batch"] <= 256
     assert 0 < result["loader_share"] < 1
     assert 0 < result["utilization"] < 1
     assert 0 < result["loss_share"] < 1
     printed = capsys.readouterr().out
     assert "| plain loop |" in printed
     assert f"ours is {result['ratio_to_plain']:.2f} times the plain loop" in printed
+
+
+def test_on_a_gpu_ours_is_checked_in_bfloat16_and_the_plain_loop_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel without padding does not compute in float32, in which the student is kept."""
+    vocabulary = tmp_path / "vocab.txt"
+    vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *map(str, range(60))]) + "\n")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    config = BertConfig(vocab_size=65, **sizes)
+    contest = masked_lm.Contest(config, ROWS, vocabulary, 40, 100, 2, "packed", torch.device("cpu"))
+    checked = []
+    monkeypatch.setattr(adaptation, "use_packed", lambda model, dtype, device: checked.append((dtype, device)))
+    contest.our_loop()
+    assert checked == [(torch.bfloat16, torch.device("cpu"))] * 2
+    contest.device = torch.device("cuda")
+    numbers = []
+    monkeypatch.setattr(masked_lm, "collated_batches", lambda *_, number, **__: numbers.append(number))
+    contest.plain_loop(grouped=False, bf16=False)
+    assert numbers == [100 // max(map(len, ROWS))]
+
+
+def test_a_contender_that_fails_leaves_the_others_results() -> None:
+    turns = itertools.count()
+
+    def runs_out() -> int:
+        if next(turns) >= 2:
+            raise torch.OutOfMemoryError("CUDA out of memory\nat great length")
+        return 7
+
+    def is_refused() -> measure.Step:
+        raise InputError("this model cannot run packed")
+
+    contenders = {"ours": lambda: lambda: 5, "plain loop": lambda: runs_out, "best settings": is_refused}
+    told: list[dict[str, dict[str, object]]] = []
+    keep = lambda results: told.append(copy.deepcopy(results))  # noqa: E731
+    found = measure.measure(contenders, torch.device("cpu"), 1, 2, keep)
+    assert found["best settings"] == {"error": "InputError: this model cannot run packed"}
+    assert found["ours"]["tokens_per_batch"] == 5
+    assert found["plain loop"]["error"] == "OutOfMemoryError: CUDA out of memory"
+    assert told[1]["plain loop"]["tokens_per_batch"] == 7  # was written when it still ran
+    assert masked_lm.ratios(found) == {}
+    assert masked_lm.ratios(told[1]).keys() == {"ratio_to_plain"}
+    facts = {
+        "size": "tiny",
+        "layout": "packed",
+        "batch_tokens": 7,
+        "device": "cpu",
+        "threads": 1,
+        "contenders": told[0],
+    }
+    versions, rows = dict.fromkeys(("torch", "transformers"), "5"), {"mean_length": 1, "max_length": 2, "source": "x"}
+    loss = {"ours": 1.0, "plain": 1.0}
+    said = masked_lm.table({**facts, "versions": versions, "rows": rows, "loss": loss, "error": "no luck"})
+    assert "| plain loop | not measured yet |" in said
+    assert "| best settings | InputError: this model cannot run packed |" in said
+    assert said.endswith("failed: no luck")
 
 
 HEADS = ["classification", "tokens", "embedding"]
@@ -128,8 +191,8 @@ def test_other_tokens_and_other_losses_stop_the_bench() -> None:
 def test_unequal_losses_stop_the_bench(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
-    teacher = train.freeze(BertForMaskedLM(BertConfig(vocab_size=65, **sizes)))
-    student = train.create_student(teacher)
+    teacher = masked_lm.freeze(BertForMaskedLM(BertConfig(vocab_size=65, **sizes)))
+    student = masked_lm.create_student(teacher)
     ids = torch.tensor([ROWS[0] + [0, 0], ROWS[4] + [0], ROWS[2]])
     batch = {
         "input_ids": ids,
@@ -140,11 +203,11 @@ def test_unequal_losses_stop_the_bench(monkeypatch: pytest.MonkeyPatch) -> None:
         "num_attended_in_step": torch.tensor(1000),
         "num_masked_in_step": torch.tensor(1000),
     }
-    ours, theirs = train.check_equal_losses(student, teacher, batch)
+    ours, theirs = masked_lm.check_equal_losses(student, teacher, batch)
     assert ours == pytest.approx(theirs, rel=1e-5)
     monkeypatch.setattr(plain_loop, "ALPHA_MLM", 2.01)
     with pytest.raises(AssertionError, match="losses differ"):
-        train.check_equal_losses(student, teacher, batch)
+        masked_lm.check_equal_losses(student, teacher, batch)
 
 
 def test_random_batches_are_padded_to_their_longest_row(tokenizer: object) -> None:

@@ -1,4 +1,5 @@
-"""`python -m distilfast.bench losses`: value and gradient of the losses against eager PyTorch, torch.compile and Liger.
+"""`python -m distilfast.bench losses`: value and gradient of the losses against eager PyTorch, torch.compile, Liger and
+TRL.
 
 All contenders take the same inputs in one process, in turn. The floor is measured there too: one addition that reads
 two matrices of logits and writes a third, which is what a loss cannot do without. On the CPU it is measured twice, into
@@ -8,7 +9,6 @@ fails (for want of memory, say) is reported with its error, and the JSON file is
 
 from __future__ import annotations
 
-import importlib.metadata
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +25,8 @@ from .._command import parse, require_positive
 from .._core import InputError
 from .._files import write_text
 from ..metrics.speed import device_name
+from . import rivals
+from .measure import said_errors
 from .results import ResultFile
 
 Step = Callable[[], object]
@@ -59,36 +61,6 @@ def eager_loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     return 5.0 * kl + 2.0 * F.cross_entropy(student.float(), labels)
 
 
-def liger_loss() -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
-    """The nearest composition of Liger's losses; None where it is not installed."""
-    try:
-        from liger_kernel.transformers import LigerCrossEntropyLoss, LigerKLDIVLoss
-    except ImportError:
-        return None
-    divergence, cross_entropy = LigerKLDIVLoss(reduction="batchmean"), LigerCrossEntropyLoss()
-
-    def loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-        log_p = F.log_softmax(student.float() / TEMPERATURE, dim=-1)
-        q = F.softmax(teacher.float() / TEMPERATURE, dim=-1)
-        # Liger's cross-entropy overwrites its argument.
-        result: Tensor = 5.0 * divergence(log_p, q) * TEMPERATURE**2 + 2.0 * cross_entropy(student.clone(), labels)
-        return result
-
-    return loss
-
-
-def liger_linear_loss() -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] | None:
-    """Liger's fused linear JSD at its KL end: no bias and no cross-entropy; None where it is not installed."""
-    try:
-        from liger_kernel.transformers import LigerFusedLinearJSD
-    except ImportError:
-        return None
-    loss: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = LigerFusedLinearJSD(
-        jsd_beta=0.0, temperature=TEMPERATURE
-    )
-    return loss
-
-
 def logits_steps(student: Tensor, teacher: Tensor, labels: Tensor, with_compile: bool) -> dict[str, Step]:
     """Name -> value and gradient with respect to the student's logits."""
     out = torch.empty_like(student)
@@ -107,9 +79,7 @@ def logits_steps(student: Tensor, teacher: Tensor, labels: Tensor, with_compile:
     if with_compile:
         torch.compiler.reset()  # past its limit of recompilations a case would silently run eagerly
         steps["torch.compile"] = stepping(torch.compile(eager_loss, dynamic=False))
-    if student.is_cuda and (liger := liger_loss()) is not None:
-        steps[f"liger {importlib.metadata.version('liger-kernel')}"] = stepping(liger)
-    return steps
+    return steps | rivals.logits_steps(student, teacher, labels, TEMPERATURE)
 
 
 def linear_steps(rows: int, vocabulary: int, hidden: int, labels: Tensor, dtype: torch.dtype) -> dict[str, Step]:
@@ -131,12 +101,7 @@ def linear_steps(rows: int, vocabulary: int, hidden: int, labels: Tensor, dtype:
         return torch.autograd.grad(eager_loss(F.linear(*leaves), teacher, labels), leaves)
 
     steps: dict[str, Step] = {"distilfast": ours, "eager": eager}
-    if x.is_cuda and (liger := liger_linear_loss()) is not None:
-        loss = liger
-        steps["liger fused linear JSD"] = lambda: torch.autograd.grad(
-            loss(leaves[0], leaves[1], y, teacher_weight), leaves[:2]
-        )
-    return steps
+    return steps | rivals.linear_steps(leaves, (y, teacher_weight, bias), labels, TEMPERATURE)
 
 
 def hidden_steps(name: str, rows: int, hidden: int, device: torch.device, dtype: torch.dtype) -> dict[str, Step]:
@@ -162,7 +127,7 @@ def measure(steps: dict[str, Step], device: torch.device, runs: int) -> dict[str
     times: dict[str, list[float]] = {name: [] for name in steps}
     results: dict[str, dict[str, Any]] = {name: {} for name in steps}
     for name, step in steps.items():
-        try:
+        with said_errors(results[name], device):
             step()
             if device.type == "cuda":
                 torch.cuda.synchronize()
@@ -172,12 +137,12 @@ def measure(steps: dict[str, Step], device: torch.device, runs: int) -> dict[str
                 results[name]["peak_bytes"] = float(torch.cuda.max_memory_allocated() - before)
             elif (peak := _peak_bytes(step)) is not None:
                 results[name]["peak_bytes"] = float(peak)
-        except Exception as error:  # of any library: the others are measured all the same
-            results[name]["error"] = f"{type(error).__name__}: {error}".splitlines()[0]
-    running = {name: step for name, step in steps.items() if "error" not in results[name]}
     for _ in range(runs):
-        for name, step in running.items():
-            times[name].append(_milliseconds(step, device))
+        for name, step in steps.items():
+            if "error" not in results[name]:
+                with said_errors(results[name], device):
+                    times[name].append(_milliseconds(step, device))
+    running = [name for name in steps if "error" not in results[name]]
     for name in running:
         taken = times[name]
         results[name] |= {"median_ms": statistics.median(taken), "least_ms": min(taken), "most_ms": max(taken)}
@@ -268,6 +233,7 @@ def bench(arguments: LossesBenchArguments) -> dict[str, Any]:
         "device": device_name(device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
+        "rivals": rivals.versions(),
         "dtype": name,
         "cases": [],
     }

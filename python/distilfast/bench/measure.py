@@ -6,8 +6,10 @@ import os
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -15,6 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from .. import losses
 from ..batches.masked import MaskedBatches
 from ..cpu.matmul import multiply
+
+Step = Callable[[], int]
+"""Trains on the next micro-batch; its number of tokens of text."""
 
 
 class PeakMemory:
@@ -56,25 +61,56 @@ def _resident() -> int:
 
 
 def measure(
-    contenders: dict[str, Callable[[], int]], device: torch.device, batches: int, rounds: int
-) -> dict[str, dict[str, float]]:
-    """Tokens per second (median over rounds) and peak memory of each contender; they take turns."""
+    contenders: Mapping[str, Callable[[], Step]],
+    device: torch.device,
+    batches: int,
+    rounds: int,
+    told: Callable[[dict[str, dict[str, Any]]], None] = lambda _: None,
+) -> dict[str, dict[str, Any]]:
+    """Tokens per second (median over rounds), tokens a batch and peak memory of each contender; they take turns.
+
+    A contender that fails, while it is made or at any turn, has an "error" instead, and the others go on without it.
+    `told` gets the results so far after every turn.
+    """
+    results: dict[str, dict[str, Any]] = {name: {} for name in contenders}
+    steps: dict[str, Step] = {}
     speeds: dict[str, list[float]] = {name: [] for name in contenders}
     peaks = {name: PeakMemory(device) for name in contenders}
-    for step in contenders.values():
-        step()  # compiles, plans, allocates
+    for name, make in contenders.items():
+        with said_errors(results[name], device):
+            step = make()
+            step()  # compiles, plans, allocates
+            steps[name] = step
     for _ in range(rounds):
-        for name, step in contenders.items():
-            with peaks[name]:
-                synchronize(device)
-                start = time.perf_counter()
-                tokens = sum(step() for _ in range(batches))
-                synchronize(device)
-                speeds[name].append(tokens / (time.perf_counter() - start))
-    return {
-        name: {"tokens_per_second": statistics.median(speeds[name]), "peak_memory_mb": peaks[name].bytes / 2**20}
-        for name in contenders
-    }
+        for name, step in steps.items():
+            if "error" in results[name]:
+                continue
+            with said_errors(results[name], device):
+                with peaks[name]:
+                    synchronize(device)
+                    start = time.perf_counter()
+                    tokens = sum(step() for _ in range(batches))
+                    synchronize(device)
+                    speeds[name].append(tokens / (time.perf_counter() - start))
+                results[name] = {
+                    "tokens_per_second": statistics.median(speeds[name]),
+                    "tokens_per_batch": tokens / batches,
+                    "peak_memory_mb": peaks[name].bytes / 2**20,
+                }
+            told(results)
+    return results
+
+
+@contextmanager
+def said_errors(result: dict[str, Any], device: torch.device) -> Iterator[None]:
+    """An exception within leaves its first line as `result`'s only "error", and the memory that it held to others."""
+    try:
+        yield
+    except Exception as error:  # of any library: others are measured all the same
+        result["error"] = f"{type(error).__name__}: {error}".splitlines()[0]
+        result.pop("tokens_per_second", None)
+    if "error" in result and device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def synchronize(device: torch.device) -> None:

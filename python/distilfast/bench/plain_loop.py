@@ -35,27 +35,35 @@ class RowDataset(Dataset[dict[str, list[int]]]):
 
 
 def collated_batches(
-    rows: Sequence[list[int]], tokenizer: PreTrainedTokenizerBase, batch_tokens: int, grouped: bool, seed: int = 0
+    rows: Sequence[list[int]],
+    tokenizer: PreTrainedTokenizerBase,
+    batch_tokens: int,
+    grouped: bool,
+    seed: int = 0,
+    number: int | None = None,
 ) -> Iterator[dict[str, Tensor]]:
     """Endless masked batches of about `batch_tokens` tokens of text, padded to the longest row.
 
-    Random rows, a fixed number of them; with `grouped`, rows of like length, as many as fit `batch_tokens` padded.
+    Random rows, a fixed `number` of them (None: as many as hold `batch_tokens` on average); with `grouped`, rows of
+    like length, as many as fit `batch_tokens` padded.
     """
+    if number is None:
+        number = batch_tokens * len(rows) // sum(map(len, rows))
     generator = random.Random(seed)
     while True:
         order = list(range(len(rows)))
         generator.shuffle(order)
-        groups = _like_lengths(rows, order, batch_tokens) if grouped else _fixed_number(rows, order, batch_tokens)
+        groups = _like_lengths(rows, order, batch_tokens) if grouped else _fixed_number(order, max(1, number))
         generator.shuffle(groups)
         yield from DataLoader(
             RowDataset(rows),
             batch_sampler=groups,
             collate_fn=DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15),
+            pin_memory=torch.cuda.is_available(),
         )
 
 
-def _fixed_number(rows: Sequence[list[int]], order: list[int], batch_tokens: int) -> list[list[int]]:
-    number = max(1, batch_tokens * len(rows) // sum(map(len, rows)))
+def _fixed_number(order: list[int], number: int) -> list[list[int]]:
     return [order[start : start + number] for start in range(0, len(order) - number + 1, number)]
 
 
@@ -121,7 +129,9 @@ class PlainLoop:
         self.count = 0
 
     def step(self) -> int:
-        batch = {key: value.to(self.device) for key, value in next(self.batches).items()}
+        batch = next(self.batches)
+        tokens = int(batch["attention_mask"].sum())  # on the host still: reading it from a GPU would wait for the step
+        batch = {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             loss = distillation_losses(self.student, self.teacher, batch) / self.batches_per_step
         loss.backward()  # type: ignore[no-untyped-call]
@@ -130,4 +140,4 @@ class PlainLoop:
             torch.nn.utils.clip_grad_norm_(self.parameters, 5.0)
             self.optimizer.step()
             self.optimizer.zero_grad()
-        return int(batch["attention_mask"].sum())
+        return tokens

@@ -7,41 +7,27 @@ tokens of text per second of each, the peak of its memory and the ratios are pri
 
 from __future__ import annotations
 
-import copy
-import itertools
 import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 import torch
-import transformers
-from tokenizers import Tokenizer as HFTokenizer
-from tokenizers.models import WordPiece
-from torch import Tensor
-from transformers import BertConfig, BertForMaskedLM, BertTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import BertConfig, BertTokenizer
 
-from .. import cpu
 from .._command import parse, require_positive
 from .._core import InputError
-from ..batches.masked import MaskedBatches
-from ..heads.objective import Objective
-from ..metrics.speed import device_name
-from ..models.adaptation import adapt, freeze
+from .._files import write_text
 from ..models.bf16 import bf16_is_fast
 from ..models.load import quiet
-from ..models.student import create_student
 from ..prepare.text import read_texts
 from ..tokenizer import Tokenizer
-from ..train.step import DistillationStep
-from .measure import count_flops, loader_seconds, loss_seconds, measure, peak_flops
-from .plain_loop import PlainLoop, collated_batches, distillation_losses
+from . import masked_lm
 from .results import ResultFile
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -92,104 +78,11 @@ class TrainBench(ResultFile):
         default=None,
         metadata={"help": "A text file whose lines are the rows. Default: WikiText-2 in DISTILFAST_DATA, or made up."},
     )
-
-
-class OurLoop:
-    """`DistillationStep` on `MaskedBatches`, as `DistillationTrainer` runs it."""
-
-    def __init__(
-        self, step: DistillationStep, batches: MaskedBatches, optimizer: torch.optim.Optimizer, batches_per_step: int
-    ) -> None:
-        self.module = step.train()
-        if step.copies is not None:
-            step.copies.kept = step.copies.adds_up = True
-        self.batches = endless(batches)
-        self.optimizer = optimizer
-        self.batches_per_step = batches_per_step
-        self.device = step.student.device
-        self.parameters = list(step.student.parameters())
-        self.count = 0
-
-    def step(self) -> int:
-        batch = to_device(next(self.batches), self.device)
-        self.module(batch)["loss"].backward()
-        self.count += 1
-        if self.count % self.batches_per_step == 0:
-            torch.nn.utils.clip_grad_norm_(self.parameters, 5.0)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-            if self.module.copies is not None:
-                self.module.copies.forget()
-        return int(batch["num_tokens"])
-
-
-def endless(batches: MaskedBatches) -> Iterator[dict[str, Any]]:
-    """The whole optimiser steps of all epochs, without end."""
-    whole = len(batches) - len(batches) % batches.batches_per_step
-    for epoch in itertools.count():
-        batches.set_epoch(epoch)
-        for number in range(whole):
-            yield batches[number]
-
-
-def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    return {
-        key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value for key, value in batch.items()
-    }
-
-
-def check_equal_losses(
-    student: PreTrainedModel, teacher: PreTrainedModel, batch: dict[str, Any]
-) -> tuple[float, float]:
-    """The loss of one padded batch in float32 without dropout, ours and the plain loop's, once they are equal.
-
-    Raises `AssertionError` where they differ by more than 1e-4 of their value, or the gradients of the first and last
-    layer's weights by more than 1e-3 of their norm.
-    """
-    student = copy.deepcopy(student).eval()  # type: ignore[no-untyped-call]
-    watched = [parameter for parameter in student.parameters() if parameter.ndim == 2]
-    watched = [watched[0], watched[-1]]
-    values, gradients = [], []
-    plain = with_labels(batch)
-    alone = {
-        **batch,
-        "num_attended_in_step": batch["num_tokens"],
-        "num_masked_in_step": (batch["mlm_labels"] >= 0).sum(),
-    }
-    ours = cast(Any, DistillationStep(student, teacher))
-    for compute in (
-        lambda: ours(alone)["loss"],
-        lambda: distillation_losses(student, teacher, plain),
-    ):
-        student.zero_grad()
-        loss = compute()
-        loss.backward()
-        values.append(loss.item())
-        gradients.append([cast(Tensor, parameter.grad).clone() for parameter in watched])
-    mine, others = values
-    assert abs(mine - others) <= 1e-4 * abs(others), f"losses differ: ours {mine}, the plain loop's {others}"
-    for gradient, other in zip(*gradients, strict=True):
-        assert (gradient - other).norm() <= 1e-3 * other.norm(), "gradients differ"
-    return mine, others
-
-
-def with_labels(batch: dict[str, Any]) -> dict[str, Any]:
-    """The batch with `labels` [rows, width] as `transformers` has them: -100 where nothing is masked."""
-    labels = torch.full((batch["input_ids"].numel(),), -100, device=batch["input_ids"].device)
-    used = batch["mlm_labels"] >= 0
-    labels[batch["mlm_positions"][used]] = batch["mlm_labels"][used]
-    return {**batch, "labels": labels.view_as(batch["input_ids"])}
-
-
-def plain_step_flops(student: PreTrainedModel, teacher: PreTrainedModel, batch: dict[str, Any]) -> float:
-    """FLOP a token of text of the plain loop's forward and backward pass over a padded batch, padding computed too."""
-
-    def compute() -> None:
-        distillation_losses(student, teacher, with_labels(batch)).backward()  # type: ignore[no-untyped-call]
-
-    flops = count_flops(compute)
-    student.zero_grad()
-    return flops / int(batch["num_tokens"])
+    layout: Literal["auto", "padded", "packed"] = field(
+        default="auto",
+        metadata={"help": "Of our batches, for masked_lm. Default: packed on a GPU, padded on a CPU, as in training."},
+    )
+    markdown: str | None = field(default=None, metadata={"help": "a file to write the printed table to"})
 
 
 def rows_of_text(arguments: TrainBench, vocabulary: Path, vocab_size: int) -> tuple[list[list[int]], str]:
@@ -232,6 +125,35 @@ def words_of(lines: Sequence[str], size: int) -> list[str]:
     return list(words | dict.fromkeys(f"w{number}" for number in range(size)))[:size]
 
 
+def bench_masked_lm(arguments: TrainBench) -> dict[str, Any]:
+    """The training step of masked-language models against the plain loop; the result as JSON values."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    layout: masked_lm.Layout = "packed" if device.type == "cuda" else "padded"
+    config = BertConfig(**SIZES[arguments.size])
+    with tempfile.TemporaryDirectory() as folder:
+        vocabulary = Path(folder) / "vocab.txt"
+        rows, source = rows_of_text(arguments, vocabulary, config.vocab_size)
+        contest = masked_lm.Contest(
+            config,
+            rows,
+            vocabulary,
+            longest(arguments),
+            arguments.batch_tokens or (32768 if device.type == "cuda" else 2048),
+            arguments.batches_per_step,
+            layout if arguments.layout == "auto" else arguments.layout,
+            device,
+        )
+    of_rows = {"source": source, "mean_length": sum(map(len, rows)) / len(rows), "max_length": longest(arguments)}
+
+    def write(result: dict[str, Any]) -> None:
+        save(arguments, result, masked_lm.table(result))
+
+    facts = {"size": arguments.size, "rows": of_rows}
+    return masked_lm.run(contest, facts, arguments.compile, arguments.batches, arguments.rounds, write)
+
+
 def bench_trainers(arguments: TrainBench) -> dict[str, Any]:
     """Our trainer against the usual one, for heads other than masked_lm; the result as JSON values."""
     from . import rows, sentences, trainers
@@ -262,128 +184,22 @@ def bench_trainers(arguments: TrainBench) -> dict[str, Any]:
     return trainers.run(contest._replace(facts=facts), device, arguments.rounds)
 
 
-def bench(arguments: TrainBench) -> dict[str, Any]:
-    """Runs the contest and gives its result as JSON values."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if arguments.threads is not None:
-        torch.set_num_threads(arguments.threads)
-    batch_tokens = arguments.batch_tokens or (32768 if device.type == "cuda" else 2048)
-    config = BertConfig(**SIZES[arguments.size])
-    torch.manual_seed(0)
-    teacher = freeze(cast(Any, BertForMaskedLM(config)).to(device))
-    student = create_student(teacher)
-    with tempfile.TemporaryDirectory() as folder:
-        vocabulary = Path(folder) / "vocab.txt"
-        rows, source = rows_of_text(arguments, vocabulary, config.vocab_size)
-        tokenizer = Tokenizer.from_file(str(vocabulary))
-        collator_tokenizer = _transformers_tokenizer(vocabulary)
-    steps = arguments.batches_per_step
-
-    def our_batches(layout: Literal["padded", "packed"]) -> MaskedBatches:
-        column = pa.array(rows, pa.list_(pa.uint16()))
-        return MaskedBatches(column, tokenizer, batch_tokens, longest(arguments), layout=layout, batches_per_step=steps)
-
-    padded = our_batches("padded")
-    ours, theirs = check_equal_losses(student, teacher, to_device(padded[0], device))
-
-    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-5, fused=True)
-    teacher_bf16 = freeze(cast(Any, copy.deepcopy(teacher)).to(torch.bfloat16))
-    layout: Literal["padded", "packed"] = "packed" if device.type == "cuda" else "padded"
-
-    def our_loop(**objective: Any) -> Callable[[], int]:
-        own_student, own_teacher = copy.deepcopy(student), copy.deepcopy(teacher_bf16)
-        step = DistillationStep(own_student, own_teacher, Objective(**objective), compute_dtype=torch.bfloat16)
-        adapt(own_student, own_teacher, layout=layout, stops_early=step.head.stops_early(step.objective))
-        cpu.use(own_student, own_teacher)
-        own_optimizer = torch.optim.AdamW(own_student.parameters(), lr=1e-5, fused=True)
-        return OurLoop(step, our_batches(layout), own_optimizer, steps).step
-
-    def plain_loop(grouped: bool, bf16: bool, compiled: bool = False) -> Callable[[], int]:
-        batches = collated_batches(rows, collator_tokenizer, batch_tokens, grouped)
-        return PlainLoop(student.train(), teacher, batches, optimizer, steps, bf16, compiled).step
-
-    contenders = {
-        "ours": our_loop(),
-        "ours, masked only": our_loop(kl_positions="masked", cos_positions="kl"),
-        "plain loop": plain_loop(grouped=False, bf16=False),
-        "best settings": plain_loop(grouped=True, bf16=True),
-    }
-    if arguments.compile:
-        contenders["best settings, compiled"] = plain_loop(grouped=True, bf16=True, compiled=True)
-    measured = measure(contenders, device, arguments.batches, arguments.rounds)
-    best = max(speed["tokens_per_second"] for name, speed in measured.items() if name.startswith("best"))
-    speed = measured["ours"]["tokens_per_second"]
-    mean_length = sum(map(len, rows)) / len(rows)
-    flops = plain_step_flops(student, teacher, to_device(padded[0], device))
-    peak = peak_flops(device, torch.bfloat16)
-    kernel = loss_seconds(device, batch_tokens, int(config.vocab_size), torch.bfloat16)
-    loader = loader_seconds(our_batches(layout))
-    return {
-        "device": device_name(device),
-        "threads": torch.get_num_threads(),
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        "size": arguments.size,
-        "rows": {"source": source, "mean_length": mean_length, "max_length": longest(arguments)},
-        "batch_tokens": batch_tokens,
-        "loss": {"ours": ours, "plain": theirs},
-        "contenders": measured,
-        "ratio_to_plain": speed / measured["plain loop"]["tokens_per_second"],
-        "ratio_to_best": speed / best,
-        "flops_per_token": flops,
-        "peak_flops": peak,
-        "utilization": speed * flops / peak,
-        "loss_share": kernel / (batch_tokens / speed),
-        "loader_share": loader / (batch_tokens / speed),
-    }
-
-
-def _transformers_tokenizer(vocabulary: Path) -> PreTrainedTokenizerFast:
-    """What `DataCollatorForLanguageModeling` needs: the special tokens and their ids."""
-    words = vocabulary.read_text(encoding="utf-8").splitlines()
-    engine = HFTokenizer(WordPiece({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
-    names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=engine, **{f"{name}_token": token for name, token in names.items()}
-    )
-
-
-def table(result: dict[str, Any]) -> str:
-    """The result for the screen."""
-    lines = [
-        f"{result['device']}, {result['threads']} threads, torch {result['versions']['torch']}, transformers "
-        f"{result['versions']['transformers']}",
-        f"size {result['size']}, {result['batch_tokens']} tokens a batch, rows of {result['rows']['mean_length']:.0f} "
-        f"tokens on average, at most {result['rows']['max_length']} ({result['rows']['source']})",
-        f"loss of one batch in float32: ours {result['loss']['ours']:.6f}, plain loop {result['loss']['plain']:.6f}",
-        "",
-        "| loop | tokens/s | peak memory above the models, MB |",
-        "|---|---|---|",
-    ]
-    for name, numbers in result["contenders"].items():
-        lines.append(f"| {name} | {numbers['tokens_per_second']:.0f} | {numbers['peak_memory_mb']:.0f} |")
-    lines += [
-        "",
-        f"ours is {result['ratio_to_plain']:.2f} times the plain loop, {result['ratio_to_best']:.2f} times its best "
-        "settings; "
-        f"{result['utilization']:.1%} of the {result['peak_flops'] / 1e12:.2f} TFLOP/s that a product of large "
-        "bfloat16 matrices reaches; "
-        f"of a step's time, the losses on ready logits take {result['loss_share']:.2%} and making the batch "
-        f"{result['loader_share']:.2%}",
-    ]
-    return "\n".join(lines)
+def save(arguments: TrainBench, result: dict[str, Any], table: str) -> None:
+    arguments.write(result)
+    if arguments.markdown:
+        write_text(arguments.markdown, table + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     (arguments,) = parse([TrainBench], argv)
     require_positive(arguments, "batch_tokens", "max_length", "batches", "rounds", "batches_per_step", "threads")
-    arguments.refuse_lost_files()
+    arguments.refuse_lost_files(arguments.markdown)
     if arguments.head == "masked_lm":
-        result = bench(arguments)
-        print(table(result))
+        print(masked_lm.table(bench_masked_lm(arguments)))
     else:
         from .trainers import table as table_of_trainers
 
         quiet()  # a model is loaded and saved at every turn
         result = bench_trainers(arguments)
         print(table_of_trainers(result))
-    arguments.write(result)
+        save(arguments, result, table_of_trainers(result))

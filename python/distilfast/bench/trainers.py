@@ -55,12 +55,12 @@ class Contest(NamedTuple):
 
 
 class Clock(TrainerCallback):
-    """The time at the end of every step, and the tokens of text in each."""
+    """The time at the end of every step, and the tokens of text in each batch."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.ends: list[float] = []
-        self.tokens: list[int] = []
+        self._counts: list[Tensor] = []
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         synchronize(self.device)
@@ -73,10 +73,15 @@ class Clock(TrainerCallback):
 
         def counted(model: Any, inputs: Any, *rest: Any, **options: Any) -> Tensor:
             masks = [value for name, value in inputs.items() if name.endswith("attention_mask")]
-            self.tokens.append(sum(int(mask.sum()) for mask in masks))
+            self._counts.append(torch.stack([mask.sum() for mask in masks]).sum())  # read when it is over
             return train(model, inputs, *rest, **options)
 
         cast(Any, trainer).training_step = counted
+
+    @property
+    def tokens(self) -> list[int]:
+        """Of text, in each batch."""
+        return [int(count) for count in self._counts]
 
     @property
     def tokens_per_second(self) -> float:
