@@ -266,7 +266,7 @@ def test_everything_takes_the_threads_that_torch_has(monkeypatch: pytest.MonkeyP
     for number in (1, 3):
         torch.set_num_threads(number)
         with pytest.raises(SeenError):
-            text.build_batches(DataArguments(), tiny_training.arguments("none"), _Tokens())
+            text.build_batches(DataArguments(layout="padded"), tiny_training.arguments("none"), _Tokens())
         dropout_mask((4,), 0.5, torch.float32)
         logits = torch.zeros(2, 5, requires_grad=True)
         with pytest.raises(SeenError):
