@@ -117,7 +117,9 @@ def test_what_is_measured_and_which_chooses_the_best() -> None:
     assert found["groups_left_out"] == 1
     assert found["mse"] == pytest.approx(np.mean([9, 0, 4, 1]))
     assert "kendall" not in head.metrics(Predictions(said, teacher, labels))
-    assert [head.best_metric(NOTHING, known) for known in (True, False)] == ["ndcg@10", "kendall"]
+    taught = dataclasses.replace(NOTHING, alpha_ce=1.0)
+    assert [head.best_metric(taught, known) for known in (True, False)] == ["ndcg@10", "kendall"]
+    assert head.best_metric(NOTHING, False) == "spearman"
 
 
 def test_which_models_are_rerankers() -> None:

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 from distilfast.metrics.scores import (
+    are_ranked,
     chance_group_scores,
     group_rows,
     group_scores,
@@ -50,6 +51,10 @@ def test_ranking_by_hand() -> None:
     assert found["mrr@10"] == 0.5
     # q1: of three pairs two stand in the same order; q2: the same order.
     assert found["kendall"] == pytest.approx((1 / 3 + 1) / 2)
+    assert are_ranked(labels, groups)
+    assert not are_ranked(np.zeros(6), groups)
+    alone = ranking_metrics(predictions, labels, np.arange(6), teacher_predictions=predictions)
+    assert alone == {"groups": 6.0, "groups_left_out": 6.0}  # and no tau of what was not compared
 
 
 def test_rows_of_one_score_are_not_taken_in_the_order_of_the_file() -> None:

@@ -220,7 +220,15 @@ def test_a_selected_data_set_gives_the_rows_selected() -> None:
 
 
 @pytest.mark.parametrize(
-    "source", [[], {}, {"a": [1], "b": []}, 3, datasets.IterableDataset.from_generator(lambda: [])]
+    "source",
+    [
+        [],
+        {},
+        {"a": [1], "b": []},
+        3,
+        pandas.Series(["a"], name="text"),
+        datasets.IterableDataset.from_generator(lambda: []),
+    ],
 )
 def test_objects_that_hold_no_rows_are_refused(source: Any) -> None:
     with pytest.raises(InputError):

@@ -11,14 +11,14 @@ import pytest
 import tiny_training
 import torch
 import torch.nn.functional as F
-from distilfast import DistillationTrainer, InputError
+from distilfast import DistillationTrainer, InputError, distil
 from distilfast.heads import Objective, choose_head
 from distilfast.heads.classification import Classification
 from distilfast.heads.head import Predictions, Rows
 from distilfast.train.inputs import Given, arguments_of
 from distilfast.train.run import choose_head_name
 from distilfast.train.step import DistillationStep
-from film_rows import save_blank
+from film_rows import QUICK, save_blank
 from tiny_classifiers import KINDS, ROWS, LabelledBatches, classifier
 from transformers import TrainerCallback
 
@@ -197,3 +197,13 @@ def test_rows_from_python_need_no_head_to_be_named(tmp_path: Path) -> None:
     arguments = arguments_of({"student": str(tmp_path / "encoder"), "output_dir": str(tmp_path)})
     for text in ("text.txt", [tmp_path / "a.txt", "b.jsonl"]):
         assert choose_head_name(arguments, Given(train=text), []) == "masked_lm"
+
+
+def test_the_mapping_has_the_labels_of_validation_rows_too(tmp_path: Path) -> None:
+    rows = [{"text": f"good {number}", "label": "positive"} for number in range(3)]
+    held_out = [{"text": "fine", "label": "positive"}, {"text": "bad", "label": "negative"}]
+    teacher = save_blank(tmp_path / "teacher")
+    found = distil(teacher, rows, tmp_path / "out", validation=held_out, dry_run=True, **QUICK)["data"]
+    assert found["labels"]["classes"] == {"positive": "positive", "negative": "negative"}
+    said = [note for note in found["notes"] if note.startswith("labels matched")]
+    assert said == ["labels matched to classes by name: negative -> negative, positive -> positive"]

@@ -219,3 +219,16 @@ def test_refusals(folder: Path) -> None:
     classes = reranker_folder(folder / "classes", num_labels=2)
     with pytest.raises(InputError, match="gives no single number a row"):
         distil(folder, "refused", teacher=classes, **GROUPS)
+
+
+def test_scored_pairs_of_as_many_queries_are_numbers(folder: Path, tmp_path: Path) -> None:
+    """Rows each alone in its group rank nothing: the run was lost at its first evaluation, for want of an nDCG."""
+    scored = [{**row, "score": float(number % 3)} for number, row in enumerate(queries_and_passages(12))]
+    rows = [{**row, "query": f"{row['query']} {number}"} for number, row in enumerate(scored)]
+    summary = distil(folder, str(tmp_path / "alone"), rows, validation=None, max_steps=2)
+    found = summary["report"]["metrics"]
+    assert {"spearman", "teacher_spearman"} <= set(found)
+    assert not {"ndcg@10", "kendall"} & set(found)
+    low = [{**row, "score": -1.0 - row["score"]} for row in scored]  # nothing is relevant
+    summary = distil(folder, str(tmp_path / "low"), low, validation=low, max_steps=2, load_best_model_at_end=True)
+    assert summary["best_metric"] == summary["evaluations"][-1]["eval_kendall"]

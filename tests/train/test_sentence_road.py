@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from distilfast.evaluate.sentences import SentenceOptions, sentence_report
 from distilfast.models.sentence import load_sentence_encoder
 from distilfast.models.sentence_folder import SentenceSettings
 from distilfast.train import run as train
+from distilfast.train.sentences import read_blocks
 from distilfast.train.trainer import EXTRA_WEIGHTS
 from safetensors.torch import load_file
 from tiny_reranker import reranker_folder
@@ -342,3 +344,27 @@ def test_bad_input_is_one_line(folder: Path, tmp_path: Path, capsys: pytest.Capt
         (said,) = [each for each in capsys.readouterr().err.splitlines() if each.startswith("error: ")]
         assert words_of_it in said
         assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        ([["a"]] * 2, "holds list<element: string>, not a list of numbers"),
+        ([[0.0, 0.0], [1.0, 0.0]], "is all zeros"),
+        ([[float("inf"), 0.0], [1.0, 0.0]], "numbers that are not finite"),
+        ([[1.0, None], [1.0, 0.0]], "numbers that are not finite"),
+        ([1.0, 2.0], "holds double, not a list"),
+    ],
+)
+def test_vectors_that_are_none_are_refused(tmp_path: Path, column: list[Any], words: str) -> None:
+    table = pa.table({"text": ["the boat", "a boat"], "vector": column})
+    pyarrow.parquet.write_table(table, tmp_path / "vectors.parquet")
+    with pytest.raises(InputError, match=re.escape(words)):
+        list(read_blocks([str(tmp_path / "vectors.parquet")], "vector"))
+    table = table.set_column(0, "text", pa.array([1, 2])).set_column(1, "vector", pa.array([[1.0], [2.0]]))
+    pyarrow.parquet.write_table(table, tmp_path / "numbers.parquet")
+    with pytest.raises(InputError, match="column 'text' holds int64, not strings"):
+        list(read_blocks([str(tmp_path / "numbers.parquet")], "vector"))
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(InputError, match="not a parquet file, or a damaged one"):
+        list(read_blocks([str(tmp_path / "broken.parquet")], "vector"))

@@ -24,6 +24,7 @@ from ..models.head import head_of
 from ..models.load import load_model
 from ..models.sentence_folder import refuse_single_texts
 from ..prepare.columns import Columns, find_columns
+from ..prepare.labelled import Part
 from ..prepare.labels import match_labels
 from ..prepare.records import Rows, listed
 from ..prepare.table import RaggedRows, read_rows
@@ -173,10 +174,10 @@ def _truth(head: str, rows: Rows, columns: Columns, config: Any, separator: str 
         targets = answer_targets(rows, columns)
     else:
         targets = sequence_targets(rows, columns, problem, id2label, separator)
-    if head != "classification" or problem != "regression" or columns.group is None:
+    groups = Part(rows, columns).compared if head == "classification" and problem == "regression" else None
+    if groups is None:
         return comparison_of(head, problem, targets.values, names), list(targets.notes)
     numbers = np.array(targets.values, np.float64)
-    groups = np.array([str(value) for value in rows.column(columns.group)])
     if not columns.labels:
         return Ranking(None, groups), list(targets.notes)
     if not np.isfinite(numbers).all():

@@ -105,7 +105,7 @@ def _ranked(
         scores[name] = {key: float(found[key].mean()) for key in measured}
         if name != teacher:
             both = ranking_metrics(outputs[name].ravel(), None, groups, outputs[teacher].ravel())
-            scores[name]["kendall"] = both["kendall"]
+            scores[name] |= {key: both[key] for key in ("kendall",) if key in both}
 
     def scorer(name: str) -> Callable[[np.ndarray], float]:
         return lambda rows: float(per_query[name][measured[0]][rows].mean())

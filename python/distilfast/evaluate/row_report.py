@@ -113,8 +113,9 @@ def _notes(part: Mapping[str, Any], teacher: str) -> str:
         )
     if not part["units"]:
         lines.append("No labels: the models are compared with the teacher alone.")
-    lines += [f"**{warning[0].upper()}{warning[1:]}.**" for warning in part["warnings"]]
-    lines += [f"{note}." for note in part["notes"] if note]  # many begin with the name of a file or model
+    # Many begin with the name of a file or model, so they stay as they are written.
+    lines += [f"**{warning}.**" for warning in part["warnings"]]
+    lines += [f"{note}." for note in part["notes"] if note]
     return "\n".join(f"- {line}" for line in lines)
 
 

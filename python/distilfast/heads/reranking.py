@@ -43,7 +43,7 @@ class Reranking(Classification):
         super().__init__("regression")
 
     def best_metric(self, objective: Objective, has_labels: bool) -> str:
-        return "ndcg@10" if has_labels else "kendall"
+        return "ndcg@10" if has_labels else "kendall" if self.teacher_needed(objective) else "spearman"
 
     def rows(self, batch: Mapping[str, Any], objective: Objective) -> Rows:
         found = super().rows(batch, objective)

@@ -61,8 +61,9 @@ def ranking_metrics(
 
     predictions: [rows]; labels: relevance, 0 for none [rows]; groups: the group of each row [rows]. With labels:
     `ndcg@10` (gains are the labels; rows of one score share theirs), `mrr@10` (the first row of a label above 0; rows
-    of the same score count as before it). With a teacher: `kendall`, tau-b of both orders. `groups` is their number;
-    `groups_left_out`: those without two rows or, for the labels, without one above 0.
+    of the same score count as before it). With a teacher: `kendall`, tau-b of both orders. Each is there where
+    a group has it. `groups` is their number; `groups_left_out`: those without two rows or, for the labels, without one
+    above 0.
     """
     predictions = finite(predictions)
     rows = group_rows(groups)
@@ -76,8 +77,14 @@ def ranking_metrics(
     if teacher_predictions is not None:
         teacher = finite(teacher_predictions)
         orders = [correlation(stats.kendalltau, teacher[here], predictions[here]) for here in rows if len(here) > 1]
-        found["kendall"] = float(np.mean(orders)) if orders else 0.0
+        if orders:
+            found["kendall"] = float(np.mean(orders))
     return found
+
+
+def are_ranked(labels: np.ndarray, groups: np.ndarray) -> bool:
+    """Whether `ranking_metrics` has a group whose labels rank its rows."""
+    return any(group_scores(np.zeros(len(here)), labels[here]) is not None for here in group_rows(groups))
 
 
 def group_rows(groups: np.ndarray) -> list[np.ndarray]:

@@ -45,6 +45,12 @@ class Part:
         keys = ((row,) if value is None else str(value) for row, value in values)
         return np.fromiter((numbers.setdefault(key, len(numbers)) for key in keys), np.int64, len(self))
 
+    @property
+    def compared(self) -> NDArray[np.int64] | None:
+        """The groups that a column gives, where two rows are of one; None where each row is alone in its own."""
+        groups = None if self.columns.group is None else self.groups
+        return None if groups is None or np.bincount(groups).max(initial=0) < 2 else groups
+
 
 @dataclass(frozen=True)
 class LabelledData:

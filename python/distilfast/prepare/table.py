@@ -185,7 +185,7 @@ def _from_object(source: Source) -> dict[str, Rows]:
         raise InputError(f"a {name} is read row by row and has no end that is known; save it, or pass a Dataset")
     if isinstance(source, pa.Table):
         return {"train": _from_table(source, name)}
-    if kind == "pandas":
+    if kind == "pandas" and hasattr(source, "columns"):
         try:
             return {"train": _from_table(pa.Table.from_pandas(source, preserve_index=False), name)}
         except (pa.ArrowInvalid, pa.ArrowTypeError):  # a column of values of several kinds

@@ -23,6 +23,7 @@ from ..heads.objective import Objective
 from ..heads.positions import counted_positions
 from ..metrics.held_out import HeldOutBatches as HeldOutBatches
 from ..metrics.held_out import evaluate_held_out
+from ..metrics.scores import are_ranked
 from ..models.families import evaluating
 from .arguments import DistillationArguments
 from .step import DistillationStep
@@ -160,9 +161,12 @@ def _on(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
 
 
 def has_labels(held_out: Any) -> bool:
-    """Whether held-out batches (or any of several) have a label."""
+    """Whether held-out batches (or any of several) have a label; of rows in groups, one that ranks them."""
     if isinstance(held_out, dict):
         return any(map(has_labels, held_out.values()))
     if isinstance(held_out, SentenceBatches):
         return held_out.known.pair_scores is not None
+    rows = getattr(held_out, "rows", None)
+    if isinstance(rows, EncodedRows) and rows.groups is not None:
+        return "labels" in rows.targets and are_ranked(rows.targets["labels"], rows.groups)
     return held_out is not None and len(held_out) > 0 and int(held_out[0].get("num_labelled_in_step", 1)) > 0

@@ -69,7 +69,8 @@ class LabelledRun:
 
     @property
     def mapping(self) -> LabelMapping | None:
-        return self.train.targets.mapping
+        """How labels were matched to classes, those of the validation rows as well."""
+        return self.validation.targets.mapping or self.train.targets.mapping
 
     @cached_property
     def rows(self) -> EncodedRows:
@@ -228,14 +229,16 @@ def encode(
         if part is None:
             continue
         targets = targets_of(part, head, config, separator, mapping)
-        mapping = mapping or targets.mapping
+        if mapping is not None and targets.mapping not in (None, mapping) and mapping.note in notes:
+            notes.remove(mapping.note)  # the new one has all of its labels, and more
+        mapping = targets.mapping or mapping
         encoded = encode_part(part, targets, head, tokenizer, max_length)
         if scores and compares_groups:
             groups, note = compared_groups(part)
             encoded = replace(encoded, groups=groups)
             notes.append(f"{name}: {note}")
-        elif scores and name == "validation" and part.columns.group is not None:
-            encoded = replace(encoded, groups=part.groups)
+        elif scores and name == "validation":
+            encoded = replace(encoded, groups=part.compared)
         parts[name] = EncodedPart(part, targets, encoded)
         notes += [note for note in targets.notes if note not in notes]
         notes += [f"{name}: {count:,} {what}" for what, count in encoded.counts.items()]

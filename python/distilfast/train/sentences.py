@@ -14,12 +14,13 @@ import pyarrow.compute as pc
 import torch
 
 from .._core import InputError
+from .._files import first_line
 from ..batches.encode import Ragged
 from ..batches.sentences import NOTHING_KNOWN, Known, SentenceBatches
 from ..models.sentence_folder import Role, SentenceSettings
 from ..prepare.sentence_data import read_collection, read_pairs
 from ..prepare.sources import find_text_files
-from ..prepare.text import read_files
+from ..prepare.text import column_block, read_files
 from ..tokenizer import Tokenizer
 from .arguments import DataArguments, DistillationArguments
 
@@ -105,25 +106,36 @@ def _with_vectors(paths: Sequence[Path], column: str, text: str) -> Iterator[Blo
     for path in paths:
         if path.suffix not in (".parquet", ".pq"):
             raise InputError(f"--teacher_vectors {column}: {path} is no parquet file with such a column")
-        file = pyarrow.parquet.ParquetFile(path)
+        try:
+            file = pyarrow.parquet.ParquetFile(path)
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(f"{path}: not a parquet file, or a damaged one: {first_line(error)}") from None
         for name in (text, column):
             if name not in file.schema_arrow.names:
                 raise InputError(f"{path} has no column {name!r}; it has {', '.join(file.schema_arrow.names)}")
+        start = 0
         for batch in file.iter_batches(columns=[text, column]):
-            texts = pc.utf8_trim_whitespace(batch.column(text).cast(pa.string()))
+            texts = pc.utf8_trim_whitespace(column_block(batch.column(text), text, str(path), start, 0).texts)
+            start += len(batch)
             lists = batch.column(column)
-            if not (pa.types.is_list(lists.type) or pa.types.is_fixed_size_list(lists.type)) or lists.null_count:
+            if not _holds_vectors(lists.type) or lists.null_count:
                 raise InputError(f"{path}: column {column!r} holds {lists.type}, not a list of numbers in every row")
             lengths = set(pc.list_value_length(lists).to_pylist()) | ({width} if width is not None else set())
             if len(lengths) != 1:
                 raise InputError(f"{path}: the vectors in {column!r} have {sorted(lengths)} numbers; all need as many")
             (width,) = lengths
             values = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(lists), width)
-            if texts.null_count or not np.isfinite(values).all():
-                raise InputError(f"{path}: a row has no text, or a vector with numbers that are not finite")
+            if not np.isfinite(values).all() or not values.any(axis=1).all():
+                raise InputError(f"{path}: a vector in {column!r} is all zeros, or has numbers that are not finite")
             kept = pc.greater(pc.utf8_length(texts), 0)
             blank = pc.sum(pc.invert(kept)).as_py() or 0
             yield Block(texts.filter(kept), values[kept.to_numpy(zero_copy_only=False)], blank)
+
+
+def _holds_vectors(kind: pa.DataType) -> bool:
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+        return False
+    return bool(pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type))
 
 
 def read_sentences(
