@@ -26,7 +26,8 @@ _NOT_TEXT = {
     (
         ".csv",
         ".tsv",
-    ): "is a table, not a text on every line; pass --dataset {path} and --column with the name of its text",
+    ): "is a table, not a text on every line; save it as parquet or jsonl and name its text with --column "
+    "(distilfast prepare takes it as it is, with --dataset {path} and --column)",
     (".xls", ".xlsx", ".ods"): "is a spreadsheet; save it as csv and pass that with --dataset and --column",
     (".arrow", ".feather"): "is a file of Arrow; pass its folder with --dataset",
     (".html", ".htm", ".xhtml", ".xml", ".pdf", ".doc", ".docx", ".odt", ".rtf", ".epub"): (
