@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import distilfast as df
@@ -11,6 +13,7 @@ import pytest
 import torch
 from distilfast import InputError
 from distilfast.train import run as train
+from distilfast.train.continuing import steps_an_epoch, steps_to_come
 from film_rows import QUICK, reviews, save_blank
 from tiny_training import KillAt
 from transformers import AutoModelForSequenceClassification
@@ -179,3 +182,13 @@ def test_ctrl_c_after_the_last_step_says_what_stands(
         assert weights(tmp_path)
         assert (tmp_path / "train_summary.json").is_file()
         assert (tmp_path / "README.md").is_file()
+
+
+@pytest.mark.parametrize(("batches", "steps"), [(1, 1), (4, 1), (5, 2), (8, 2), (10, 3)])
+def test_the_last_step_of_an_epoch_may_be_a_part_of_one(batches: int, steps: int) -> None:
+    """As `Trainer` counts them, whose bar and schedule go by it."""
+    args: Any = SimpleNamespace(batches_per_step=4, max_steps=-1, num_train_epochs=2.5)
+    assert steps_an_epoch(args, batches) == steps
+    assert steps_to_come(args, batches) == math.ceil(2.5 * steps)
+    args.max_steps = 7
+    assert steps_to_come(args, batches) == 7

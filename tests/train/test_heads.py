@@ -126,6 +126,14 @@ def test_several_classifiers_teach_the_mean_of_their_classes() -> None:
     torch.testing.assert_close(head.mixed(teachers, [0.25, 0.75]).softmax(-1), target)
 
 
+def test_what_several_teachers_say_is_the_mean_of_their_probabilities_or_numbers() -> None:
+    first, second = torch.tensor([[2.0, -1.0, 0.3]]), torch.tensor([[-3.0, 0.5, 4.0]])
+    mixed = Classification("multi_label_classification").mixed([first, second], [0.25, 0.75])
+    torch.testing.assert_close(mixed.sigmoid(), 0.25 * first.sigmoid() + 0.75 * second.sigmoid())
+    numbers = Classification("regression").mixed([first, second], [0.25, 0.75])
+    torch.testing.assert_close(numbers, 0.25 * first + 0.75 * second)
+
+
 def test_class_weights_weigh_the_loss_on_labels() -> None:
     rows = Rows(torch.ones(2), torch.tensor([0, 1]), torch.tensor(2), torch.tensor(2))
     logits = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
