@@ -24,6 +24,7 @@ from ..prepare.text import read_texts
 from .cells import model_fingerprint
 from .finetune import refuse_other_gpus
 from .finished import RowOptions, rows_report
+from .idle import refuse_idle
 from .merge import FORMAT, earlier_report, fits, merged, set_aside
 from .pictures import draw_pictures
 from .report import markdown
@@ -316,6 +317,7 @@ def run_evaluation(options: EvaluateOptions) -> dict[str, Any]:
     folder = Path(options.output_dir)
     earlier = earlier_report(folder)
     plan = None if options.tasks is None else task_plan(options)
+    refuse_idle(options)
     on = pick_device(options.device)
     if plan is not None:
         refuse_other_gpus(on)
