@@ -1,7 +1,7 @@
 #!/bin/sh
-# Classifiers and taggers: an encoder fine-tuned for a task (the teacher), distilled to half its layers, and beside it the
-# same half fine-tuned with no teacher. Each part is left out where its result lies already, so the script can be stopped
-# and started again, and the tasks and seeds may come in any order.
+# Classifiers and taggers: an encoder fine-tuned for a task (the teacher, once), distilled to half its layers, and beside it
+# the same half fine-tuned with no teacher, both with every seed. Each part is left out where its result lies already, so
+# the script can be stopped and started again, and the tasks and seeds may come in any order.
 #
 #   sh docs/study/heads.sh ENCODER DATA OUTPUT "sst2 gum ner mrpc imdb" "1 2 3"
 #
@@ -25,25 +25,26 @@ train() { # train OUTPUT FLAGS...: once, and never half
     [ -f "$to/train_summary.json" ] || python -m distilfast train --output_dir "$to" --overwrite --report_to none "$@"
 }
 
-for seed in $seeds; do
-    for task in $tasks; do
-        case $task in
-        sst2) head=classification teacher="--num_train_epochs 2" half="--num_train_epochs 4" file=csv ;;
-        mrpc) head=classification teacher="--num_train_epochs 4" half="--num_train_epochs 8" file=csv ;;
-        imdb) head=classification teacher="--num_train_epochs 2" half="--num_train_epochs 4" file=csv ;;
-        gum | ner) head=tokens teacher="--num_train_epochs 10" half="--num_train_epochs 20" file=conll ;;
-        *) echo "unknown task $task" >&2 && exit 2 ;;
-        esac
-        [ -f "$task.dev.$file" ] || python "$here/heads_data.py" "$task" "$data" .
-        rows="--train_file $task.train.$file --validation_file $task.dev.$file --seed $seed --eval_strategy no"
+for task in $tasks; do
+    case $task in
+    sst2) head=classification teacher="--num_train_epochs 2" half="--num_train_epochs 4" file=csv ;;
+    mrpc) head=classification teacher="--num_train_epochs 4" half="--num_train_epochs 8" file=csv ;;
+    imdb) head=classification teacher="--num_train_epochs 2" half="--num_train_epochs 4" file=csv ;;
+    gum | ner) head=tokens teacher="--num_train_epochs 10" half="--num_train_epochs 20" file=conll ;;
+    *) echo "unknown task $task" >&2 && exit 2 ;;
+    esac
+    [ -f "$task.dev.$file" ] || python "$here/heads_data.py" "$task" "$data" .
+    rows="--train_file $task.train.$file --validation_file $task.dev.$file --eval_strategy no"
+    # shellcheck disable=SC2086
+    train "$task-teacher" --student "$encoder" --head $head $rows --seed 1 --learning_rate 5e-5 $teacher
+    for seed in $seeds; do
         # shellcheck disable=SC2086
         {
-            train "$task-$seed-teacher" --student "$encoder" --head $head $rows --learning_rate 5e-5 $teacher
-            train "$task-$seed-student" --teacher "$task-$seed-teacher" $rows --learning_rate 1e-4 $half
-            train "$task-$seed-plain" --student half --head $head $rows --learning_rate 1e-4 $half
+            train "$task-$seed-student" --teacher "$task-teacher" $rows --seed "$seed" --learning_rate 1e-4 $half
+            train "$task-$seed-plain" --student half --head $head $rows --seed "$seed" --learning_rate 1e-4 $half
         }
         for who in student plain; do
-            [ -f "$task-$seed-$who-report/report.json" ] || python -m distilfast evaluate --teacher "$task-$seed-teacher" \
+            [ -f "$task-$seed-$who-report/evaluate.json" ] || python -m distilfast evaluate --teacher "$task-teacher" \
                 --student "$task-$seed-$who" --validation_file "$task.dev.$file" --output_dir "$task-$seed-$who-report"
         done
     done
