@@ -77,9 +77,13 @@ def test_a_flag_that_is_not_there_is_noticed() -> None:
         command.check(given, "bench")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+SCRIPTS = [*(ROOT / "docs" / "study").glob("*.py"), *(ROOT / "examples").glob("*.py")]
+
+
+@pytest.mark.parametrize("page", [*PAGES, *SCRIPTS], ids=lambda page: page.name)
 def test_imports_in_code_are_there(page: Path) -> None:
-    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S):
+    text = page.read_text(encoding="utf-8")
+    for block in [text] if page in SCRIPTS else re.findall(r"^```python\n(.*?)^```", text, re.M | re.S):
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("distilfast"):
                 module = importlib.import_module(node.module or "")

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from distilfast import MaskedBatches, Tokenizer, cpu, create_student
-from distilfast.bench.train import OurLoop
+from distilfast.bench.masked_lm import OurLoop
 from distilfast.cpu import matmul
 from distilfast.heads import Objective
 from distilfast.losses import linear
