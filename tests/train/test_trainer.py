@@ -287,6 +287,8 @@ def test_batches_are_copied_to_a_gpu_without_waiting(tmp_path: Path) -> None:
     given = {"accelerator_config": {"split_batches": False}, "dataloader_pin_memory": False}
     assert tiny_training.arguments(tmp_path, dataloader_pin_memory=False).accelerator_config.non_blocking is False
     assert tiny_training.arguments(tmp_path, **given).accelerator_config.non_blocking is False
+    # Of which transformers would warn on every run.
+    assert tiny_training.arguments(tmp_path, use_cpu=True).accelerator_config.non_blocking is False
 
 
 def test_bf16_means_our_own_and_not_autocast(tmp_path: Path) -> None:

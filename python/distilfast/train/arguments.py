@@ -224,8 +224,8 @@ class DistillationArguments(TrainingArguments):
             self.report_to = "tensorboard" if importlib.util.find_spec("tensorboard") else "none"
             if self.report_to == "none":
                 logger.info("logs go to the screen alone: tensorboard is not installed")
-        if self.accelerator_config is None and self.dataloader_pin_memory:
-            # Else the copy of each tensor of a batch would wait for the GPU.
+        if self.accelerator_config is None and self.dataloader_pin_memory and not self.use_cpu:
+            # Else the copy of each tensor of a batch would wait for the GPU. A CPU alone pins nothing, and is warned.
             self.accelerator_config = {"non_blocking": True}
         try:
             super().__post_init__()  # type: ignore[no-untyped-call]
