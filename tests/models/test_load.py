@@ -99,6 +99,35 @@ def test_a_student_may_get_a_new_head_with_the_teachers_classes_and_says_so(
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in student.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    ("family", "head"), [("bert", "classification"), ("roberta", "classification"), ("bert", "tokens")]
+)
+def test_the_outputs_of_a_students_head_stand_as_its_teachers(
+    tmp_path: Path, family: str, head: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They were called by the teacher's names in the order in which they stood: the student said other classes."""
+    model = save(tmp_path, family, head)
+    names = ["a", "b", "c"]
+    change_config(tmp_path, id2label=dict(enumerate(names)), label2id={name: n for n, name in enumerate(names)})
+    given = inputs(model)
+    expected = outputs(model, given)["logits"]
+    teacher = save(tmp_path / "teacher", family, head, seed=1)
+    for wanted, words in ((["c", "a", "b"], "put into that order"), (["x", "y", "z"], "drawn anew"), (names, "")):
+        teacher.config.id2label = dict(enumerate(wanted))
+        teacher.config.label2id = {name: n for n, name in enumerate(wanted)}
+        caplog.clear()
+        student = load_student(tmp_path, head=head, like=teacher).eval()
+        found = outputs(student, given)["logits"]
+        assert words in caplog.text
+        assert bool(words) == bool(caplog.text)
+        assert student.config.id2label == teacher.config.id2label
+        if sorted(wanted) == names:
+            order = [names.index(name) for name in wanted]
+            torch.testing.assert_close(found, expected[..., order], rtol=1e-5, atol=1e-6)
+        else:
+            assert (found - expected).abs().max() > 1e-3
+
+
 def test_a_head_of_other_classes_is_drawn_anew_for_a_student_and_refused_for_a_teacher(tmp_path: Path) -> None:
     teacher = save(tmp_path, "bert", "classification")
     teacher.config.id2label, teacher.config.label2id = {0: "a", 1: "b"}, {"a": 0, "b": 1}

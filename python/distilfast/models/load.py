@@ -67,7 +67,8 @@ def load_student(
     """A model to train on, in float32 and training mode; errors as those of `load_teacher`.
 
     `like`, a teacher with the same `head`: what the checkpoint lacks of that head is drawn from `seed`, which is
-    logged, and classes, their names and the kind of problem are the teacher's.
+    logged, and classes, their names and the kind of problem are the teacher's. A head for the same classes in another
+    order is put into the teacher's; one for other classes is drawn anew.
     """
     changes: dict[str, Any] = {}
     if like is not None and getattr(like.config, "id2label", None):
@@ -77,6 +78,9 @@ def load_student(
         model: PreTrainedModel = load_model(
             name_or_path, head, new_head=like is not None, trust_remote_code=trust_remote_code, **changes
         )
+        if changes and head_in(str(name_or_path)) == head:
+            own = load_config(existing(name_or_path), trust_remote_code=trust_remote_code)
+            _fit_classes(str(name_or_path), model, *(_class_names(config) for config in (own, model.config)))
     check_family(model.config)
     model.requires_grad_(True)
     model.train()
@@ -219,6 +223,32 @@ def _draw_head(model: PreTrainedModel) -> set[str]:
                 drawn.add(key)
             module.apply(model._init_weights)
     return drawn
+
+
+def _fit_classes(name: str, model: PreTrainedModel, own: list[str], wanted: list[str]) -> None:
+    """Makes the head of classes `own` one of the classes `wanted`: by their names, where both have such."""
+    generic = any(all(each == f"LABEL_{number}" for number, each in enumerate(names)) for names in (own, wanted))
+    if own == wanted or generic or len(own) != len(wanted):  # a head of another size was drawn anew
+        return
+    said = f"{name} has the classes {', '.join(own)} and its teacher {', '.join(wanted)}"
+    if sorted(own) != sorted(wanted):
+        _draw_head(model)
+        logger.warning("%s: its head is drawn anew", said)
+        return
+    encoder = f"{model.base_model_prefix}."
+    outputs = [
+        module
+        for key, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module.out_features == len(own) and not key.startswith(encoder)
+    ]
+    order = [own.index(each) for each in wanted]
+    for weight in outputs[-1].parameters():
+        weight.data = weight.data[order].clone()
+    logger.warning("%s: its head is put into that order", said)
+
+
+def _class_names(config: PreTrainedConfig) -> list[str]:
+    return [str(config.id2label[number]) for number in sorted(config.id2label, key=int)]
 
 
 def _judge(
