@@ -280,13 +280,14 @@ def rank_main(output_dir: str, options: dict[str, Any], environment: dict[str, s
     (Path(output_dir) / f"result-{rank}.json").write_text(json.dumps(result))
 
 
-def run_ranks(output_dir: Path, ranks: int = 1, **options: Any) -> list[int | None]:
-    """Trains in `ranks` fresh processes that talk over gloo; their exit codes (a signal's number negated)."""
+def run_ranks(output_dir: Path, ranks: int = 1, gpu: bool = False, **options: Any) -> list[int | None]:
+    """Trains in `ranks` fresh processes that talk over gloo; their exit codes (a signal's number negated). On the CPU,
+    or with `gpu` on the GPU that is there."""
     # The server imports torch and this module's imports once; each process is a fork of it that has not used them yet.
     context = multiprocessing.get_context("forkserver")
     heavy = ["distilfast.train.trainer", "transformers.models.bert.modeling_bert"]
     context.set_forkserver_preload([*heavy, "transformers.models.distilbert.modeling_distilbert", "tensorboard"])
-    common = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    common = {"OMP_NUM_THREADS": "1"} if gpu else {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     if ranks > 1:
         with socket.socket() as server:
             server.bind(("127.0.0.1", 0))

@@ -70,6 +70,18 @@ def test_full_determinism_changes_no_bit_on_a_cpu_and_refuses_no_operation(
     assert_same(tiny_training.result(tmp_path), left_alone["packed"])
 
 
+@pytest.mark.gpu
+def test_a_gpu_goes_on_bit_for_bit_with_full_determinism(tmp_path: Path) -> None:
+    options = {**ONE_RANK, "layout": "packed", "full_determinism": True}
+    options |= {"precision": "bf16", "use_cpu": False, "gpu": True}
+    whole, halved = tmp_path / "whole", tmp_path / "halved"
+    assert tiny_training.run_ranks(whole, **options) == [0]
+    kill = {"step": 3, "signal": "SIGKILL", "within": False}
+    assert tiny_training.run_ranks(halved, kill=kill, **options) == [-9]
+    assert tiny_training.run_ranks(halved, resume="last", **options) == [0]
+    assert_same(tiny_training.result(halved), tiny_training.result(whole))
+
+
 def random_call(whole: dict[str, Any], seed: str, moment: int) -> int:
     """A call of the run, the same one for the same seed: anywhere, or while a checkpoint is written if it is odd."""
     draw = random.Random(f"{seed} {moment}")
