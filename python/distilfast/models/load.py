@@ -247,7 +247,7 @@ def _fit_classes(name: str, model: PreTrainedModel, own: list[str], wanted: list
     logger.warning("%s: its head is put into that order", said)
 
 
-def _class_names(config: PreTrainedConfig) -> list[str]:
+def _class_names(config: Any) -> list[str]:
     return [str(config.id2label[number]) for number in sorted(config.id2label, key=int)]
 
 
