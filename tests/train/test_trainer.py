@@ -284,8 +284,11 @@ def test_arguments_that_cannot_be_trained_with_are_refused(tmp_path: Path) -> No
 def test_batches_are_copied_to_a_gpu_without_waiting(tmp_path: Path) -> None:
     trainer = tiny_training.trainer(tmp_path, use_cpu=False)
     assert trainer.accelerator.dataloader_config.non_blocking is True
-    given = {"accelerator_config": {"split_batches": False}, "dataloader_pin_memory": False}
-    assert tiny_training.arguments(tmp_path, dataloader_pin_memory=False).accelerator_config.non_blocking is False
+    given = {"accelerator_config": {"split_batches": False}, "dataloader_pin_memory": False, "use_cpu": False}
+    assert (
+        tiny_training.arguments(tmp_path, dataloader_pin_memory=False, use_cpu=False).accelerator_config.non_blocking
+        is False
+    )
     assert tiny_training.arguments(tmp_path, **given).accelerator_config.non_blocking is False
     # Of which transformers would warn on every run.
     assert tiny_training.arguments(tmp_path, use_cpu=True).accelerator_config.non_blocking is False
