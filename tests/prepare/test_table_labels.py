@@ -6,11 +6,13 @@ import math
 from typing import Any
 
 import datasets
+import numpy as np
+import pandas
 import pytest
 from distilfast._core import InputError
 from distilfast.prepare.columns import Columns, find_columns
 from distilfast.prepare.labels import match_labels, new_classes
-from distilfast.prepare.table import Rows, read_rows
+from distilfast.prepare.table import Rows, read_rows, read_splits
 from distilfast.prepare.targets import (
     IGNORED,
     answer_targets,
@@ -222,6 +224,12 @@ def test_multi_label_targets() -> None:
     said = sequence_targets(hot, find_columns(hot), problem, id2label)
     assert said.values == [[0, 1, 0], [1, 1, 0]]
     assert "in the teacher's order" in said.notes[0]
+    wide = rows_of(text=["a", "b"], label=[[0, 1, 0, 0], [1, 1, 0, 0]])  # were taken for the numbers of two classes
+    with pytest.raises(InputError, match="holds lists of 0 and 1, one of 4, and the model has 3 classes"):
+        sequence_targets(wide, find_columns(wide), problem, id2label)
+    frame = pandas.DataFrame({"text": ["a", "b", "c"], "label": [np.array(["fear"]), np.array([]), {"joy"}]})
+    (arrays,) = read_splits(frame).values()
+    assert sequence_targets(arrays, find_columns(arrays), problem, id2label).values == [[0, 0, 1], [0, 0, 0], [0, 1, 0]]
     numbers = rows_of(text=["a", "b"], label=[[0, 1, 2], [2]])
     assert sequence_targets(numbers, find_columns(numbers), problem, id2label).values == [[1, 1, 1], [0, 0, 1]]
     columns = rows_of(text=["a", "b"], fear=["1", "0"], joy=["0", "x"])

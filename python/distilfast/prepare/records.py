@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from .._core import InputError
@@ -118,11 +119,13 @@ def rows_of_records(records: Sequence[Mapping[str, Any]], source: str) -> Rows:
 def rows_of_columns(columns: Mapping[str, Sequence[Any]], source: str) -> Rows:
     """Rows from one sequence of Python values for each column.
 
-    Strings, numbers and lists stay what they are. A column of several kinds becomes strings, which a note says.
+    Strings, numbers and lists (also as arrays, tuples and sets) stay what they are. A column of several kinds becomes
+    strings, which a note says.
     Raises `InputError` for a string that is no text (half of a surrogate pair).
     """
     arrays, notes = {}, []
-    for name, values in columns.items():
+    for name, column in columns.items():
+        values = [_as_list(value) for value in column]
         kinds = {type(value) for value in values} - {type(None)}
         mixed = len(kinds) > 1 and not kinds <= {int, float}
         array = None if mixed else _array(values, source, str(name))
@@ -134,13 +137,19 @@ def rows_of_columns(columns: Mapping[str, Sequence[Any]], source: str) -> Rows:
     return Rows(pa.table(arrays), source, notes=tuple(notes))
 
 
+def _as_list(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return list(value) if isinstance(value, tuple | set | frozenset) else value
+
+
 def _array(values: Sequence[Any], source: str, name: str) -> Any:
     """An Arrow array; None where the values do not fit one type."""
     try:
         return pa.array(values, pa.string() if all(value is None for value in values) else None)
     except UnicodeEncodeError:
         raise InputError(f"{source}: column {name!r} holds half a surrogate pair, which is no text") from None
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+    except (pa.ArrowException, OverflowError):
         return None
 
 

@@ -188,7 +188,7 @@ def _from_object(source: Source) -> dict[str, Rows]:
     if kind == "pandas" and hasattr(source, "columns"):
         try:
             return {"train": _from_table(pa.Table.from_pandas(source, preserve_index=False), name)}
-        except (pa.ArrowInvalid, pa.ArrowTypeError):  # a column of values of several kinds
+        except pa.ArrowException:  # a column of values of several kinds
             return {"train": rows_of_columns(source.astype(object).where(source.notna(), None).to_dict("list"), name)}
     if isinstance(source, Mapping) and _holds_rows(source):
         return dict(source)

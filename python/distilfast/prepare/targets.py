@@ -252,6 +252,12 @@ def _multi_label(
         hot = [None if labels is None else [float(one) for one in labels] for labels in lists]
         notes += (f"column {columns.labels[0]!r} holds 0 or 1 for every class, in the teacher's order",)
         return Targets(hot, mapping, len(given), notes)
+    twice = next((labels for labels in given if len(labels) > len(set(labels))), None)
+    if twice is not None and all(_is_hot(labels, len(labels)) for labels in given):
+        raise InputError(
+            f"{rows.source}: column {columns.labels[0]!r} holds lists of 0 and 1, one of {len(twice)}, and the model "
+            f"has {len(id2label)} classes; each needs one number for every class, or the names of its classes"
+        )
     mapping, more = _matched(
         (label for labels in given for label in labels), id2label, mapping, rows.class_names.get(columns.labels[0])
     )
