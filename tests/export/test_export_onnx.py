@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,13 @@ from distilfast import InputError
 from distilfast.export import onnx as onnx_export
 from distilfast.export.check import Check, encode, outputs_of
 from distilfast.export.run import export_student
-from transformers import BertTokenizer, DistilBertConfig, DistilBertForMaskedLM
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertTokenizer,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+)
 
 pytest.importorskip("onnx", reason="needs the extra onnx")
 pytest.importorskip("onnxscript", reason="needs the extra onnx")
@@ -105,3 +112,18 @@ def test_too_rough_a_quantisation_is_refused(
     with pytest.raises(InputError, match="onnx int8: same top-1 on masks is"):
         onnx_export.check_int8(model, tokenizer, tmp_path, batches, other, 0.8)
     assert onnx_export.check_int8(model, tokenizer, tmp_path, batches, reference, 0.5).agreement >= 0.5
+
+
+def test_a_tokenizer_without_token_types_makes_a_file_without_them(student: tuple[Any, Any], tmp_path: Path) -> None:
+    """Though the model takes them: what the tokenizer gives is all that the file asks for."""
+    tokenizer = copy.deepcopy(student[1])
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    model = BertForSequenceClassification(BertConfig(vocab_size=student[0].config.vocab_size, **sizes)).eval()
+    export_student(model, tmp_path / "out", tokenizer=tokenizer, onnx=True)
+    session = onnxruntime.InferenceSession(str(tmp_path / "out" / "model.onnx"))
+    assert [each.name for each in session.get_inputs()] == ["input_ids", "attention_mask"]
+    given = tokenizer(["the river had risen", "why ?"], ["in the night", "."], padding=True, return_tensors="np")
+    with torch.no_grad():
+        expected = model(**{name: torch.from_numpy(value) for name, value in given.items()}).logits
+    torch.testing.assert_close(torch.from_numpy(session.run(None, dict(given))[0]), expected, atol=1e-4, rtol=1e-4)

@@ -9,7 +9,7 @@ import io
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 
 from .._core import InputError
 from .._files import first_line
-from ..models.families import longest_row, model_input_names
+from ..models.families import longest_row
 from ..models.pooling import SentenceModules
 from .check import Batch, Check, compare, outputs_of, refuse_past_tolerance
 
@@ -49,15 +49,20 @@ class _Outputs(torch.nn.Module):
 
 
 def write_onnx(
-    model: Any, path: Path, names: Sequence[str], longest: int, pooling: SentenceModules | None = None
+    model: Any,
+    path: Path,
+    inputs: Collection[str],
+    names: Sequence[str],
+    longest: int,
+    pooling: SentenceModules | None = None,
 ) -> None:
     """`model` (float32, on the CPU, evaluation mode) as `path`, one file, batch and length free.
 
-    Inputs: int64 [batch, length], those that a tokenizer should give the model (`model_input_names`). names: of its
+    inputs: their names, int64 [batch, length] each: what the tokenizer gives and the model takes. names: of its
     outputs, in their order, "sentence_embedding" last where there is `pooling`. longest: the most tokens of a row.
     """
     require_onnx()
-    taken = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in model_input_names(model)]
+    taken = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in inputs]
     # Two rows of eight: a dimension of size one would be taken for a constant.
     ids = torch.ones((2, 8), dtype=torch.int64)
     example = {name: torch.ones_like(ids) if name != "token_type_ids" else torch.zeros_like(ids) for name in taken}
@@ -126,7 +131,7 @@ def check_onnx(
             with torch.inference_mode():
                 outputs["sentence_embedding"] = pooling(outputs["last_hidden_state"], batch)
     # The tokenizer's limit is none of the file's: whoever has longer rows and positions for them may give them.
-    write_onnx(single, path, list(reference[0]), longest_row(model) or 1 << 20, pooling)
+    write_onnx(single, path, list(batches[0]), list(reference[0]), longest_row(model) or 1 << 20, pooling)
     first = {name: value[:1] for name, value in batches[0].items()}
     with _one_line(model, "onnxruntime"):
         found = run_onnx(path, [*batches, first])
