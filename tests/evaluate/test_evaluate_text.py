@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from distilfast import InputError, Tokenizer
+from distilfast import InputError, Tokenizer, create_student
 from distilfast.evaluate import run as evaluate
 from distilfast.evaluate.run import EvaluateOptions, run_evaluation
 from distilfast.metrics.held_out import held_out_batches
@@ -19,7 +19,7 @@ from transformers import BertConfig, BertForMaskedLM
 WORDS = ["the", "river", "had", "risen", "in", "night", "and", "carried", "bridge", "away", ".", "##s"]
 
 
-def save(folder: Path, words: list[str], seed: int) -> str:
+def save(folder: Path, words: list[str], seed: int, layers: int = 1) -> str:
     folder.mkdir(parents=True)
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
@@ -27,7 +27,7 @@ def save(folder: Path, words: list[str], seed: int) -> str:
     config = BertConfig(
         vocab_size=len(vocabulary),
         hidden_size=16,
-        num_hidden_layers=1,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         intermediate_size=32,
         max_position_embeddings=64,
@@ -67,6 +67,38 @@ def test_text_to_report(tmp_path: Path, text: str) -> None:
     options.mask_seed = 1
     assert run_evaluation(options)["held_out"]["text"]["models"]["student"] != scores["student"]
     assert "masked of" in (tmp_path / "out" / "evaluate.md").read_text()
+
+
+def test_two_texts_stand_side_by_side_with_the_cut(tmp_path: Path, text: str) -> None:
+    teacher = save(tmp_path / "teacher", WORDS, 0, layers=3)
+    whole = BertForMaskedLM.from_pretrained(teacher)
+    for kind in ("same", "distilbert"):
+        student = create_student(whole, 2, student_type=kind)
+        student.save_pretrained(tmp_path / kind)
+        Tokenizer.from_pretrained(teacher).save_pretrained(tmp_path / kind)
+        (tmp_path / "other.txt").write_text("away night bridge carried and the river\n" * 20)
+        options = EvaluateOptions(
+            teacher=teacher,
+            student=[str(tmp_path / kind)],
+            text=[text, f"other={tmp_path / 'other.txt'}"],
+            output_dir=str(tmp_path / f"{kind}-out"),
+            speed=False,
+            pictures=False,
+        )
+        found = run_evaluation(options)["held_out"]
+        assert list(found) == ["text", "other"]
+        for part in found.values():
+            assert list(part["models"]) == ["teacher", kind, "cut, 2 layers"]
+            # The student is nothing but the cut.
+            assert part["models"]["cut, 2 layers"] == part["models"][kind]
+        page = (tmp_path / f"{kind}-out" / "evaluate.md").read_text()
+        (row,) = [line for line in page.splitlines() if line.startswith("| cut") and line.count("|") == 6]
+        wanted = [f"{100 * part['models']['cut, 2 layers']['mlm_accuracy']:.1f} %" for part in found.values()]
+        wanted += [f"{part['models']['cut, 2 layers']['kl']:.3f}" for part in found.values()]
+        assert [cell.strip() for cell in row.split("|")[2:-1]] == wanted
+    options.controls = False
+    options.output_dir = str(tmp_path / "without")
+    assert list(run_evaluation(options)["held_out"]["other"]["models"]) == ["teacher", "distilbert"]
 
 
 def test_prepared_tokens_give_what_text_gives(tmp_path: Path, text: str) -> None:

@@ -23,8 +23,8 @@ from .._core import InputError
 from .._files import may_be_folder, refuse_occupied, write_json, write_text
 from ..evaluate.cells import claim, model_fingerprint
 from ..evaluate.published import ABLATION
-from ..evaluate.run import EvaluateOptions, text_scores
 from ..evaluate.scores import TaskPlan, parse_tasks, task_report
+from ..evaluate.texts import TextOptions, text_scores
 from ..metrics.held_out import pick_device
 from ..models.load import load_teacher, quiet, refuse_bare_directory
 from ..prepare.directory import load_tokens
@@ -276,12 +276,7 @@ def train(
 
 def judge(paths: Mapping[str, str], options: AblateOptions, folder: Path) -> dict[str, Any]:
     """{"held_out": facts, "scores": {name: {metric: value}}} of the teacher and every student."""
-    evaluation = EvaluateOptions(
-        teacher=paths[TEACHER],
-        output_dir=str(folder),
-        max_length=options.max_length,
-        device=options.device,
-    )
+    evaluation = TextOptions(max_length=options.max_length, device=options.device)
     held_out = text_scores(paths, TEACHER, evaluation, read_texts(options.held_out, options.max_lines))
     models = held_out.pop("models")
     scores: dict[str, dict[str, float]] = {

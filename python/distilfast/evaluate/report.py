@@ -23,7 +23,9 @@ def markdown_tables(report: dict[str, Any]) -> str:
     """Its tables, without a title."""
     sections = [_models(report)]
     sections += [rows_markdown(part, report["teacher"]) for part in report.get("rows", {}).values()]
-    sections += [_held_out(name, part) for name, part in report.get("held_out", {}).items()]
+    texts = report.get("held_out", {})
+    sections += [_side_by_side(texts)] if len(texts) > 1 else []
+    sections += [_held_out(name, part) for name, part in texts.items()]
     sections += sentences_markdown(report)
     if report.get("tasks"):
         sections.append(_tasks(report))
@@ -71,6 +73,18 @@ def _speed(report: dict[str, Any], device: str) -> str:
     )
     warnings = [f"**{text[0].upper()}{text[1:]}.**" for text in speed_warnings(speeds)]
     return "\n\n".join([table(header, rows), note, *warnings])
+
+
+def _side_by_side(texts: dict[str, Any]) -> str:
+    """Accuracy of every model on each text, then its KL: what a model keeps of one text and forgets of another."""
+    names = dict.fromkeys(name for part in texts.values() for name in part["models"])
+    rows = []
+    for name in names:
+        scores = [part["models"].get(name, {}) for part in texts.values()]
+        rows.append([name, *(percent(each.get("mlm_accuracy")) for each in scores)])
+        rows[-1] += [number(each.get("kl"), 3) for each in scores]
+    header = ["model", *(f"accuracy, {text}" for text in texts), *(f"KL, {text}" for text in texts)]
+    return "## Held-out texts side by side\n\n" + table(header, rows)
 
 
 def _held_out(text: str, held_out: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ they are; one Markdown table, one JSON."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -15,12 +15,10 @@ import transformers
 from .. import _command as command
 from .._core import InputError, __version__
 from .._files import may_be_folder, write_json, write_text
-from ..metrics.held_out import evaluate_held_out, held_out_batches, pick_device, words_of_all
+from ..metrics.held_out import pick_device
 from ..metrics.speed import hardware, measure_size, measure_speed
 from ..models.families import longest_row
 from ..models.load import load_model, named_models, quiet, refuse_bare_directory
-from ..prepare.directory import unknown_note
-from ..prepare.text import read_texts
 from .cells import model_fingerprint
 from .finetune import refuse_other_gpus
 from .finished import RowOptions, rows_report
@@ -32,6 +30,7 @@ from .rerankers import reranker_report, scores_pairs
 from .row_report import kept_lines
 from .scores import SWEEP, TaskPlan, parse_tasks, task_report
 from .sentences import SentenceOptions, sentence_report
+from .texts import TextOptions, held_out_report
 
 
 @dataclass
@@ -104,7 +103,8 @@ class EvaluateOptions:
         default=None, metadata={"help": "Whether vectors of bare encoders have length 1. Default: yes."}
     )
     controls: bool = field(
-        default=True, metadata={"help": "Also score the teacher's layers as they are cut, and random weights."}
+        default=True,
+        metadata={"help": "Also score the teacher's layers as they are cut and, but for masked words, random weights."},
     )
     tasks: str | None = field(
         default=None,
@@ -173,60 +173,6 @@ def load_for_size(path: str) -> Any:
         return load_model(path, "hidden_states")
 
 
-def held_out_texts(options: EvaluateOptions) -> dict[str, str]:
-    """The files of --text by name: that before the equals sign, or the file's own without its ending."""
-    texts: dict[str, str] = {}
-    for given in options.text:
-        name, equals, file = given.partition("=")
-        if not equals or "/" in name or Path(given).is_file():
-            name, file = Path(given).stem, given
-        if name in texts:
-            raise InputError(f"--text: two texts are called {name!r}; name one, as in other={file}")
-        texts[name] = file
-    return texts
-
-
-def held_out_report(paths: dict[str, str], teacher: str, options: EvaluateOptions) -> dict[str, Any]:
-    """Masked-LM quality of every model on each held-out text, by its name."""
-    if options.tokens is not None:
-        return {Path(options.tokens).name: text_scores(paths, teacher, options)}
-    texts = {name: read_texts([file], options.max_lines) for name, file in held_out_texts(options).items()}
-    return {name: text_scores(paths, teacher, options, lines) for name, lines in texts.items()}
-
-
-def text_scores(
-    paths: Mapping[str, str], teacher: str, options: EvaluateOptions, lines: Sequence[str] = ()
-) -> dict[str, Any]:
-    """Masked-LM quality of every model on `lines`, or on `options.tokens`."""
-    models = {name: load_model(path, "masked_lm") for name, path in paths.items()}
-    room = [most for model in models.values() if (most := longest_row(model)) is not None]
-    batches, info = held_out_batches(
-        paths,
-        lines=lines,
-        tokens=options.tokens,
-        max_length=min([options.max_length, *room]),
-        batch_tokens=options.batch_tokens,
-        seed=options.mask_seed,
-    )
-    words = words_of_all(models)
-    wider = [f"{name} {size:,}" for name, each in models.items() if (size := int(each.config.vocab_size)) > words]
-    notes = [f"{', '.join(wider)} words: all are scored over the {words:,} that every model has"] if wider else []
-    notes += [f"rows cut to {info['max_length']} tokens: {info['cut']:,}"] if info["cut"] else []
-    scores = evaluate_held_out(
-        models[teacher],
-        {name: model for name, model in models.items() if name != teacher},
-        batches,
-        device=options.device,
-        progress=sys.stderr.isatty(),
-    )
-    renamed = {teacher if name == "teacher" else name: score for name, score in scores.items()}
-    return {
-        **info,
-        "notes": [*notes, *filter(None, [unknown_note(info["unknown_share"])])],
-        "models": {name: {**vars(score), "perplexity": score.perplexity} for name, score in renamed.items()},
-    }
-
-
 def labelled_report(paths: dict[str, str], teacher: str, options: EvaluateOptions, on: torch.device) -> dict[str, Any]:
     """What finished models score on each --validation_file, by its name."""
     report: dict[str, Any] = {}
@@ -246,6 +192,20 @@ def labelled_report(paths: dict[str, str], teacher: str, options: EvaluateOption
         )
         report[name] = rows_report(paths, teacher, rows, on, progress=sys.stderr.isatty())
     return report
+
+
+def text_options(options: EvaluateOptions) -> TextOptions:
+    """Which held-out text masked-language models are scored on, and how."""
+    return TextOptions(
+        options.text,
+        options.tokens,
+        options.max_lines,
+        options.max_length,
+        options.batch_tokens,
+        options.mask_seed,
+        options.device,
+        options.controls,
+    )
 
 
 def sentence_options(options: EvaluateOptions) -> SentenceOptions | None:
@@ -331,7 +291,7 @@ def run_evaluation(options: EvaluateOptions) -> dict[str, Any]:
     if options.validation_file:
         report["rows"] = labelled_report(paths, teacher, options, on)
     if options.text or options.tokens:
-        report["held_out"] = held_out_report(paths, teacher, options)
+        report["held_out"] = held_out_report(paths, teacher, text_options(options))
     if (of_sentences := sentence_options(options)) is not None:
         scored = reranker_report if scores_pairs(paths[teacher]) else sentence_report
         report |= scored(paths, teacher, of_sentences, on)
