@@ -22,6 +22,7 @@ from ..losses.definitions import IGNORED
 from ..models.families import evaluating, has_mlm_head, mlm_decoder, mlm_transform
 from ..models.last_layer import encode
 from ..prepare.directory import load_tokens, unknown_share
+from ..prepare.rows import encode_and_cut
 from ..tokenizer import Tokenizer
 
 # Logits held at once per model, in numbers: 16 MiB of float32, which stays in a large cache and is reused by malloc.
@@ -239,17 +240,15 @@ def held_out_batches(
     """Masked batches of `lines` or of the prepared directory `tokens`, and what the report says about them."""
     tokenizers = {name: Tokenizer.from_pretrained(path) for name, path in paths.items()}
     tokenizer = shared_tokenizer(tokenizers, lines)
-    cut = 0
+    rows: Any
     if tokens is not None:
         prepared = load_tokens(tokens)
         if prepared.tokenizer.fingerprint not in {each.fingerprint for each in tokenizers.values()}:
             prepared.check_tokenizer(tokenizer, "the models")
-        rows: Any = prepared.dataset
+        rows, cut = prepared.dataset, 0
         number, counts = len(prepared.dataset), prepared.token_counts
     else:
-        rows = tokenizer.encode_batch(list(lines), max_length=max_length + 1)
-        cut = int((np.diff(rows.offsets.to_numpy()) > max_length).sum())
-        rows = tokenizer.encode_batch(list(lines), max_length=max_length) if cut else rows
+        rows, cut = encode_and_cut(tokenizer, list(lines), max_length)
         number, counts = len(lines), np.bincount(rows.values.to_numpy(), minlength=tokenizer.vocab_size)
     batches = MaskedBatches(
         rows,

@@ -220,7 +220,26 @@ def _recipe(summary: Mapping[str, Any]) -> str:
 
 
 def _scores(summary: Mapping[str, Any]) -> str:
-    """What a record of training says about teacher and student."""
+    """What a record of training says about teacher and student, and of what was not to be forgotten."""
+    return "\n\n".join([_quality(summary), *([_guard(summary["guard"])] if summary.get("guard") else [])])
+
+
+def _guard(found: Mapping[str, Any]) -> str:
+    """What the student was before and after training on the text trained on and on text that it should not forget."""
+    rows = ["| | start | student | teacher |", "|---|---:|---:|---:|"]
+    for kind, title in (("trained_on", "text trained on"), ("guard", "another text")):
+        of_kind = found[kind]
+        for metric in ("accuracy", found["metric"]):
+            if metric in of_kind["student"]:
+                values = [of_kind.get(who, {}).get(metric) for who in ("start", "student", "teacher")]
+                said = " | ".join("-" if value is None else f"{value:.4f}" for value in values)
+                rows.append(f"| {title}, {metric} | {said} |")
+    forgot = "\n\nThe student forgot some of the other text: it is worse at it than before training."
+    return "\n".join(rows) + (forgot if found["forgot"] else "")
+
+
+def _quality(summary: Mapping[str, Any]) -> str:
+    """The scores, where the student was evaluated."""
     scored = {who: summary[who].get("score") for who in ("teacher", "student") if isinstance(summary.get(who), dict)}
     rows = [f"| {who} | {value:.1f} |" for who, value in scored.items() if isinstance(value, (int, float))]
     if rows:

@@ -116,6 +116,13 @@ def tokenize_dataset(
     )
 
 
+def encode_and_cut(tokenizer: Tokenizer, texts: Any, max_length: int) -> tuple[pa.ListArray, int]:
+    """The ids of `texts` (strings, a list or an Arrow array), cut to `max_length` tokens, and how many were cut."""
+    ids = tokenizer.encode_batch(texts, max_length=max_length + 1)
+    cut = int((np.diff(ids.offsets.to_numpy()) > max_length).sum())
+    return (tokenizer.encode_batch(texts, max_length=max_length) if cut else ids), cut
+
+
 def id_features(tokenizer: Tokenizer) -> datasets.Features:
     """The `datasets.Features` of rows of ids of `tokenizer`."""
     import datasets

@@ -28,7 +28,7 @@ from .directory import PreparedTokens as PreparedTokens
 from .directory import TokenWriter, unknown_note, write_description
 from .directory import load_tokens as load_tokens
 from .rules import RowRuleFields, RowRules
-from .sources import TextCounts, check_column, find_text_files
+from .sources import TextCounts, check_column, find_texts
 from .text import TextBlock, read_dataset, read_files
 
 if TYPE_CHECKING:
@@ -124,15 +124,23 @@ def prepare(
     row_rules = RowRules(**rules)
     cutter = row_rules.cutter(tokenizer)
     counts = TextCounts(skip_bad_rows)
+    texts: dict[str, list[Path]] = {}
+    blocks: Iterator[tuple[int, TextBlock]]
     if text is not None:
-        paths = find_text_files(text, counts)
-        reads += paths
-        blocks, total, unit = read_files(paths, column, counts=counts), sum(p.stat().st_size for p in paths), "B"
+        texts = find_texts(text, counts)
+        reads += (paths := [path for files in texts.values() for path in files])
+        blocks = (
+            (number, block)
+            for number, files in enumerate(texts.values())
+            for block in read_files(files, column, counts=counts)
+        )
+        total, unit = sum(path.stat().st_size for path in paths), "B"
     else:
         _refuse_other_datasets(dataset)
         check_column(column, dataset.column_names, "the dataset")
         reads += [file["filename"] for file in getattr(dataset, "cache_files", [])]
-        blocks, total, unit = read_dataset(dataset, column, counts=counts), len(dataset), " rows"
+        blocks = ((0, block) for block in read_dataset(dataset, column, counts=counts))
+        total, unit = len(dataset), " rows"
 
     started = time.perf_counter()
     with (
@@ -140,7 +148,7 @@ def prepare(
         closing(TokenWriter(directory, tokenizer.vocab_size)) as writer,
         tqdm(total=total, unit=unit, unit_scale=True, desc="prepare", disable=not progress) as bar,
     ):
-        text_bytes = _write_rows(blocks, tokenizer, cutter, writer, threads, bar.update)
+        text_bytes, ends = _write_rows(blocks, max(1, len(texts)), tokenizer, cutter, writer, threads, bar.update)
         totals = cutter.totals_by_name
         if not totals["rows"]:
             raise InputError(
@@ -150,6 +158,11 @@ def prepare(
                 + (f"; {counts.sentence()}" if counts.sentence() else "")
             )
         info = {**vars(row_rules), **totals, **counts.as_dict(), "text_bytes": text_bytes}
+        starts = [(0, 0), *ends]
+        info["texts"] = [
+            {"name": name, "rows": end[0] - start[0], "tokens": end[1] - start[1]}
+            for name, start, end in zip(texts, starts, ends, strict=False)  # a data set has no texts
+        ]
         described = write_description(directory, tokenizer, cutter.token_counts, writer.finish(), info)
     return {**described, "seconds": time.perf_counter() - started}
 
@@ -168,17 +181,29 @@ def _refuse_other_datasets(dataset: Any) -> None:
 
 
 def _write_rows(
-    blocks: Iterator[TextBlock],
+    blocks: Iterator[tuple[int, TextBlock]],
+    texts: int,
     tokenizer: Tokenizer,
     cutter: RowCutter,
     writer: TokenWriter,
     threads: int | None,
     update: Callable[[int], Any],
-) -> int:
-    """Tokenises, cuts and writes all blocks; the number of bytes of text in them."""
+) -> tuple[int, list[tuple[int, int]]]:
+    """Tokenises, cuts and writes all blocks, each with the number of its text, of so many `texts`; the number of bytes
+    of text in them, and the rows and tokens that are written when each text has ended."""
     text_bytes = 0
+    ends: list[tuple[int, int]] = []
 
-    def cut_and_write(token_ids: Any, block: TextBlock) -> None:
+    def end_text() -> None:
+        rest = cutter.finish()
+        if len(rest):
+            writer.write(rest)
+        totals = cutter.totals_by_name
+        ends.append((totals["rows"], totals["tokens"]))
+
+    def cut_and_write(token_ids: Any, number: int, block: TextBlock) -> None:
+        while len(ends) < number:
+            end_text()
         rows = cutter.push(token_ids, block.document_starts)
         if len(rows):
             writer.write(rows)
@@ -187,7 +212,8 @@ def _write_rows(
     with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(1) as writing:
         written: Future[None] | None = None
         reader = reading.submit(next, blocks, None)
-        while (block := reader.result()) is not None:
+        while (read := reader.result()) is not None:
+            number, block = read
             reader = reading.submit(next, blocks, None)
             token_ids = tokenizer.encode_batch(
                 block.texts, add_special_tokens=False, threads=threads, split_special_tokens=True
@@ -195,13 +221,12 @@ def _write_rows(
             text_bytes += pc.sum(pc.binary_length(block.texts)).as_py() or 0
             if written is not None:
                 written.result()
-            written = writing.submit(cut_and_write, token_ids, block)
+            written = writing.submit(cut_and_write, token_ids, number, block)
         if written is not None:
             written.result()
-    rest = cutter.finish()
-    if len(rest):
-        writer.write(rest)
-    return text_bytes
+    while len(ends) < texts:
+        end_text()
+    return text_bytes, ends
 
 
 def load_dataset(name: str, config: str | None = None, split: str = "train") -> Any:

@@ -102,8 +102,13 @@ def refuse_not_text(path: Path) -> None:
 
 
 def find_text_files(names: Sequence[str | Path] | str | Path, counts: TextCounts | None = None) -> list[Path]:
-    """The files that `names` (or one name) stand for: a file, a pattern with `*`, or a folder searched for text and
-    tables, links followed.
+    """The files that `names` (or one name) stand for, in their order; see `find_texts`."""
+    return [path for paths in find_texts(names, counts).values() for path in paths]
+
+
+def find_texts(names: Sequence[str | Path] | str | Path, counts: TextCounts | None = None) -> dict[str, list[Path]]:
+    """The files that each of `names` (or one name) stands for: a file, a pattern with `*`, or a folder searched for
+    text and tables, links followed.
 
     In folders and patterns hidden files and folders, checkpoints, models, data sets, settings and endings of no known
     text are passed over and counted in `counts`; a file that several names or links lead to is read once.
@@ -111,9 +116,9 @@ def find_text_files(names: Sequence[str | Path] | str | Path, counts: TextCounts
     that is empty or no text by its ending.
     """
     counts = counts or TextCounts()
-    found: list[Path] = []
+    texts: dict[str, list[Path]] = {}
     for name in [names] if isinstance(names, (str, Path)) else names:
-        path = Path(name)
+        path, found = Path(name), texts.setdefault(str(name), [])
         try:
             if path.is_file():
                 refuse_not_text(path)
@@ -134,12 +139,19 @@ def find_text_files(names: Sequence[str | Path] | str | Path, counts: TextCounts
             raise InputError(f"{shown(path)}: there is no such file or directory") from None
         except OSError as error:
             raise InputError(f"{describe_fault(error, shown(path))}") from None
-    once = {os.path.realpath(path): path for path in reversed(found)}
-    found = [path for path in dict.fromkeys(found) if once[os.path.realpath(path)] is path]
-    if not any(path.stat().st_size for path in found):
-        raise InputError(f"all {len(found)} text files are empty; name files with text in them")
-    counts.files += len(found)
-    return found
+    seen: set[str] = set()
+    for paths in texts.values():
+        kept: list[Path] = []
+        for path in paths:
+            if (real := os.path.realpath(path)) not in seen:
+                seen.add(real)
+                kept.append(path)
+        paths[:] = kept
+    files = [path for paths in texts.values() for path in paths]
+    if not any(path.stat().st_size for path in files):
+        raise InputError(f"all {len(files)} text files are empty; name files with text in them")
+    counts.files += len(files)
+    return texts
 
 
 def _matches(pattern: str, counts: TextCounts) -> list[Path]:

@@ -74,8 +74,17 @@ class DataArguments:
         "Text: files (.txt, .jsonl, .parquet; also packed), patterns, folders. Prepared in --output_dir first; for a "
         "data set give --tokens, what `python -m distilfast.prepare --dataset` wrote.",
     )
+    text_weights: list[float] | None = choice(
+        None,
+        "A weight for each of several --text: its share of an epoch's tokens. Texts too short for theirs are repeated.",
+    )
     validation_text: list[str] | None = choice(
         None, "Held-out text files, scored while training (--eval_strategy; default with them: epoch)."
+    )
+    guard_text: list[str] | None = choice(
+        None,
+        "Text of another kind that must not be forgotten: how near student and teacher are on it is said at the start "
+        "and at the end, and in each evaluation (eval_guard_kl).",
     )
     sts_file: str | None = choice(None, "Pairs of sentences and people's scores, for sentence encoders; likewise.")
     retrieval_dir: str | None = choice(None, "corpus.jsonl, queries.jsonl, qrels/, for sentence encoders; likewise.")

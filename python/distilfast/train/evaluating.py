@@ -66,31 +66,33 @@ class EvaluatingTrainer(PublicTrainer):
     ) -> dict[str, float]:
         """The head's metrics of the student on `eval_dataset`, or on that of the constructor, each behind the prefix.
 
-        Batches of the kind that is trained on, or a dictionary of such. Logged and handed to callbacks as any
-        Trainer's; draws no random number. Raises `InputError` for no batches.
+        Batches of the kind that is trained on, or a dictionary of such by name, each with its name behind the prefix
+        ("" has none). Each is logged, all together are handed to callbacks; draws no random number. Raises `InputError`
+        for no batches.
         """
-        chosen = self.eval_dataset if eval_dataset is None else eval_dataset
-        if isinstance(chosen, dict):
-            found: dict[str, float] = {}
-            for name, each in chosen.items():
-                found |= self.evaluate(each, ignore_keys, f"{metric_key_prefix}_{name}")
-            return found
+        chosen: Any = self.eval_dataset if eval_dataset is None else eval_dataset
         if chosen is None:
             raise InputError("there is nothing to evaluate on: give the trainer an eval_dataset")
         self.adapt_models()
+        metrics: dict[str, float] = {}
+        for name, held_out in chosen.items() if isinstance(chosen, dict) else [("", chosen)]:
+            metrics |= self._evaluate_one(held_out, f"{metric_key_prefix}_{name}" if name else metric_key_prefix)
+        # Once: early stopping would not find its metric among those of another set.
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _evaluate_one(self, held_out: HeldOutBatches, prefix: str) -> dict[str, float]:
         started = time.perf_counter()
-        held_out = cast(HeldOutBatches, chosen)
         watched = self.step.student.register_forward_pre_hook(self._stop_evaluating)
         try:
             values = evaluate(self.step, held_out, self.args.device, self.compute_metrics, self._teachers_said)
         finally:
             watched.remove()
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in values.items()}
+        metrics = {f"{prefix}_{name}": value for name, value in values.items()}
         seconds = time.perf_counter() - started
-        metrics[f"{metric_key_prefix}_runtime"] = seconds
+        metrics[f"{prefix}_runtime"] = seconds
         self.meter.started += seconds  # which counts tokens trained on
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def _stop_evaluating(self, *_: Any) -> None:

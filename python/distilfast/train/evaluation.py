@@ -5,7 +5,8 @@ Nothing is drawn and nothing kept: a run that evaluates takes the same steps, bi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping
+import difflib
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ from ..heads.masked_lm import MaskedLM
 from ..heads.objective import Objective
 from ..heads.positions import counted_positions
 from ..metrics.held_out import HeldOutBatches as HeldOutBatches
-from ..metrics.held_out import evaluate_held_out
+from ..metrics.held_out import HeldOutScores, evaluate_held_out
+from ..metrics.retrieval import MEASURES
 from ..metrics.scores import are_ranked
 from ..models.families import evaluating
 from .arguments import DistillationArguments
@@ -42,7 +44,7 @@ def greater_is_better(metric: str) -> bool:
 def choose_best_metric(args: DistillationArguments, head: Head, held_out: Any) -> None:
     """Sets which metric chooses the best model, and which way, where `args` do not say.
 
-    Of several held-out sets, by name, the last chooses."""
+    Of several held-out sets, by name, the last chooses; "" is the name of the one without."""
     if args.metric_for_best_model is None:
         name, chosen = list(held_out.items())[-1] if isinstance(held_out, dict) and held_out else ("", held_out)
         metric = head.best_metric(args.objective, has_labels(chosen))
@@ -51,6 +53,56 @@ def choose_best_metric(args: DistillationArguments, head: Head, held_out: Any) -
         args.metric_for_best_model = f"{name}_{metric}" if name else metric
     if args.greater_is_better is None:
         args.greater_is_better = greater_is_better(args.metric_for_best_model)
+
+
+def check_best_metric(metric: str | None, step: DistillationStep, args: DistillationArguments, held_out: Any) -> None:
+    """Refuses a `metric` that was asked for to choose the best model and that no evaluation will give, before the first
+    one, or where there will be none."""
+    if metric is None and args.load_best_model_at_end and _grouped(held_out):
+        metric = args.metric_for_best_model  # which needs a group with a relevant row
+    if metric is None:
+        return
+    if held_out is None:
+        raise InputError(
+            f"--metric_for_best_model {metric} does nothing without an evaluation; give --eval_strategy epoch and "
+            "held-out text or rows, or leave it out"
+        )
+    found = [
+        f"{name}_{each}" if name else each
+        for name, batches in (held_out if isinstance(held_out, dict) else {"": held_out}).items()
+        for each in _measures(step, batches, args.device)
+    ]
+    if metric.removeprefix("eval_") not in found:
+        nearest = difflib.get_close_matches(metric, found, n=1)
+        hint = f"; did you mean {nearest[0]}?" if nearest else ""
+        raise InputError(f"--metric_for_best_model {metric}: an evaluation gives {', '.join(found)}{hint}")
+
+
+def _measures(step: DistillationStep, batches: Any, device: torch.device) -> Iterable[str]:
+    """The names of what an evaluation gives, from as few of held-out batches as show it."""
+    known = getattr(batches, "known", NOTHING_KNOWN)
+    if known.relevant is not None:
+        return MEASURES
+    whole = known.pair_scores is not None or _grouped(batches)
+    return evaluate(step, batches if whole else First(batches), device)
+
+
+def _grouped(batches: Any) -> bool:
+    """Whether rows are compared with each other, which stand in several batches."""
+    return getattr(getattr(batches, "rows", None), "groups", None) is not None
+
+
+class First:
+    """The first of some batches alone."""
+
+    def __init__(self, batches: HeldOutBatches) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return min(1, len(self.batches))
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        return self.batches[number]
 
 
 def evaluate(
@@ -73,7 +125,7 @@ def evaluate(
         raise InputError("there is no held-out batch to evaluate on")
     with evaluating(step.student), torch.inference_mode():
         if isinstance(step.head, MaskedLM):
-            return _masked_lm(step, batches, device)
+            return masked_lm_metrics(masked_lm_scores(step, batches, device)["student"])
         if isinstance(step.head, HiddenStates):
             return _hidden_states(step, batches, device)
         return measured(step.head, predict(step, batches, device, remembered), compute_metrics)
@@ -134,9 +186,14 @@ def predict(
     )
 
 
-def _masked_lm(step: DistillationStep, batches: HeldOutBatches, device: torch.device) -> dict[str, float]:
+def masked_lm_scores(step: DistillationStep, batches: HeldOutBatches, device: torch.device) -> dict[str, HeldOutScores]:
+    """Those of the "student" and, where there is one with such a head, of the first "teacher"."""
     teacher = step.teacher if step.teacher is not None and step.head.fits(step.teacher) else None
-    scores = evaluate_held_out(teacher, {"student": step.student}, batches, device=str(device))["student"]
+    return evaluate_held_out(teacher, {"student": step.student}, batches, device=str(device))
+
+
+def masked_lm_metrics(scores: HeldOutScores) -> dict[str, float]:
+    """`loss` and `accuracy`, and with a teacher `agreement` and `kl`, at masked positions."""
     found = {"loss": scores.mlm_loss, "accuracy": scores.mlm_accuracy}
     if scores.kl is not None and scores.agreement is not None:
         found |= {"agreement": scores.agreement, "kl": scores.kl}

@@ -73,6 +73,7 @@ def reads(arguments: Arguments, given: Given) -> list[str]:
         *(models.vocabulary_text or []),
         *(data.text or []),
         *(data.validation_text or []),
+        *as_list(data.guard_text),
         *(each for each in (models.student, models.student_config, models.vocabulary) if each is not None),
         *(each for each in (data.sts_file, data.retrieval_dir) if each is not None),
         *(each for each in (rows.train_file, rows.validation_file, rows.unlabelled_file) if each is not None),
@@ -128,6 +129,14 @@ def refuse_foreign(values: Mapping[str, Any], head: str, takes_rows: bool, whose
                     f"--{name} is not for the head {head} ({whose}): texts stay as they are and vectors are compared; "
                     "use --alpha_embedding, --alpha_similarity, --alpha_cos or --alpha_hidden, or --head hidden_states"
                 )
+    for name, other in {
+        "guard_text": "distilfast evaluate --sentences measures a sentence encoder on another text",
+        "text_weights": "write the shares that you want into one file",
+    }.items():
+        if head == "embedding" and values.get(name) is not None:
+            raise InputError(
+                f"--{name} is not for the head {head} ({whose}): it is for masked_lm and hidden_states; {other}"
+            )
     if not takes_rows and values.get("text_column") is not None and values.get("tokens") is not None:
         raise InputError("--text_column names a column of --text, and --tokens are prepared; leave it out")
     if values.get("cache_teacher") is not None and not takes_rows and head != "embedding":

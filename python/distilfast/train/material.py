@@ -21,12 +21,14 @@ from ..models.attention import choose_layout
 from ..tokenizer import Tokenizer, load_transformers_tokenizer
 from . import labelled, text
 from .arguments import ALPHAS, DataArguments, DistillationArguments
+from .guard import GUARD, Guard, build_guard
 from .inputs import Arguments, Given, set_to_zero
 from .kept_outputs import check_cache
 from .labelled import LabelledRun
 from .sample import of_rows, of_tokens
 from .student import fine_tuned_student, make_student
 from .teacher_answers import mixing_of, with_pseudo_labels
+from .text_shares import check_weights
 
 EVALUATION_ROWS = 32
 
@@ -37,7 +39,8 @@ class Material(NamedTuple):
     student: PreTrainedModel
     head: Head
     batches: MaskedBatches | LabelledBatches | SentenceBatches
-    held_out: MaskedBatches | LabelledBatches | SentenceBatches | dict[str, SentenceBatches] | None
+    held_out: MaskedBatches | LabelledBatches | SentenceBatches | dict[str, Any] | None
+    """One set of batches, or several by name."""
     tokenizer: Any
     labelled: LabelledRun | None = None
     """The rows, where the head learns from rows."""
@@ -47,6 +50,9 @@ class Material(NamedTuple):
     """Some of the texts, on which what is saved is compared."""
     runs_teachers: bool = True
     """Whether teachers are run while training; not where their vectors are kept."""
+    guard: Guard | None = None
+    text_shares: list[dict[str, Any]] | None = None
+    """Of several texts with weights, what share each has."""
 
 
 def text_material(arguments: Arguments, given: Given, teachers: Sequence[PreTrainedModel], write: bool) -> Material:
@@ -55,6 +61,8 @@ def text_material(arguments: Arguments, given: Given, teachers: Sequence[PreTrai
     assert args.head is not None
     column = text.column_of(rows)
     text.build_masking(data)  # what is wrong with it is said before the text is prepared
+    if data.text_weights is not None:
+        check_weights(data.text_weights, data.text)
     if given.tokenizer is not None and not isinstance(given.tokenizer, Tokenizer):
         raise InputError(
             f"tokenizer is a {type(given.tokenizer).__name__}; text needs a distilfast.Tokenizer or a path"
@@ -70,10 +78,27 @@ def text_material(arguments: Arguments, given: Given, teachers: Sequence[PreTrai
     head = choose_head(teachers[0] if teachers else student, args.head)
     data, chosen = with_layout(data, args, [*teachers, student])
     batches = text.build_batches(data, args, tokens)
-    held_out = text.build_held_out(data, args, tokens, column)
-    text.check_positions(batches, [*teachers, student])
-    notes = (*text.read_notes(tokens), *said, *chosen)
-    return Material(student, head, batches, held_out, tokens.tokenizer, notes=notes)
+    held_out, notes = text.build_held_out(data, args, tokens.tokenizer, column)
+    guard = build_guard(data, tokens, column)
+    evaluated: dict[str, MaskedBatches] = {}
+    if guard is not None:
+        notes += guard.notes
+        evaluated = {GUARD: guard.guard} if text.evaluates(args) else {}
+        evaluated |= {} if held_out is None else {"": held_out}  # the last chooses the best model
+    for each in (batches, held_out, None if guard is None else guard.guard):
+        if each is not None:
+            text.check_positions(each, [*teachers, student])
+    notes = [*text.read_notes(tokens), *said, *chosen, *notes]
+    return Material(
+        student,
+        head,
+        batches,
+        evaluated or held_out,
+        tokens.tokenizer,
+        notes=tuple(notes),
+        guard=guard,
+        text_shares=tokens.info.get("shares"),
+    )
 
 
 def rows_material(arguments: Arguments, given: Given, teachers: Sequence[PreTrainedModel], write: bool) -> Material:

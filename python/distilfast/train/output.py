@@ -130,6 +130,7 @@ def summarise(arguments: Arguments, trainer: DistillationTrainer, material: Mate
             "mlm_mask_prop": data.mlm_mask_prop,
             "mlm_smoothing": data.mlm_smoothing,
             "batch_tokens": data.batch_tokens,
+            "text_shares": material.text_shares,
         }
     else:
         weights = getattr(step.head, "class_weights", None)

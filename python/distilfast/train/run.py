@@ -5,10 +5,9 @@ From top to bottom: arguments, teachers and their head, batches, student, traini
 
 from __future__ import annotations
 
-import difflib
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from os import PathLike
 from typing import Any
@@ -19,9 +18,7 @@ from .. import _command as command
 from .._core import InputError
 from .._files import first_line, may_be_folder
 from ..batches.labelled import LabelledBatches
-from ..batches.sentences import NOTHING_KNOWN
 from ..heads.choice import HEADS
-from ..metrics.retrieval import MEASURES
 from ..models.head import head_called, head_of, is_sentence_encoder, modules_of
 from ..models.load import head_in, load_model
 from ..models.saved_tokenizer import save_tokenizer
@@ -29,7 +26,8 @@ from ..prepare.directory import PreparedTokens
 from ..vocabulary.from_files import describe
 from . import labelled, output, text
 from .defaults import defaults_of, evaluation_defaults
-from .evaluation import HeldOutBatches, evaluate
+from .evaluation import check_best_metric
+from .guard import forgetting, forgetting_lines, measure, start_lines
 from .inputs import (
     KINDS,
     Arguments,
@@ -182,9 +180,12 @@ def run(values: Mapping[str, Any], given: Given, scored: bool = True) -> dict[st
             material = build(arguments, given._replace(named=frozenset(values)), teachers, first)
         trainer = build_trainer(arguments, teachers, material)
         trainer.adapt_models()
-        check_best_metric(values, trainer, material)
+        check_best_metric(values.get("metric_for_best_model"), trainer.step, args, material.held_out)
+        guard = material.guard if scored else None
+        start = None if guard is None else measure(guard, trainer.step, args.device)
         if first:
-            print(output.describe(trainer, material), flush=True)
+            before = [] if start is None else start_lines(start)
+            print(output.describe(trainer, material), *before, sep="\n", flush=True)
     if args.dry_run:
         return output.summarise(arguments, trainer, material, 0.0) | of_words
     if arguments.models.cache_teacher is not None and isinstance(material.batches, LabelledBatches):
@@ -208,6 +209,10 @@ def run(values: Mapping[str, Any], given: Given, scored: bool = True) -> dict[st
         if scored and material.held_out is not None and unknown:
             trainer.evaluate()
         summary = output.summarise(arguments, trainer, material, trainer.meter.seconds) | of_words
+        if guard is not None and start is not None:
+            summary["guard"] = forgetting(start, measure(guard, trainer.step, args.device), guard)
+            if first:
+                print(*forgetting_lines(summary["guard"]), sep="\n", flush=True)
         output.save_student(trainer, summary, material)
     if first:
         print(f"the student is in {args.output_dir}", flush=True)
@@ -317,50 +322,6 @@ def build_trainer(arguments: Arguments, teachers: Sequence[PreTrainedModel], mat
     except (ValueError, ImportError) as error:
         # Trainer's own, of arguments such as --report_to.
         raise InputError(first_line(error)) from None
-
-
-def check_best_metric(values: Mapping[str, Any], trainer: DistillationTrainer, material: Material) -> None:
-    """Refuses a --metric_for_best_model that no evaluation will give, before the first one."""
-    metric = values.get("metric_for_best_model")
-    if metric is None and trainer.args.load_best_model_at_end and _grouped(material.held_out):
-        metric = trainer.args.metric_for_best_model  # which needs a group with a relevant row
-    if metric is None or material.held_out is None:
-        return
-    held_out = material.held_out if isinstance(material.held_out, dict) else {"": material.held_out}
-    found = [
-        f"{name}_{each}" if name else each for name, batches in held_out.items() for each in _measures(trainer, batches)
-    ]
-    if metric.removeprefix("eval_") not in found:
-        nearest = difflib.get_close_matches(metric, found, n=1)
-        hint = f"; did you mean {nearest[0]}?" if nearest else ""
-        raise InputError(f"--metric_for_best_model {metric}: an evaluation gives {', '.join(found)}{hint}")
-
-
-def _measures(trainer: DistillationTrainer, batches: Any) -> Iterable[str]:
-    """The names of what an evaluation gives, from as few of held-out batches as show it."""
-    known = getattr(batches, "known", NOTHING_KNOWN)
-    if known.relevant is not None:
-        return MEASURES
-    whole = known.pair_scores is not None or _grouped(batches)
-    return evaluate(trainer.step, batches if whole else First(batches), trainer.args.device)
-
-
-def _grouped(batches: Any) -> bool:
-    """Whether rows are compared with each other, which stand in several batches."""
-    return getattr(getattr(batches, "rows", None), "groups", None) is not None
-
-
-class First:
-    """The first of some batches alone."""
-
-    def __init__(self, batches: HeldOutBatches) -> None:
-        self.batches = batches
-
-    def __len__(self) -> int:
-        return min(1, len(self.batches))
-
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        return self.batches[number]
 
 
 def final_report(

@@ -18,6 +18,7 @@ from .._files import first_line
 from ..batches.encode import Ragged
 from ..batches.sentences import NOTHING_KNOWN, Known, SentenceBatches
 from ..models.sentence_folder import Role, SentenceSettings
+from ..prepare.rows import encode_and_cut
 from ..prepare.sentence_data import read_collection, read_pairs
 from ..prepare.sources import find_text_files
 from ..prepare.text import column_block, read_files
@@ -42,10 +43,7 @@ class Reader:
         if prompt or self.settings.do_lower_case:
             whole = [prompt + text for text in texts.to_pylist()]
             texts = pa.array([text.lower() for text in whole] if self.settings.do_lower_case else whole, pa.string())
-        longest = int(self.settings.max_length or 512)
-        ids = self.tokenizer.encode_batch(texts, max_length=longest + 1)
-        long = int((np.diff(ids.offsets.to_numpy()) > longest).sum())
-        return (self.tokenizer.encode_batch(texts, max_length=longest) if long else ids), long
+        return encode_and_cut(self.tokenizer, texts, int(self.settings.max_length or 512))
 
     def prompt(self, role: Role) -> str:
         return self.settings.prompt(self.settings.prompt_name(role))

@@ -8,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 from transformers import PreTrainedModel
 
@@ -17,6 +18,7 @@ from ..batches.masked import MaskedBatches
 from ..batches.settings import Masking
 from ..models.families import longest_row
 from ..prepare.directory import PreparedTokens, load_tokens, unknown_note, unknown_share
+from ..prepare.rows import encode_and_cut
 from ..prepare.run import prepare
 from ..prepare.text import read_texts
 from ..tokenizer import Tokenizer, load_tokenizer
@@ -24,6 +26,7 @@ from ..tokenizer_files import has_tokenizer
 from .arguments import DataArguments, DistillationArguments
 from .model_arguments import ModelArguments
 from .row_arguments import RowArguments
+from .text_shares import shares_notes, with_shares
 
 TEXT = "text.json"  # beside tokens that were prepared here: of which text
 PADDED_VOCABULARY = 128  # models round their vocabulary up to a multiple of this at most
@@ -53,7 +56,7 @@ def open_tokens(
         folder = Path(str(args.output_dir)) / "tokens"
         if tokenizer is None:
             raise InputError("text needs a tokenizer: give --tokenizer, or a teacher that has one")
-        read = {"text": data.text, "text_column": column, "min_length": data.min_length}
+        read = {name: getattr(data, name) for name in ("text", "text_weights", "min_length")} | {"text_column": column}
         if args.resume_from_checkpoint and folder.is_dir():
             refuse_other_text(folder, read)
         elif write:
@@ -71,7 +74,7 @@ def open_tokens(
         tokens = load_tokens(folder)
     if tokenizer is not None:
         tokens.check_tokenizer(tokenizer, data.tokenizer or (models.teacher or ["the teacher"])[0])
-    return tokens
+    return tokens if data.text_weights is None else with_shares(tokens, data.text_weights)
 
 
 def refuse_other_text(folder: Path, read: Mapping[str, Any]) -> None:
@@ -82,7 +85,9 @@ def refuse_other_text(folder: Path, read: Mapping[str, Any]) -> None:
         return
     for name, value in read.items():
         if before.get(name, value) != value:
-            was, given = (" ".join(each) if isinstance(each, list) else each for each in (before[name], value))
+            was, given = (
+                " ".join(map(str, each)) if isinstance(each, list) else each for each in (before[name], value)
+            )
             raise InputError(
                 f"cannot resume: --{name} was {was} and is {given}. Pass what the run was started with, or its tokens "
                 f"with --tokens {folder}, or start a new run with --student"
@@ -107,7 +112,7 @@ def read_notes(tokens: PreparedTokens) -> list[str]:
             f"{info['dropped_unknown']:,} of unknown words"
         )
     warning = unknown_note(unknown_share(tokens.tokenizer, tokens.token_counts))
-    return [*notes, *([warning] if warning else [])]
+    return [*notes, *shares_notes(info), *([warning] if warning else [])]
 
 
 def choose_tokenizer(
@@ -215,25 +220,35 @@ def build_batches(data: DataArguments, args: DistillationArguments, tokens: Prep
     )
 
 
-def build_held_out(
-    data: DataArguments, args: DistillationArguments, tokens: PreparedTokens, column: str = "text"
-) -> MaskedBatches | None:
-    """The held-out text as batches, the same in every epoch: 15 % of its tokens masked, as `distilfast evaluate` does.
+def evaluates(args: DistillationArguments) -> bool:
+    """Whether the student is evaluated while it is trained."""
+    return str(getattr(args.eval_strategy, "value", args.eval_strategy)) != "no" or args.eval_on_start
 
-    None where there is none. Raises `InputError` for held-out text that is never looked at, or the reverse.
+
+def build_held_out(
+    data: DataArguments, args: DistillationArguments, tokenizer: Tokenizer, column: str = "text"
+) -> tuple[MaskedBatches | None, list[str]]:
+    """The batches of --validation_text, None where there is none, and what is to be said of them.
+
+    Raises `InputError` for held-out text that is never looked at, or the reverse.
     """
-    evaluates = str(getattr(args.eval_strategy, "value", args.eval_strategy)) != "no" or args.eval_on_start
     if data.validation_text is None:
-        if evaluates:
+        if evaluates(args) and data.guard_text is None:
             raise InputError("--eval_strategy and --eval_on_start need held-out text: give --validation_text")
-        return None
-    if not evaluates:
+        return None, []
+    if not evaluates(args):
         raise InputError("--validation_text is never looked at with --eval_strategy no; give --eval_strategy epoch")
+    rows, cut = encode_and_cut(tokenizer, read_texts(data.validation_text, column=column), data.max_length)
+    notes = [f"held-out text: {len(rows):,} texts, {cut:,} of them cut to {data.max_length} tokens"] if cut else []
+    return fixed_batches(rows, data, tokenizer), notes
+
+
+def fixed_batches(rows: pa.ListArray, data: DataArguments, tokenizer: Tokenizer) -> MaskedBatches:
+    """Batches that are the same in every epoch and run: 15 % of the tokens masked, as `distilfast evaluate` does."""
     assert data.layout != "auto"
-    rows = tokens.tokenizer.encode_batch(read_texts(data.validation_text, column=column), max_length=data.max_length)
     return MaskedBatches(
         rows,
-        tokens.tokenizer,
+        tokenizer,
         batch_tokens=data.batch_tokens,
         max_length=data.max_length,
         masking=Masking(),
