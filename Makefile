@@ -9,10 +9,18 @@ OLDER := $(abspath $(VENV))/transformers-4
 
 RUST_SOURCES := $(shell find rust -type f) Cargo.toml Cargo.lock rust-toolchain.toml
 
-.PHONY: demo mutants test test-rust test-python test-interpreter examples docs lint bench gpu-check wheel clean
+.PHONY: demo study mutants test test-rust test-python test-interpreter examples docs lint bench gpu-check wheel clean
 
 demo: $(VENV)/.built
 	$(PY) -m distilfast.demo --output_dir $(OUT)/demo --overwrite True
+
+# The study of docs/study.md, hours; what has a result is left out, so that it can be stopped and started again. DATA: a
+# folder with what the scripts name. `make study PARTS=antibody` runs one of them, in any order.
+PARTS ?= heads sentences antibody
+study: $(VENV)/.built
+	test -d "$(DATA)" || { echo "make study DATA=folder" >&2; exit 2; }
+	PATH="$(abspath $(VENV))/bin:$$PATH" OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} HF_HUB_OFFLINE=1 \
+	    sh docs/study/all.sh "$(DATA)" "$(OUT)/study" "$(PARTS)"
 
 test: $(VENV)/.built $(OLDER)/.installed
 	PYTHON=$(PY) DISTILFAST_TRANSFORMERS_4=$(OLDER) sh tests/run.sh

