@@ -59,3 +59,16 @@ def test_the_largest_difference_is_of_tokens_that_are_there(place: tuple[int, in
     check = compare("onnx", file, got, expected, [BATCH], TinyForMaskedLM(), TOKENIZER, 1e-3)
     largest = 0.0 if place == PADDING else float(2 * expected[0]["logits"][place].abs().max())
     assert check.largest_difference == pytest.approx(largest)
+
+
+class TinyForSequenceClassification:
+    config = SimpleNamespace(problem_type=None)
+
+
+def test_scores_are_compared_by_their_rank_sign_and_all() -> None:
+    ours, theirs = (torch.tensor([each]).T for each in ([-3.0, 1.0, 2.0], [-30.0, 2.0, 50.0]))
+    model = TinyForSequenceClassification()
+    agreement, measured = judge([{"logits": ours}], [{"logits": theirs}], [BATCH], model, TOKENIZER)
+    assert (agreement, measured) == (pytest.approx(1.0), "rank correlation of scores")
+    reverse = judge([{"logits": -ours}], [{"logits": theirs}], [BATCH], model, TOKENIZER)
+    assert reverse[0] == pytest.approx(-1.0)
