@@ -18,7 +18,8 @@ PARTS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("validation_file", "sts_file"), ("text_column", "label_column")),
     (("text", "sentences"), ("max_lines",)),
     (("text", "tokens"), ("batch_tokens", "mask_seed")),
-    (("sts_file", "sentences", "retrieval_dir"), ("pooling", "normalize", "controls")),
+    (("sts_file", "sentences", "retrieval_dir"), ("pooling", "normalize")),
+    (("text", "tokens", "sts_file", "sentences", "retrieval_dir"), ("controls",)),
 )
 """What asks for a part, one of them, and the flags that are of it alone."""
 
