@@ -141,14 +141,16 @@ def evaluations(run: DistillationTrainer) -> list[dict[str, float]]:
     return [{name: value for name, value in line.items() if name != "eval_runtime"} for line in lines]
 
 
-def assert_resumes(folder: Path, head: str, model: Callable[[], Any], batches: LabelledBatches) -> DistillationTrainer:
+def assert_resumes(
+    folder: Path, head: str, model: Callable[[], Any], batches: LabelledBatches, **options: Any
+) -> DistillationTrainer:
     """A run that goes on from within an epoch ends with the bits of one that was left alone; the latter is returned."""
-    whole = trainer(folder, model(), batches, head=head)
+    whole = trainer(folder, model(), batches, head=head, **options)
     whole.train()
     assert whole.state.global_step == 4
     expected, curve = tiny_training.weights(whole.step), tiny_training.curve(whole)
     assert {"loss_ce", "loss_task", "loss_cos"} <= curve[0].keys()
-    resumed = trainer(folder, model(), batches, head=head)
+    resumed = trainer(folder, model(), batches, head=head, **options)
     resumed.train(resume_from_checkpoint=str(folder / "checkpoint-1"))
     assert tiny_training.curve(resumed) == curve
     assert len(evaluations(whole)) == 4

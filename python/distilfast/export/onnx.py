@@ -168,7 +168,7 @@ def check_int8(
             plain = onnx.load(folder / "model.onnx")
             del plain.graph.value_info[:]
             onnx.save(plain, Path(scratch) / "plain.onnx")
-            quantize_dynamic(Path(scratch) / "plain.onnx", path, weight_type=QuantType.QInt8)
+            quantize_dynamic(Path(scratch) / "plain.onnx", path, weight_type=QuantType.QInt8, per_channel=True)
     finally:
         root.setLevel(level)
     check = compare("onnx int8", path, run_onnx(path, batches), reference, batches, model, tokenizer, None)

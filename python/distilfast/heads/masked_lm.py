@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from .. import losses
 from ..models.families import has_mlm_head, mlm_decoder, mlm_transform
 from ..models.last_layer import encode
+from ..models.quantized import input_of
 from .head import Head, Outputs, Rows
 from .objective import Objective
 from .positions import counted_positions, labels_of_all_positions, select_positions
@@ -82,7 +83,7 @@ class MaskedLM(Head):
             target_features = [mlm_transform(target.model, target.compared) for target in targets]
         target_decoders = [mlm_decoder(target.model) for target in targets]
         result = losses.linear_distillation_loss(
-            features,
+            input_of(decoder, features),
             decoder.weight,
             decoder.bias,
             target_features,

@@ -1,15 +1,17 @@
-"""bfloat16 copies of float32 weights to compute with, from which gradients go back to the weights in float32, and
-where that is fast."""
+"""Copies of float32 weights to compute with, in bfloat16 or rounded to int8, from which gradients go back to the
+weights in float32; and where bfloat16 is fast."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback
+
+from .quantized import quantized_weight
 
 
 class WeightCopies:
@@ -20,13 +22,16 @@ class WeightCopies:
     few rows, which are cast when they are read (`casting_rows`): a vocabulary is a third of a small model and more, and
     its gradient adds up in float32 then. `adds_up`: gradients are added to `.grad` by the backward pass itself, in
     memory that is kept from step to step, with the same result; for whoever reads `.grad` alone, so neither for
-    `torch.autograd.grad` nor for data-parallel training, which waits for autograd's own additions.
+    `torch.autograd.grad` nor for data-parallel training, which waits for autograd's own additions. `rounded`: names
+    of weights that are copied as int8 holds them (`quantized_weight`); one that is tied to another, which is not among
+    them, has a copy of its own.
     """
 
     def __init__(self, dtype: torch.dtype, kept: bool = False, table: nn.Embedding | None = None) -> None:
         self.dtype = dtype
         self.kept = kept
         self.table = table
+        self.rounded: frozenset[str] = frozenset()
         self.adds_up = False
         self._sums: dict[str, Tensor] = {}
         self._copies: dict[str, Tensor] = {}
@@ -36,19 +41,41 @@ class WeightCopies:
         """Says that the weights have changed. Their space is used again."""
         self._current = False
 
+    def round(self, names: Iterable[str]) -> None:
+        """Says which weights are copied as int8 from now on."""
+        if self.rounded != (rounded := frozenset(names)):
+            self.rounded = rounded
+            self._copies.clear()
+            self.forget()
+
     def of(self, module: nn.Module) -> dict[str, Tensor]:
-        """Copies of floating-point parameters by name, as `torch.func.functional_call` takes them."""
+        """Copies of floating-point parameters by name, as `torch.func.functional_call` takes them; where some are
+        `rounded`, tied ones under each of their names, for `tie_weights=False`."""
         apart = self._apart
         parameters = {
             name: value
-            for name, value in module.named_parameters()
-            if value.is_floating_point() and (apart is None or value is not apart.weight)
+            for name, value in module.named_parameters(remove_duplicate=not self.rounded)
+            if value.is_floating_point()
+            and (apart is None or value is not apart.weight)
+            and (value.dtype != self.dtype or name in self.rounded)
         }
+        copied = self._names_of_copies(parameters) if self.rounded else {name: name for name in parameters}
+        once = {name: parameters[name] for name in dict.fromkeys(copied.values())}
         if not self.kept or torch.compiler.is_compiling():
-            return {name: parameter.to(self.dtype) for name, parameter in parameters.items()}
-        if not self._current:
-            self._refresh(parameters)
-        return {name: self._attached(name, parameter) for name, parameter in parameters.items()}
+            copies = {name: self._made(name, parameter) for name, parameter in once.items()}
+        else:
+            if not self._current:
+                self._refresh(once)
+            copies = {name: self._attached(name, parameter) for name, parameter in once.items()}
+        return {name: copies[other] for name, other in copied.items()}
+
+    def _names_of_copies(self, parameters: Mapping[str, Tensor]) -> dict[str, str]:
+        """The name whose copy each takes: its own where it is rounded, else the first of the parameter's names."""
+        first: dict[int, str] = {}
+        return {
+            name: name if name in self.rounded else first.setdefault(id(value), name)
+            for name, value in parameters.items()
+        }
 
     @contextmanager
     def casting_rows(self) -> Iterator[None]:
@@ -67,14 +94,16 @@ class WeightCopies:
         """The table, but for a captured graph, which cannot hold a hook that comes and goes."""
         return None if torch.compiler.is_compiling() else self.table
 
+    def _made(self, name: str, parameter: Tensor) -> Tensor:
+        return (quantized_weight(parameter) if name in self.rounded else parameter).to(self.dtype)
+
     @torch.no_grad()
-    def _refresh(self, parameters: dict[str, nn.Parameter]) -> None:
+    def _refresh(self, parameters: Mapping[str, nn.Parameter]) -> None:
         for name, parameter in parameters.items():
             copy = self._copies.get(name)
             if copy is None or copy.shape != parameter.shape or copy.device != parameter.device:
-                self._copies[name] = parameter.detach().to(self.dtype, copy=True)
-            else:
-                copy.copy_(parameter)
+                copy = self._copies[name] = torch.empty_like(parameter, dtype=self.dtype)
+            copy.copy_(quantized_weight(parameter) if name in self.rounded else parameter)
         self._current = True
 
     def _attached(self, name: str, parameter: nn.Parameter) -> Tensor:

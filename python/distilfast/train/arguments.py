@@ -186,6 +186,10 @@ class DistillationArguments(TrainingArguments):
     dropout: bool = choice(
         True, "Dropout in the student, as its configuration says; without it, the saved configuration keeps it still."
     )
+    quantize: Literal["int8"] | None = choice(
+        None, "The last steps train the student for int8: they compute what the file of `export --int8` will."
+    )
+    quantize_last: float = choice(0.3, "The share of the steps that do.")
     precision: Precision = choice(
         "auto", "bf16 computes in bfloat16 and keeps float32 weights; auto takes it where the hardware is fast at it."
     )
@@ -306,11 +310,31 @@ class DistillationArguments(TrainingArguments):
             raise InputError(f"--kl_sample_share {self.kl_sample_share:g}: must be above 0 and at most 1")
         if self.save_steps <= 0:
             raise InputError(f"--save_steps {self.save_steps:g}: must be above 0; --save_strategy no saves nothing")
+        self._check_quantize()
         if not any(getattr(self, name) for name in ALPHAS):
             raise InputError("every alpha is 0, so there is nothing to learn; give at least one loss a weight")
         if self.max_steps == 0 or self.max_steps < -1 or (self.max_steps == -1 and self.num_train_epochs <= 0):
             asked = f"--max_steps {self.max_steps}, --num_train_epochs {self.num_train_epochs:g}"
             raise InputError(f"{asked}: there would be no step to take; give one of them a number above 0")
+
+    def _check_quantize(self) -> None:
+        if self.quantize is None:
+            if self.quantize_last != type(self).quantize_last:
+                raise InputError(f"--quantize_last {self.quantize_last:g} does nothing without --quantize int8")
+            return
+        if self.quantize != "int8":
+            raise InputError(f"--quantize {self.quantize}: only int8 is known")
+        if not 0 < self.quantize_last <= 1:
+            raise InputError(f"--quantize_last {self.quantize_last:g}: must be above 0 and at most 1")
+        reasons = {
+            "fsdp": "an int8 weight has the range of a whole row, and FSDP shares rows out",
+            "deepspeed": "int8 copies are made of whole weights, which DeepSpeed takes apart",
+            "torch_compile": "the steps before the last stretch compute something else than those in it",
+            "early_stopping_patience": "the run could stop before its last stretch",
+        }
+        for name, reason in reasons.items():
+            if getattr(self, name):
+                raise InputError(f"--quantize int8 and --{name} do not go together: {reason}; leave one of them out")
 
     def check_head(self, head: Head) -> None:
         """Refuses, with `InputError`, flags that are another head's and would do nothing."""

@@ -48,6 +48,11 @@ def lengthened(args: DistillationArguments, state: TrainerState, steps: int) -> 
     schedule = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
     counted = args.warmup_steps == 0 or args.warmup_steps >= 1
     said = f"goes on from step {state.global_step:,} to {steps:,}, where it was to end at {state.max_steps:,}"
+    if args.quantize:
+        return (
+            f"{said}: the last stretch, in int8, is at the end of all steps, and may have begun before, so the weights "
+            f"are not those of a run that was to have {steps:,} from its beginning"
+        )
     if schedule in ENDLESS or (schedule in ENDLESS_WITH_WARMUP and counted):
         return f"{said}: the steps are those of a run that was to have {steps:,} from its beginning"
     return (

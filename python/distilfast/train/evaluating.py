@@ -54,7 +54,8 @@ class EvaluatingTrainer(PublicTrainer):
             step.teachers,
             layout=getattr(self.train_dataset, "layout", "padded"),
             dropout=args.dropout,
-            stops_early=step.head.stops_early(step.objective),
+            # int8 is a matter of the range of all that a layer reads.
+            stops_early=step.head.stops_early(step.objective) and args.quantize is None,
             trains_head=step.head.reads_student(step.objective),
             device=args.device,
             dtype=args.compute_dtype,

@@ -21,6 +21,7 @@ from .continuing import LENGTHS, evaluations, steps_to_come
 from .inputs import Arguments
 from .labelled import rows_seen
 from .material import Material
+from .quantize import int8_steps
 from .sentence_material import check_saved
 from .trainer import DistillationTrainer
 
@@ -105,6 +106,8 @@ def describe(trainer: DistillationTrainer, material: Material) -> str:
     )
     steps = steps_to_come(args, len(batches))
     lines.append(f"steps: {steps:,}" + ("" if args.max_steps > 0 else f" in {args.num_train_epochs:g} epochs"))
+    if args.quantize:
+        lines.append(f"quantize: the last {int8_steps(args, steps):,} steps in int8; the student stays float")
     if steps < FEW_STEPS:
         takes_rows = step.head.takes_rows
         smaller = "--per_device_train_batch_size" if takes_rows else "--batches_per_step or --batch_tokens"
@@ -149,6 +152,8 @@ def summarise(arguments: Arguments, trainer: DistillationTrainer, material: Mate
         **of_data,
         "batches_per_step": args.batches_per_step,
         "learning_rate": args.learning_rate,
+        "quantize": args.quantize,
+        "int8_steps": int8_steps(args, steps_to_come(args, len(batches))),
         "steps": state.global_step,
         "epochs": state.epoch,
         "seconds": seconds,

@@ -8,7 +8,7 @@ the gradient of one big batch, however it is cut.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -24,7 +24,11 @@ from ..heads.positions import counted_positions
 from ..losses.arguments import mixture_of
 from ..models.bf16 import WeightCopies, untied_embeddings
 from ..models.padding_mask import with_shared_padding
+from ..models.quantized import quantized_inputs, quantized_weights
 from .layer_losses import HiddenLayerLoss, RelationLoss
+
+EXPORTED = ("student.", "head.sentence.")
+"""What of a step an exported file computes."""
 
 
 class DistillationStep(nn.Module):
@@ -37,7 +41,8 @@ class DistillationStep(nn.Module):
     says what is compared, and what a batch is. Several teachers give the mean of their tempered probabilities, and of
     the losses on hidden states the mean, weighted by `teacher_weights` (made to sum to 1; default: equal).
     `compute_dtype` bfloat16 runs the student on bfloat16 copies of its float32 weights (`copies`: made anew for each
-    micro-batch, or kept until they are forgotten), so that gradients and updates stay in float32.
+    micro-batch, or kept until they are forgotten), so that gradients and updates stay in float32; float32, that
+    `computes_int8` can be set: then the student, and what is saved with it, computes as onnxruntime will in int8.
 
     Raises `InputError` where the models do not fit together or lack what a loss compares.
     """
@@ -83,14 +88,26 @@ class DistillationStep(nn.Module):
         return self.teachers if self.head.teacher_needed(self.objective) else ()
 
     @property
+    def computes_int8(self) -> bool:
+        """Whether the forward pass computes what the int8 file of the student will (`models.quantized`)."""
+        return self.copies is not None and bool(self.copies.rounded)
+
+    @computes_int8.setter
+    def computes_int8(self, wanted: bool) -> None:
+        assert self.copies is not None
+        if wanted != self.computes_int8:
+            self.copies.round(quantized_weights(self, EXPORTED) if wanted else ())
+
+    @property
     def config(self) -> PreTrainedConfig:
         """The student's configuration: what Trainer's integrations read from a model."""
         return self.student.config
 
     def forward(self, batch: Mapping[str, Any], cast_weights: bool = True) -> dict[str, Tensor]:
         if cast_weights and self.copies is not None:
-            with self.copies.casting_rows():
-                called = torch.func.functional_call(self, self.copies.of(self), (batch, False))
+            as_int8 = self.computes_int8
+            with quantized_inputs(self, EXPORTED) if as_int8 else nullcontext(), self.copies.casting_rows():
+                called = torch.func.functional_call(self, self.copies.of(self), (batch, False), tie_weights=not as_int8)
             return cast("dict[str, Tensor]", called)
         return self.compute_losses(batch)
 

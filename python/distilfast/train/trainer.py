@@ -42,6 +42,7 @@ from .handed import check_batches, check_evaluation, check_models, check_optimis
 from .layer_losses import BoundsOnHost
 from .meter import Meter, add_states
 from .progress import say_progress
+from .quantize import QuantizeLastSteps
 from .step import DistillationStep, as_teachers
 
 logger = logging.getLogger(__name__)
@@ -110,7 +111,7 @@ class DistillationTrainer(EvaluatingTrainer):
             student,
             teachers,
             args.objective,
-            compute_dtype=dtype if dtype != student.dtype and not args.fsdp else None,
+            compute_dtype=dtype if (dtype != student.dtype or args.quantize) and not args.fsdp else None,
             teacher_weights=teacher_weights,
             head=head,
         )
@@ -129,6 +130,7 @@ class DistillationTrainer(EvaluatingTrainer):
                 SetEpoch(train_dataset),
                 self.interruption,
                 BeforeFirstStep(self.make_up_for_evaluation),
+                *([QuantizeLastSteps(step)] if args.quantize else []),
                 *(callbacks or []),
             ],
             **kwargs,
