@@ -209,7 +209,7 @@ def test_refusals(folder: Path) -> None:
         (single, {"validation": single, "teacher": folder / "number"}, "nothing says which rows are of one"),
         (None, {"per_device_train_batch_size": 3}, "a group has 4 rows and a batch 3"),
         (scored, {"validation": scored}, "'much' is no number"),
-        (scoreless, {"validation": scoreless, "load_best_model_at_end": True}, "ndcg@10: an evaluation gives"),
+        (scoreless, {"validation": scoreless, "metric_for_best_model": "ndcg@10"}, "ndcg@10: an evaluation gives"),
         (None, {"metric_for_best_model": "kendal"}, "did you mean kendall"),
         (None, {"alpha_similarity": 1.0}, "--alpha_similarity is not for the head classification"),
     ):
