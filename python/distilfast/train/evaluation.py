@@ -58,8 +58,6 @@ def choose_best_metric(args: DistillationArguments, head: Head, held_out: Any) -
 def check_best_metric(metric: str | None, step: DistillationStep, args: DistillationArguments, held_out: Any) -> None:
     """Refuses a `metric` that was asked for to choose the best model and that no evaluation will give, before the first
     one, or where there will be none."""
-    if metric is None and args.load_best_model_at_end and _grouped(held_out):
-        metric = args.metric_for_best_model  # which needs a group with a relevant row
     if metric is None:
         return
     if held_out is None:
