@@ -52,3 +52,11 @@ for file in sorted(pathlib.Path("forgetting").glob("*/train_summary.json")):
     found[file.parent.name] = {name: summary[name] for name in names}
 pathlib.Path("forgetting.json").write_text(json.dumps(found, indent=1) + "\n")
 PYTHON
+
+# The students of the first seed on text that nobody was trained on, beside the untrained cut.
+set --
+for name in full mixed slow cosine; do
+    [ -d "forgetting/$name-seed0" ] && set -- "$@" --student "$name=forgetting/$name-seed0"
+done
+[ -f held_out/evaluate.json ] || distilfast evaluate --teacher teacher "$@" --text held_out.txt other_judged.txt --controls \
+    --max_length 164 --max_lines 200 --speed false --pictures false --output_dir held_out

@@ -138,6 +138,21 @@ def forgetting_table(runs: dict[str, Any]) -> str:
     return table(header, rows)
 
 
+def forgetting_held_out_table(report: dict[str, Any]) -> str:
+    """Every model on held-out text of the kind trained on, and of the other kinds."""
+    texts = [text["models"] for text in report["held_out"].values()]
+    titles = {"teacher": "teacher, 8 layers", **FORGETTING, "cut, 4 layers": "4 layers, not trained"}
+    rows = []
+    for name, title in titles.items():
+        if name in texts[0]:
+            rows.append([title])
+            for models in texts:
+                shares = [number(100 * models[name][key], 1) for key in ("mlm_accuracy", "agreement")]
+                rows[-1] += [*shares, number(models[name]["kl"], 3)]
+    measures = ["accuracy, %", "as the teacher, %", "KL"]
+    return table(["model", *measures, *(f"other kinds: {measure}" for measure in measures)], rows)
+
+
 def tables() -> dict[str, str]:
     """Every table of the page by its name, as Markdown."""
     absolute, relative = re.findall(r"(?m)(?:^\|.*\n)+", ablation_markdown(read("ablation_controls")))
@@ -147,6 +162,7 @@ def tables() -> dict[str, str]:
         "ablation": absolute,
         "against_the_full_loss": relative,
         "forgetting": forgetting_table(read("forgetting")) + "\n",
+        "forgetting_held_out": forgetting_held_out_table(read("forgetting_held_out")) + "\n",
         "longer": longer_table(read("longer"), read("dropout")) + "\n",
         "tasks": tasks + "\n",
     }
