@@ -312,18 +312,24 @@ def _new_hidden_directory(path: Path) -> tuple[Path, BaseFileLock | None]:
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """`text` in UTF-8 as the whole content of `path`; a reader sees the old file or the new one, never a part.
 
-    Raises `InputError` where `path` is a folder, a device or a pipe, and where disk or permissions do not allow it.
+    Raises `InputError` where `path` is a folder, a device or a pipe, and where disk or permissions do not allow it;
+    folders that were made for it are gone then.
     """
     try:
         path = refuse_no_file(path)
     except OSError as error:
         raise InputError(str(describe_fault(error, path))) from error
     beside = path.with_name(f"{_hidden_prefix(path)}{os.getpid()}.partial")
+    made = [folder for folder in path.parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         beside.write_text(text, encoding="utf-8")
         os.replace(beside, path)
     except OSError as error:
+        with suppress(OSError):
+            beside.unlink()
+            for folder in made:
+                folder.rmdir()
         raise InputError(str(describe_fault(error, path))) from error
     finally:
         with suppress(OSError):

@@ -34,8 +34,8 @@ VALID = {
     "bench batches": f"--rows 200 --batch_tokens 1024 --rounds 1 --seconds 0.01 --plan_rows 200 --json {OUT}",
     "bench losses": "--device cpu --rows 8 --vocabularies 50 --hidden 8 --runs 1 --compile false --threads 1 "
     f"--json {OUT}",
-    "bench train": "--size tiny --batch_tokens 512 --max_length 32 --batches 1 --rounds 1 --text text.txt --threads 1 "
-    f"--json {OUT}",
+    "bench train": "--size tiny --batch_tokens 64 --max_length 32 --batches 1 --batches_per_step 2 --rounds 1 "
+    f"--text text.txt --threads 1 --json {OUT}",
 }
 LONG = ("demo", "bench batches", "bench losses", "bench train", "ablate")
 """Commands that take minutes or more where a flag that makes them short is left out."""

@@ -119,4 +119,4 @@ def test_a_teacher_that_is_no_better_than_chance_is_named() -> None:
     assert high == ["accuracy", "macro_f1"]
     assert all(any(f"above t in {metric.replace('_', ' ')}" in said for said in part["warnings"]) for metric in high)
     text = rows_markdown({**part, "file": "dev.csv", "rows": 120, "notes": []}, "t")
-    assert "**T scores 50.0" in text
+    assert "**t scores 50.0" in text

@@ -6,6 +6,7 @@ need a driver, so they are counted on the CPU, with the losses as PyTorch comput
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -109,8 +110,8 @@ def batch_of(layout: str, device: str, head: str) -> dict[str, Any]:
 def step_of(head: str, family: str, device: str) -> DistillationStep:
     """A student of float32 weights and a teacher of bfloat16 ones, made for `device` as they are trained there."""
     kind, _, options = HEADS[head]
-    student = kind.from_config(FAMILIES[family], attn_implementation="sdpa")
-    teacher = kind.from_config(FAMILIES[family], attn_implementation="sdpa", dtype=torch.bfloat16).eval()
+    student = kind.from_config(copy.deepcopy(FAMILIES[family]), attn_implementation="sdpa")
+    teacher = kind.from_config(copy.deepcopy(FAMILIES[family]), attn_implementation="sdpa", dtype=torch.bfloat16).eval()
     objective = Objective(impl="auto" if device == "cuda" else "eager", **options)
     chosen: Any = None
     if head == "embedding":

@@ -8,6 +8,7 @@ import pytest
 import torch
 from distilfast import InputError
 from distilfast.models import attention
+from distilfast.models.adaptation import adapt
 from distilfast.train.layer_losses import BoundsOnHost, RelationLoss, query_key_value
 from torch import Tensor
 from transformers import (
@@ -114,6 +115,7 @@ def test_both_layouts_give_the_same_gradient() -> None:
 def test_bounds_that_come_with_a_batch_spare_the_reading_of_it() -> None:
     teacher, student = teacher_and_student()
     batch = batch_of("packed")
+    adapt(student, teacher, layout="packed")
 
     class Batches(list[dict[str, Any]]):
         batches_per_step = 1

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from .. import cpu
+from .._core import InputError
 from ..batches.masked import MaskedBatches
 from ..heads.objective import Objective
 from ..metrics.speed import device_name
@@ -162,10 +163,16 @@ class Contest:
 
     def our_batches(self, layout: Layout) -> MaskedBatches:
         column = pa.array(self.rows, pa.list_(pa.uint16()))
-        return MaskedBatches(
+        batches = MaskedBatches(
             column, self.tokenizer, self.batch_tokens, self.max_length, layout=layout,
             batches_per_step=self.batches_per_step,
         )  # fmt: skip
+        if len(batches) < self.batches_per_step:
+            raise InputError(
+                f"the rows make {len(batches)} micro-batches of {self.batch_tokens} tokens, fewer than the "
+                f"{self.batches_per_step} of a step; give more text, or a smaller --batch_tokens or --batches_per_step"
+            )
+        return batches
 
     def our_loop(self, **objective: Any) -> Step:
         student, teacher = copy.deepcopy(self.student), copy.deepcopy(self.teacher_bf16)

@@ -299,13 +299,15 @@ def run_evaluation(options: EvaluateOptions) -> dict[str, Any]:
     if plan is not None:
         found, report["missing"] = task_report(paths, plan, folder, on)
         report |= found
-    folder.mkdir(parents=True, exist_ok=True)
     if earlier is not None and fits(earlier, report):
         report = merged(earlier, report)
     elif earlier is not None:
         kept = set_aside(folder)
         print(f"the report in {folder} is of other models or rows; it is kept as {kept}", file=sys.stderr)
-    report["pictures"] = draw_pictures(report, folder) if options.pictures else []
+    report["pictures"] = []
+    if options.pictures:
+        folder.mkdir(parents=True, exist_ok=True)
+        report["pictures"] = draw_pictures(report, folder)
     write_json(folder / "evaluate.json", report)
     write_text(folder / "evaluate.md", markdown(report))
     return report

@@ -160,7 +160,7 @@ def prepare(
         info = {**vars(row_rules), **totals, **counts.as_dict(), "text_bytes": text_bytes}
         starts = [(0, 0), *ends]
         info["texts"] = [
-            {"name": name, "rows": end[0] - start[0], "tokens": end[1] - start[1]}
+            {"name": Path(name).name, "rows": end[0] - start[0], "tokens": end[1] - start[1]}
             for name, start, end in zip(texts, starts, ends, strict=False)  # a data set has no texts
         ]
         described = write_description(directory, tokenizer, cutter.token_counts, writer.finish(), info)
