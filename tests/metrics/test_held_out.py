@@ -8,8 +8,7 @@ import scipy.special
 import scipy.stats
 import torch
 from distilfast import InputError
-from distilfast.metrics.held_out import evaluate_held_out
-from distilfast.metrics.held_out import LOGITS_AT_ONCE, pick_device
+from distilfast.metrics.held_out import LOGITS_AT_ONCE, evaluate_held_out, pick_device
 from sklearn.metrics import accuracy_score, log_loss
 from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
 
