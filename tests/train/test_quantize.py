@@ -15,7 +15,7 @@ from distilfast import DistillationArguments, InputError, losses
 from distilfast.heads import Objective
 from distilfast.models.families import mlm_decoder, mlm_transform
 from distilfast.models.last_layer import encode
-from distilfast.models.quantized import quantized_inputs, quantized_weight, quantized_weights
+from distilfast.models.quantized import quantized_inputs, quantized_values, quantized_weight, quantized_weights
 from distilfast.train.step import DistillationStep
 from film_rows import QUICK, reviews, save_blank
 from tiny_sentence import encoder_folder, sentences
@@ -83,7 +83,7 @@ def test_killed_within_the_stretch_and_resumed(tmp_path: Path) -> None:
     assert killed["curve"] == whole["curve"]
 
 
-def test_the_loss_of_words_reads_what_a_decoder_in_int8_would_say() -> None:
+def test_the_loss_of_words_reads_what_a_decoder_in_int8_would_say(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the linear path, which never calls the decoder."""
     teacher = tiny_training.teacher(dropout=0.0)
     student = tiny_training.create_student(teacher, 1)
@@ -122,6 +122,21 @@ def test_the_loss_of_words_reads_what_a_decoder_in_int8_would_say() -> None:
     kl = losses.soft_kl(ours[attended], theirs[attended], temperature=2.0, num_rows=batch["num_attended_in_step"])
     torch.testing.assert_close(found["loss_ce"], kl, rtol=1e-4, atol=1e-6)
     assert abs(float(exact["loss_ce"] - kl)) > 10 * abs(float(found["loss_ce"] - kl))
+    # Without a teacher too, at the labelled positions alone, whose range is then that of the features.
+    read: list[torch.Tensor] = []
+    honest = losses.linear_masked_ce
+
+    def watched(features: torch.Tensor, *rest: Any, **given: Any) -> torch.Tensor:
+        read.append(features.detach())
+        return honest(features, *rest, **given)
+
+    monkeypatch.setattr(losses, "linear_masked_ce", watched)
+    alone = DistillationStep(student, None, Objective(alpha_ce=0.0, alpha_cos=0.0), compute_dtype=torch.float32)
+    for as_int8 in (False, True):
+        alone.computes_int8 = as_int8
+        alone(batch)
+    as_floats, as_uint8 = ((features - quantized_values(features)).abs().max() for features in read)
+    assert as_uint8 < 1e-5 < 1e-3 < as_floats
     found["loss"].backward()
     assert all(value.grad is not None and value.grad.isfinite().all() for value in student.parameters())
     assert decoder.weight.grad.abs().sum() > 0

@@ -73,7 +73,8 @@ class MaskedLM(Head):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """KL, masked-language-model loss and squared distance from one pass over the logits."""
         assert rows.labels is not None
-        decoder, features = mlm_decoder(student.model), mlm_transform(student.model, student.compared)
+        decoder = mlm_decoder(student.model)
+        features = input_of(decoder, mlm_transform(student.model, student.compared))
         if not self.compares_teacher(objective):
             mlm = losses.linear_masked_ce(
                 features, decoder.weight, decoder.bias, rows.labels, num_rows=rows.num_labelled, impl=objective.impl
@@ -83,7 +84,7 @@ class MaskedLM(Head):
             target_features = [mlm_transform(target.model, target.compared) for target in targets]
         target_decoders = [mlm_decoder(target.model) for target in targets]
         result = losses.linear_distillation_loss(
-            input_of(decoder, features),
+            features,
             decoder.weight,
             decoder.bias,
             target_features,
