@@ -41,7 +41,7 @@ class OurLoop:
     ) -> None:
         self.module = step.train()
         if step.copies is not None:
-            step.copies.kept = True
+            step.copies.kept = step.copies.adds_up = True
         self.batches = endless(batches)
         self.optimizer = optimizer
         self.batches_per_step = batches_per_step
