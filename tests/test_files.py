@@ -127,6 +127,24 @@ def test_text_and_json_are_replaced_whole(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "folder") == ["note.txt"]
 
 
+@pytest.mark.parametrize("fails", ["os.replace", "pathlib.Path.write_text"])
+def test_text_that_cannot_be_written_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    (tmp_path / "there").mkdir()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fails, full)
+        for folder in ("there", "new/deep"):
+            with pytest.raises(df.InputError, match="no space is left"):
+                write_text(tmp_path / folder / "note.txt", "text")
+    assert names(tmp_path) == ["there"]
+    assert names(tmp_path / "there") == []
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("kind", ["file", "pipe", "socket", "device", "link to a pipe", "link to a device"])
 def test_what_is_no_folder_is_never_replaced(tmp_path: Path, kind: str, overwrite: bool) -> None:

@@ -326,14 +326,12 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         beside.write_text(text, encoding="utf-8")
         os.replace(beside, path)
     except OSError as error:
-        with suppress(OSError):
-            beside.unlink()
-            for folder in made:
-                folder.rmdir()
         raise InputError(str(describe_fault(error, path))) from error
     finally:
         with suppress(OSError):
-            beside.unlink()
+            beside.unlink(missing_ok=True)
+            for folder in made if not path.exists() else ():
+                folder.rmdir()
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

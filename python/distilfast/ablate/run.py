@@ -277,7 +277,8 @@ def train(
 def judge(paths: Mapping[str, str], options: AblateOptions, folder: Path) -> dict[str, Any]:
     """{"held_out": facts, "scores": {name: {metric: value}}} of the teacher and every student."""
     evaluation = TextOptions(max_length=options.max_length, device=options.device)
-    held_out = text_scores(paths, TEACHER, evaluation, read_texts(options.held_out, options.max_lines))
+    lines = read_texts(options.held_out, options.max_lines)
+    held_out = text_scores(paths, TEACHER, evaluation, {"held_out": lines})["held_out"]
     models = held_out.pop("models")
     scores: dict[str, dict[str, float]] = {
         name: {

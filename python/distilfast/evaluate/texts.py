@@ -46,19 +46,31 @@ def held_out_texts(given_texts: Sequence[str]) -> dict[str, str]:
 
 def held_out_report(paths: dict[str, str], teacher: str, options: TextOptions) -> dict[str, Any]:
     """Masked-LM quality of every model on each held-out text, by its name."""
-    if options.tokens is not None:
-        return {Path(options.tokens).name: text_scores(paths, teacher, options)}
-    texts = {name: read_texts([file], options.max_lines) for name, file in held_out_texts(options.text).items()}
-    return {name: text_scores(paths, teacher, options, lines) for name, lines in texts.items()}
+    texts: dict[str, Sequence[str]] = {Path(options.tokens).name: ()} if options.tokens is not None else {}
+    for name, file in held_out_texts(options.text).items():
+        texts[name] = read_texts([file], options.max_lines)
+    return text_scores(paths, teacher, options, texts)
 
 
 def text_scores(
-    paths: Mapping[str, str], teacher: str, options: TextOptions, lines: Sequence[str] = ()
-) -> dict[str, Any]:
-    """Masked-LM quality of every model on `lines`, or on `options.tokens`, and of the cuts (`options.controls`)."""
+    paths: Mapping[str, str], teacher: str, options: TextOptions, texts: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, Any]]:
+    """Masked-LM quality of every model on the lines of each text (none: on `options.tokens`), and of the cuts
+    (`options.controls`)."""
     models = {name: load_model(path, "masked_lm") for name, path in paths.items()}
     cuts, no_cuts = cut_models(models, teacher) if options.controls else ({}, [])
     models |= cuts
+    return {name: _scores(paths, models, teacher, options, lines, no_cuts) for name, lines in texts.items()}
+
+
+def _scores(
+    paths: Mapping[str, str],
+    models: Mapping[str, Any],
+    teacher: str,
+    options: TextOptions,
+    lines: Sequence[str],
+    no_cuts: Sequence[str],
+) -> dict[str, Any]:
     room = [most for model in models.values() if (most := longest_row(model)) is not None]
     batches, info = held_out_batches(
         paths,

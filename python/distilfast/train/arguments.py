@@ -222,7 +222,7 @@ class DistillationArguments(TrainingArguments):
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
             raise InputError(f"--early_stopping_patience {self.early_stopping_patience}: must be at least 1")
         for name in ("early_stopping_patience", "load_best_model_at_end"):
-            if getattr(self, name) and str(getattr(self.eval_strategy, "value", self.eval_strategy)) == "no":
+            if getattr(self, name) and self.eval_strategy == "no":
                 raise InputError(
                     f"--{name} needs evaluations: give --validation_text or rows, and --eval_strategy epoch or steps"
                 )

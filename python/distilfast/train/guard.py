@@ -7,7 +7,7 @@ kind that is trained on does not show it.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,9 +65,8 @@ def build_guard(data: DataArguments, tokens: PreparedTokens, column: str) -> Gua
     """
     if data.guard_text is None:
         return None
-    names = [data.guard_text] if isinstance(data.guard_text, str) else list(data.guard_text)
-    _refuse_trained_on(names, data)
-    texts = read_texts(names, column=column)
+    _refuse_trained_on(data.guard_text, data)
+    texts = read_texts(data.guard_text, column=column)
     rows, cut = encode_and_cut(tokens.tokenizer, [texts[place] for place in _drawn(len(texts))], data.max_length)
     guard = _bounded(rows)
     trained_on = pa.array(tokens.dataset[_drawn(len(tokens.dataset))]["input_ids"], pa.list_(pa.int32()))
@@ -82,7 +81,7 @@ def build_guard(data: DataArguments, tokens: PreparedTokens, column: str) -> Gua
     )
 
 
-def _refuse_trained_on(names: list[str], data: DataArguments) -> None:
+def _refuse_trained_on(names: Sequence[str], data: DataArguments) -> None:
     trained_on = {os.path.realpath(path) for path in find_text_files(data.text)} if data.text else set()
     for path in find_text_files(names):
         if os.path.realpath(path) in trained_on:

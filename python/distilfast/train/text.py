@@ -222,7 +222,7 @@ def build_batches(data: DataArguments, args: DistillationArguments, tokens: Prep
 
 def evaluates(args: DistillationArguments) -> bool:
     """Whether the student is evaluated while it is trained."""
-    return str(getattr(args.eval_strategy, "value", args.eval_strategy)) != "no" or args.eval_on_start
+    return args.eval_strategy != "no" or args.eval_on_start
 
 
 def build_held_out(
