@@ -1,11 +1,13 @@
 """What every command shares: its flags from dataclasses, `--config`, `--help`, and errors of one line.
 
-A command is a function of dataclasses; its flags are their fields, its help their `metadata["help"]`. `Command` answers
+A command is a function of dataclasses; its flags are their fields, made by `flag`. `Command` answers
 `--help` and wrong flags from the source of the dataclasses (`source.py`), then imports what the command needs and runs
 it. Bad input ends with one line on stderr and exit code 2; anything else that goes wrong is a bug and shows its
 traceback.
 """
 
+from .flags import REQUIRED as REQUIRED
+from .flags import flag as flag
 from .parser import given as given
 from .parser import parse as parse
 from .parser import require_positive as require_positive

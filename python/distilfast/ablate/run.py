@@ -12,13 +12,13 @@ import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from transformers import BertConfig
 
-from .. import _command as command
+from .._command import REQUIRED, flag, given, parse
 from .._core import InputError
 from .._files import may_be_folder, refuse_occupied, write_json, write_text
 from ..evaluate.cells import claim, model_fingerprint
@@ -55,45 +55,33 @@ TEACHER = "teacher"
 class AblateOptions:
     """Flags of `python -m distilfast.ablate`."""
 
-    output_dir: str = field(metadata={"help": "Where students, ablate.md, ablate.json go; what is finished is kept."})
-    held_out: list[str] = field(metadata={"help": "Text files to judge on, UTF-8; none of the text trained on."})
-    text: list[str] = field(default_factory=list, metadata={"help": "Text to train on: files as prepare takes them."})
-    tokens: str | None = field(
-        default=None, metadata={"help": "Instead of --text: a directory of python -m distilfast.prepare."}
+    output_dir: str = flag(REQUIRED, "Where students, ablate.md, ablate.json go; what is finished is kept.")
+    held_out: list[str] = flag(REQUIRED, "Text files to judge on, UTF-8; none of the text trained on.")
+    text: list[str] = flag([], "Text to train on: files as prepare takes them.")
+    tokens: str | None = flag(None, "Instead of --text: a directory of python -m distilfast.prepare.")
+    teacher: str | None = flag(None, "Teacher: a directory or hub id. Without one, a small BERT is pretrained first.")
+    tokenizer: str | None = flag(None, "vocab.txt or tokenizer.json for --text without --teacher.")
+    teacher_layers: int = flag(4, "Layers of the teacher that is pretrained.")
+    teacher_hidden: int = flag(128, "Its hidden size, a multiple of 64.")
+    teacher_steps: int = flag(1000, "Its steps.")
+    steps: int = flag(500, "Steps of every student.")
+    seeds: int = flag(3, "Seeds, each with its own order of batches and random weights.")
+    controls: bool = flag(
+        False, "Also: cut from the teacher and trained on the masked-LM loss alone; cut and not trained."
     )
-    teacher: str | None = field(
-        default=None,
-        metadata={"help": "Teacher: a directory or hub id. Without one, a small BERT is pretrained first."},
-    )
-    tokenizer: str | None = field(
-        default=None, metadata={"help": "vocab.txt or tokenizer.json for --text without --teacher."}
-    )
-    teacher_layers: int = field(default=4, metadata={"help": "Layers of the teacher that is pretrained."})
-    teacher_hidden: int = field(default=128, metadata={"help": "Its hidden size, a multiple of 64."})
-    teacher_steps: int = field(default=1000, metadata={"help": "Its steps."})
-    steps: int = field(default=500, metadata={"help": "Steps of every student."})
-    seeds: int = field(default=3, metadata={"help": "Seeds, each with its own order of batches and random weights."})
-    controls: bool = field(
-        default=False,
-        metadata={"help": "Also: cut from the teacher and trained on the masked-LM loss alone; cut and not trained."},
-    )
-    train_flags: str = field(
-        default="", metadata={"help": 'Flags for every run of python -m distilfast.train, as "--batch_tokens 4096".'}
-    )
-    max_length: int = field(default=512, metadata={"help": "Longest example in tokens, in training and held out."})
-    max_lines: int | None = field(default=None, metadata={"help": "Use this many held-out lines at most."})
-    tasks: str | None = field(
-        default=None, metadata={"help": "Also judge on tasks, comma-separated, as the published study did on GLUE."}
-    )
-    data_dir: str | None = field(default=None, metadata={"help": "Folder with the task folders; without it, the hub."})
-    task_seeds: int = field(default=1, metadata={"help": "Fine-tuning seeds of each student and task."})
-    task_learning_rate: float | None = field(default=None, metadata={"help": "Of fine-tuning; else the published."})
-    task_epochs: float | None = field(default=None, metadata={"help": "Of fine-tuning; else 3."})
-    max_train_rows: int | None = field(default=None, metadata={"help": "Fine-tune on this many rows at most."})
-    max_dev_rows: int | None = field(default=None, metadata={"help": "Score tasks on this many rows at most."})
-    task_bf16: bool = field(default=False, metadata={"help": "Fine-tune in bfloat16."})
-    device: str = field(default="auto", metadata={"help": "Where quality is evaluated: auto, cpu, cuda, cuda:1."})
-    pictures: bool = field(default=True, metadata={"help": "Draw ablation.png."})
+    train_flags: str = flag("", 'Flags for every run of python -m distilfast.train, as "--batch_tokens 4096".')
+    max_length: int = flag(512, "Longest example in tokens, in training and held out.")
+    max_lines: int | None = flag(None, "Use this many held-out lines at most.")
+    tasks: str | None = flag(None, "Also judge on tasks, comma-separated, as the published study did on GLUE.")
+    data_dir: str | None = flag(None, "Folder with the task folders; without it, the hub.")
+    task_seeds: int = flag(1, "Fine-tuning seeds of each student and task.")
+    task_learning_rate: float | None = flag(None, "Of fine-tuning; else the published.")
+    task_epochs: float | None = flag(None, "Of fine-tuning; else 3.")
+    max_train_rows: int | None = flag(None, "Fine-tune on this many rows at most.")
+    max_dev_rows: int | None = flag(None, "Score tasks on this many rows at most.")
+    task_bf16: bool = flag(False, "Fine-tune in bfloat16.")
+    device: str = flag("auto", "Where quality is evaluated: auto, cpu, cuda, cuda:1.")
+    pictures: bool = flag(True, "Draw ablation.png.")
 
 
 @dataclass(frozen=True)
@@ -183,11 +171,11 @@ def _check(options: AblateOptions) -> tuple[list[str], dict[str, Any]]:
         flags = shlex.split(options.train_flags)
     except ValueError as error:
         raise InputError(f"--train_flags {options.train_flags!r}: {error}") from None
-    for flag in flags:
-        name = flag.removeprefix("--").partition("=")[0].replace("-", "_")
-        if flag.startswith("--") and name in OURS:
-            raise InputError(f"--train_flags: {flag} is set by the study itself; leave it out")
-    return flags, command.given(KINDS, flags)
+    for word in flags:
+        name = word.removeprefix("--").partition("=")[0].replace("-", "_")
+        if word.startswith("--") and name in OURS:
+            raise InputError(f"--train_flags: {word} is set by the study itself; leave it out")
+    return flags, given(KINDS, flags)
 
 
 def prepared_tokens(options: AblateOptions, folder: Path) -> str:
@@ -326,6 +314,6 @@ def deltas(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    (options,) = command.parse([AblateOptions], argv)
+    (options,) = parse([AblateOptions], argv)
     quiet()
     print(ablation_markdown(run_ablation(options)))

@@ -22,7 +22,7 @@ import pyarrow as pa
 import torch
 import transformers
 
-from .. import _command as command
+from .._command import flag, parse, require_positive
 from .._core import __version__
 from ..batches.masked import MaskedBatches, TokenizerLike
 from ..batches.settings import Masking
@@ -37,14 +37,12 @@ TILE = 1_000_000  # rows of which the lengths are drawn; more rows have the same
 class Arguments(ResultFile):
     """What is measured."""
 
-    tokens: str | None = dataclasses.field(
-        default=None, metadata={"help": "prepared directory to measure on, beside the synthetic lengths"}
-    )
-    rows: int = dataclasses.field(default=50_000, metadata={"help": "rows of synthetic lengths"})
-    batch_tokens: int = dataclasses.field(default=16384, metadata={"help": "token budget of a batch"})
-    rounds: int = dataclasses.field(default=5, metadata={"help": "turns of each; the median is shown"})
-    seconds: float = dataclasses.field(default=0.5, metadata={"help": "CPU seconds of one turn"})
-    plan_rows: int = dataclasses.field(default=1_000_000, metadata={"help": "rows that are planned"})
+    tokens: str | None = flag(None, "prepared directory to measure on, beside the synthetic lengths")
+    rows: int = flag(50_000, "rows of synthetic lengths")
+    batch_tokens: int = flag(16384, "token budget of a batch")
+    rounds: int = flag(5, "turns of each; the median is shown")
+    seconds: float = flag(0.5, "CPU seconds of one turn")
+    plan_rows: int = flag(1_000_000, "rows that are planned")
 
 
 class Vocabulary:
@@ -270,8 +268,8 @@ def status_bytes(name: str) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    (arguments,) = command.parse([Arguments], argv)
-    command.require_positive(arguments, "rows", "batch_tokens", "rounds", "seconds", "plan_rows")
+    (arguments,) = parse([Arguments], argv)
+    require_positive(arguments, "rows", "batch_tokens", "rounds", "seconds", "plan_rows")
     arguments.refuse_lost_files()
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]

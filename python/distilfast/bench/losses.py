@@ -12,7 +12,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import losses
-from .._command import parse, require_positive
+from .._command import flag, parse, require_positive
 from .._core import InputError
 from .._files import write_text
 from ..metrics.speed import device_name
@@ -40,17 +40,17 @@ QUEUED_CYCLES = 10_000_000  # of a GPU that sleeps while the host launches a ste
 class LossesBenchArguments(ResultFile):
     """Flags of `bench losses`."""
 
-    device: str = field(default="auto", metadata={"help": "'cuda', 'cpu', or 'auto'"})
-    rows: list[int] = field(default_factory=lambda: [0], metadata={"help": "numbers of rows; 0: by device"})
-    vocabularies: list[int] = field(default_factory=lambda: [0], metadata={"help": "vocabulary sizes; 0: by device"})
-    dtype: str = field(default="auto", metadata={"help": "float32, bfloat16, float16; auto: bfloat16 on CUDA"})
-    hidden: int = field(default=768, metadata={"help": "hidden size of the linear and the hidden-state losses"})
-    labelled: float = field(default=0.15, metadata={"help": "share of rows with a label"})
-    compile: bool = field(default=True, metadata={"help": "time torch.compile too"})
-    linear: bool = field(default=True, metadata={"help": "time the linear and the hidden-state losses too"})
-    runs: int = field(default=0, metadata={"help": "runs of each, in turn; the median counts; 0: by device"})
-    threads: int = field(default=0, metadata={"help": "CPU threads; 0: torch's own number"})
-    markdown: str = field(default="", metadata={"help": "a file to write the figures to, as a Markdown table"})
+    device: str = flag("auto", "'cuda', 'cpu', or 'auto'")
+    rows: list[int] = flag([0], "numbers of rows; 0: by device")
+    vocabularies: list[int] = flag([0], "vocabulary sizes; 0: by device")
+    dtype: str = flag("auto", "float32, bfloat16, float16; auto: bfloat16 on CUDA")
+    hidden: int = flag(768, "hidden size of the linear and the hidden-state losses")
+    labelled: float = flag(0.15, "share of rows with a label")
+    compile: bool = flag(True, "time torch.compile too")
+    linear: bool = flag(True, "time the linear and the hidden-state losses too")
+    runs: int = flag(0, "runs of each, in turn; the median counts; 0: by device")
+    threads: int = flag(0, "CPU threads; 0: torch's own number")
+    markdown: str = flag("", "a file to write the figures to, as a Markdown table")
 
 
 def eager_loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:

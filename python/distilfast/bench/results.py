@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from .._command import flag
 from .._files import refuse_no_file, write_json
 
 
@@ -12,8 +13,8 @@ from .._files import refuse_no_file, write_json
 class ResultFile:
     """Flags of every bench."""
 
-    json: str | None = field(default=None, metadata={"help": "a file to write the figures to, as JSON"})
-    overwrite: bool = field(default=False, metadata={"help": "replace a file that holds something already"})
+    json: str | None = flag(None, "a file to write the figures to, as JSON")
+    overwrite: bool = flag(False, "replace a file that holds something already")
 
     def refuse_lost_files(self, *others: str | None) -> None:
         """Raises `InputError`, before anything is measured, where nothing may be written to the file (or to `others`,

@@ -8,11 +8,11 @@ import statistics
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .._command import parse, require_positive
+from .._command import flag, parse, require_positive
 from .._core import InputError
 from ..metrics.speed import device_name
 from .contenders import Contender, Rows, contenders
@@ -23,28 +23,16 @@ from .results import ResultFile
 class TokenizeBenchArguments(ResultFile):
     """Flags of `bench tokenize`."""
 
-    vocab: str | None = field(
-        default=None,
-        metadata={"help": "a BERT tokenizer.json or vocab.txt; else the uncased one in DISTILFAST_DATA"},
+    vocab: str | None = flag(None, "a BERT tokenizer.json or vocab.txt; else the uncased one in DISTILFAST_DATA")
+    text: str | None = flag(
+        None, "a text file; a line is a document, ended by '. ' a sentence; else Wikipedia in DISTILFAST_DATA"
     )
-    text: str | None = field(
-        default=None,
-        metadata={
-            "help": "a text file; a line is a document, ended by '. ' a sentence; else Wikipedia in DISTILFAST_DATA"
-        },
-    )
-    multilingual: str | None = field(
-        default=None, metadata={"help": "a text file, or a folder of them, in many scripts; else DISTILFAST_DATA's"}
-    )
-    multilingual_vocab: str | None = field(
-        default=None, metadata={"help": "the vocabulary for it; else the multilingual one in DISTILFAST_DATA"}
-    )
-    megabytes: float = field(default=16.0, metadata={"help": "how much of the text to use, in MB of UTF-8"})
-    slow_megabytes: float = field(default=1.0, metadata={"help": "how much of it the slower ones are given"})
-    runs: int = field(default=5, metadata={"help": "runs of each, in turn; the median counts"})
-    clock: str = field(
-        default="wall", metadata={"help": "'wall', or 'cpu' for one thread on a machine with other work"}
-    )
+    multilingual: str | None = flag(None, "a text file, or a folder of them, in many scripts; else DISTILFAST_DATA's")
+    multilingual_vocab: str | None = flag(None, "the vocabulary for it; else the multilingual one in DISTILFAST_DATA")
+    megabytes: float = flag(16.0, "how much of the text to use, in MB of UTF-8")
+    slow_megabytes: float = flag(1.0, "how much of it the slower ones are given")
+    runs: int = flag(5, "runs of each, in turn; the median counts")
+    clock: str = flag("wall", "'wall', or 'cpu' for one thread on a machine with other work")
 
 
 def core_numbers() -> list[int]:

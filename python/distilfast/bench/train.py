@@ -12,7 +12,7 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from transformers import BertConfig, BertTokenizer
 
-from .._command import parse, require_positive
+from .._command import flag, parse, require_positive
 from .._core import InputError
 from .._files import write_text
 from ..models.bf16 import bf16_is_fast
@@ -47,42 +47,30 @@ SIZES: dict[str, dict[str, Any]] = {
 class TrainBench(ResultFile):
     """What to measure."""
 
-    head: Literal["masked_lm", "classification", "tokens", "embedding"] = field(
-        default="masked_lm",
-        metadata={
-            "help": "What is distilled; classification and tokens against transformers.Trainer, embedding against "
-            "SentenceTransformerTrainer."
-        },
+    head: Literal["masked_lm", "classification", "tokens", "embedding"] = flag(
+        "masked_lm",
+        "What is distilled; classification and tokens against transformers.Trainer, embedding against "
+        "SentenceTransformerTrainer.",
     )
-    size: Literal["base", "small", "tiny"] = field(
-        default="base", metadata={"help": "Teacher of 12x768 (base), 6x384 or 2x64; the student has half the layers."}
+    size: Literal["base", "small", "tiny"] = flag(
+        "base", "Teacher of 12x768 (base), 6x384 or 2x64; the student has half the layers."
     )
-    batch_tokens: int | None = field(
-        default=None, metadata={"help": "Tokens of a micro-batch. Default: 2048 on a CPU, 32768 on a GPU."}
+    batch_tokens: int | None = flag(None, "Tokens of a micro-batch. Default: 2048 on a CPU, 32768 on a GPU.")
+    per_device_train_batch_size: int = flag(32, "Rows of a batch, for --head classification and tokens.")
+    rows: int = flag(512, "Rows of an epoch, for heads other than masked_lm.")
+    max_length: int | None = flag(None, "Longest row, in tokens. Default: 512, for heads other than masked_lm 128.")
+    batches: int = flag(4, "Micro-batches that a contender trains on before the next.")
+    rounds: int = flag(3, "Turns of each contender; the median counts.")
+    batches_per_step: int = flag(4, "Micro-batches of an optimiser step.")
+    compile: bool = flag(False, "Let the plain loop compile its models too, and count it if that is faster.")
+    threads: int | None = flag(None, "Threads of torch on a CPU. Default: torch's own.")
+    text: str | None = flag(
+        None, "A text file whose lines are the rows. Default: WikiText-2 in DISTILFAST_DATA, or made up."
     )
-    per_device_train_batch_size: int = field(
-        default=32, metadata={"help": "Rows of a batch, for --head classification and tokens."}
+    layout: Literal["auto", "padded", "packed"] = flag(
+        "auto", "Of our batches, for masked_lm. Default: packed on a GPU, padded on a CPU, as in training."
     )
-    rows: int = field(default=512, metadata={"help": "Rows of an epoch, for heads other than masked_lm."})
-    max_length: int | None = field(
-        default=None, metadata={"help": "Longest row, in tokens. Default: 512, for heads other than masked_lm 128."}
-    )
-    batches: int = field(default=4, metadata={"help": "Micro-batches that a contender trains on before the next."})
-    rounds: int = field(default=3, metadata={"help": "Turns of each contender; the median counts."})
-    batches_per_step: int = field(default=4, metadata={"help": "Micro-batches of an optimiser step."})
-    compile: bool = field(
-        default=False, metadata={"help": "Let the plain loop compile its models too, and count it if that is faster."}
-    )
-    threads: int | None = field(default=None, metadata={"help": "Threads of torch on a CPU. Default: torch's own."})
-    text: str | None = field(
-        default=None,
-        metadata={"help": "A text file whose lines are the rows. Default: WikiText-2 in DISTILFAST_DATA, or made up."},
-    )
-    layout: Literal["auto", "padded", "packed"] = field(
-        default="auto",
-        metadata={"help": "Of our batches, for masked_lm. Default: packed on a GPU, padded on a CPU, as in training."},
-    )
-    markdown: str | None = field(default=None, metadata={"help": "a file to write the printed table to"})
+    markdown: str | None = flag(None, "a file to write the printed table to")
 
 
 def rows_of_text(arguments: TrainBench, vocabulary: Path, vocab_size: int) -> tuple[list[list[int]], str]:

@@ -12,11 +12,11 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import _command as command
+from .._command import REQUIRED, flag, parse
 from .._core import InputError
 from .._files import refuse_occupied, write_json, write_text
 from ..metrics.markdown import number, percent, table
@@ -32,21 +32,19 @@ NAMES = {"teacher": "teacher", "distilled": "student, distilled", "scratch": "st
 class DemoArguments:
     """Flags of `python -m distilfast.demo`."""
 
-    output_dir: str = field(metadata={"help": "directory for text, models, table and picture; must not hold anything"})
-    text: list[str] | None = field(
-        default=None, metadata={"help": "text files of your own, instead of the docstrings of this Python's packages"}
-    )
-    megabytes: float = field(default=4.0, metadata={"help": "how much text to collect"})
-    vocab_size: int = field(default=2048, metadata={"help": "size of the WordPiece vocabulary"})
-    hidden_size: int = field(default=128, metadata={"help": "width of the models, a multiple of 64"})
-    layers: int = field(default=4, metadata={"help": "layers of the teacher, an even number; the students have half"})
-    teacher_steps: int = field(default=700, metadata={"help": "steps of pretraining the teacher"})
-    student_steps: int = field(default=200, metadata={"help": "steps of training each student"})
-    max_length: int = field(default=64, metadata={"help": "most tokens of a row"})
-    batch_tokens: int = field(default=1024, metadata={"help": "tokens of a batch"})
-    seed: int = field(default=0, metadata={"help": "seed of weights, batches and masks"})
-    overwrite: bool = field(default=False, metadata={"help": "empty output_dir first"})
-    disable_tqdm: bool = field(default=False, metadata={"help": "no progress bars"})
+    output_dir: str = flag(REQUIRED, "directory for text, models, table and picture; must not hold anything")
+    text: list[str] | None = flag(None, "text files of your own, instead of the docstrings of this Python's packages")
+    megabytes: float = flag(4.0, "how much text to collect")
+    vocab_size: int = flag(2048, "size of the WordPiece vocabulary")
+    hidden_size: int = flag(128, "width of the models, a multiple of 64")
+    layers: int = flag(4, "layers of the teacher, an even number; the students have half")
+    teacher_steps: int = flag(700, "steps of pretraining the teacher")
+    student_steps: int = flag(200, "steps of training each student")
+    max_length: int = flag(64, "most tokens of a row")
+    batch_tokens: int = flag(1024, "tokens of a batch")
+    seed: int = flag(0, "seed of weights, batches and masks")
+    overwrite: bool = flag(False, "empty output_dir first")
+    disable_tqdm: bool = flag(False, "no progress bars")
 
 
 def demo(arguments: DemoArguments) -> dict[str, Any]:
@@ -272,7 +270,7 @@ def report(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    (arguments,) = command.parse([DemoArguments], argv)
+    (arguments,) = parse([DemoArguments], argv)
     from ..models.load import quiet
 
     quiet()

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import transformers
 
-from .. import _command as command
+from .._command import REQUIRED, flag, parse, require_positive
 from .._core import InputError, __version__
 from .._files import may_be_folder, write_json, write_text
 from ..metrics.held_out import pick_device
@@ -37,112 +37,69 @@ from .texts import TextOptions, held_out_report
 class EvaluateOptions:
     """Flags of `python -m distilfast.evaluate`."""
 
-    teacher: str = field(metadata={"help": "Teacher: a directory, a hub id, or name=directory."})
-    output_dir: str = field(metadata={"help": "Where evaluate.md and evaluate.json go; finished parts in it are kept."})
-    student: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Students, like --teacher; may be given more than once.", "action": "extend"},
+    teacher: str = flag(REQUIRED, "Teacher: a directory, a hub id, or name=directory.")
+    output_dir: str = flag(REQUIRED, "Where evaluate.md and evaluate.json go; finished parts in it are kept.")
+    student: list[str] = flag([], "Students, like --teacher; may be given more than once.", action="extend")
+    validation_file: list[str] = flag(
+        [],
+        "Labelled rows (csv, tsv, jsonl, json, parquet, a folder) on which finished classifiers, taggers and question "
+        "answerers are scored as they are; several are scored apart.",
     )
-    validation_file: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Labelled rows (csv, tsv, jsonl, json, parquet, a folder) on which finished classifiers, taggers "
-            "and question answerers are scored as they are; several are scored apart."
-        },
+    text_column: list[str] = flag([], "Column of the text, two for pairs. Default: the usual names.")
+    label_column: list[str] = flag([], "Column of the label; several: one a class. none: no labels.")
+    label_separator: str | None = flag(None, "What stands between several labels in one cell, as in 'sport|news'.")
+    group_column: str | None = flag(None, "Column of the query whose rows are ranked together, for one-score models.")
+    ragged: Literal["refuse", "skip"] = flag(
+        "refuse", "Rows with more or fewer cells than the header: skip leaves out and counts."
     )
-    text_column: list[str] = field(
-        default_factory=list, metadata={"help": "Column of the text, two for pairs. Default: the usual names."}
+    text: list[str] = flag(
+        [],
+        "Held-out text files, UTF-8, one example a line, for masked-LM loss and agreement; several, also as "
+        "name=file, are scored apart.",
     )
-    label_column: list[str] = field(
-        default_factory=list, metadata={"help": "Column of the label; several: one a class. none: no labels."}
+    tokens: str | None = flag(None, "Held-out text as a directory of python -m distilfast.prepare, instead of --text.")
+    max_length: int = flag(512, "Longest held-out example or row in tokens; longer ones are cut.")
+    max_lines: int | None = flag(None, "Use this many lines of --text at most.")
+    batch_tokens: int = flag(8192, "Token budget of a held-out batch.")
+    mask_seed: int = flag(0, "Seed of the held-out masks; same for every model.")
+    device: str = flag("auto", "Where quality is evaluated: auto, cpu, cuda, cuda:1.")
+    sts_file: list[str] = flag(
+        [], "Sentence encoders: rows of two sentences and how alike people find them (csv, tsv, jsonl)."
     )
-    label_separator: str | None = field(
-        default=None, metadata={"help": "What stands between several labels in one cell, as in 'sport|news'."}
+    sentences: list[str] = flag([], "Sentence encoders: text files, for neighbours and cosines to the teacher.")
+    retrieval_dir: list[str] = flag(
+        [], "Sentence encoders, rerankers: folders with corpus.jsonl, queries.jsonl, qrels/, as BEIR's."
     )
-    group_column: str | None = field(
-        default=None, metadata={"help": "Column of the query whose rows are ranked together, for one-score models."}
+    pooling: str | None = flag(None, "How bare encoders among the models are pooled: mean, cls or max.")
+    normalize: bool | None = flag(None, "Whether vectors of bare encoders have length 1. Default: yes.")
+    controls: bool = flag(
+        True, "Also score the teacher's layers as they are cut and, but for masked words, random weights."
     )
-    ragged: Literal["refuse", "skip"] = field(
-        default="refuse",
-        metadata={"help": "Rows with more or fewer cells than the header: skip leaves out and counts."},
+    tasks: str | None = flag(
+        None,
+        "Tasks to fine-tune on, comma-separated: cola,sst2,mrpc,stsb,qqp,mnli,qnli,rte,wnli,imdb,squad, or folders of "
+        "your own in --data_dir.",
     )
-    text: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Held-out text files, UTF-8, one example a line, for masked-LM loss and agreement; several, also "
-            "as name=file, are scored apart."
-        },
-    )
-    tokens: str | None = field(
-        default=None,
-        metadata={"help": "Held-out text as a directory of python -m distilfast.prepare, instead of --text."},
-    )
-    max_length: int = field(
-        default=512, metadata={"help": "Longest held-out example or row in tokens; longer ones are cut."}
-    )
-    max_lines: int | None = field(default=None, metadata={"help": "Use this many lines of --text at most."})
-    batch_tokens: int = field(default=8192, metadata={"help": "Token budget of a held-out batch."})
-    mask_seed: int = field(default=0, metadata={"help": "Seed of the held-out masks; same for every model."})
-    device: str = field(default="auto", metadata={"help": "Where quality is evaluated: auto, cpu, cuda, cuda:1."})
-    sts_file: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Sentence encoders: rows of two sentences and how alike people find them (csv, tsv, jsonl)."},
-    )
-    sentences: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Sentence encoders: text files, for neighbours and cosines to the teacher."},
-    )
-    retrieval_dir: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Sentence encoders, rerankers: folders with corpus.jsonl, queries.jsonl, qrels/, as BEIR's."},
-    )
-    pooling: str | None = field(
-        default=None, metadata={"help": "How bare encoders among the models are pooled: mean, cls or max."}
-    )
-    normalize: bool | None = field(
-        default=None, metadata={"help": "Whether vectors of bare encoders have length 1. Default: yes."}
-    )
-    controls: bool = field(
-        default=True,
-        metadata={"help": "Also score the teacher's layers as they are cut and, but for masked words, random weights."},
-    )
-    tasks: str | None = field(
-        default=None,
-        metadata={
-            "help": "Tasks to fine-tune on, comma-separated: cola,sst2,mrpc,stsb,qqp,mnli,qnli,rte,wnli,imdb,squad, or "
-            "folders of your own in --data_dir."
-        },
-    )
-    data_dir: str | None = field(
-        default=None, metadata={"help": "Folder with task folders (CoLA/train.tsv ...); without it, the hub."}
-    )
-    seeds: int = field(default=5, metadata={"help": "Seeds a model and task; tables show the median."})
-    shard: str = field(default="1/1", metadata={"help": "i/n: run the i-th of n parts of the cells."})
-    distil: bool = field(
-        default=False, metadata={"help": "Also tune each student beside the task-tuned teacher, a row of its own."}
-    )
-    sweep: bool = field(default=False, metadata={"help": "Try --sweep_learning_rates and keep the best median."})
-    sweep_learning_rates: list[float] = field(
-        default_factory=lambda: list(SWEEP), metadata={"help": "Learning rates of --sweep."}
-    )
-    learning_rate: float | None = field(default=None, metadata={"help": "Of fine-tuning; else 2e-5, SQuAD 3e-5."})
-    epochs: float | None = field(default=None, metadata={"help": "Of fine-tuning; else 3."})
-    batch_size: int | None = field(default=None, metadata={"help": "Of fine-tuning; else 32, SQuAD 12."})
-    task_max_length: int | None = field(
-        default=None, metadata={"help": "Tokens an example; else 128, IMDb 512, SQuAD 384."}
-    )
-    max_train_rows: int | None = field(default=None, metadata={"help": "Fine-tune on this many rows at most."})
-    max_dev_rows: int | None = field(default=None, metadata={"help": "Score on this many rows at most."})
-    alpha_ce: float = field(default=0.5, metadata={"help": "--distil: weight of the KL to the tuned teacher."})
-    alpha_task: float = field(default=0.5, metadata={"help": "--distil: weight of the task's own loss."})
-    temperature: float = field(default=2.0, metadata={"help": "--distil: temperature of the KL."})
-    bf16: bool = field(default=False, metadata={"help": "Fine-tune in bfloat16."})
-    speed: bool = field(default=True, metadata={"help": "Measure latency and throughput on the CPU and a GPU, if any."})
-    pictures: bool = field(default=True, metadata={"help": "Draw pictures; left out where matplotlib is missing."})
-    speed_length: int = field(
-        default=128, metadata={"help": "Tokens a sequence when measuring speed, or what the models have positions for."}
-    )
-    speed_repeats: int = field(default=30, metadata={"help": "Timed forwards a model at batch 1."})
+    data_dir: str | None = flag(None, "Folder with task folders (CoLA/train.tsv ...); without it, the hub.")
+    seeds: int = flag(5, "Seeds a model and task; tables show the median.")
+    shard: str = flag("1/1", "i/n: run the i-th of n parts of the cells.")
+    distil: bool = flag(False, "Also tune each student beside the task-tuned teacher, a row of its own.")
+    sweep: bool = flag(False, "Try --sweep_learning_rates and keep the best median.")
+    sweep_learning_rates: list[float] = flag(list(SWEEP), "Learning rates of --sweep.")
+    learning_rate: float | None = flag(None, "Of fine-tuning; else 2e-5, SQuAD 3e-5.")
+    epochs: float | None = flag(None, "Of fine-tuning; else 3.")
+    batch_size: int | None = flag(None, "Of fine-tuning; else 32, SQuAD 12.")
+    task_max_length: int | None = flag(None, "Tokens an example; else 128, IMDb 512, SQuAD 384.")
+    max_train_rows: int | None = flag(None, "Fine-tune on this many rows at most.")
+    max_dev_rows: int | None = flag(None, "Score on this many rows at most.")
+    alpha_ce: float = flag(0.5, "--distil: weight of the KL to the tuned teacher.")
+    alpha_task: float = flag(0.5, "--distil: weight of the task's own loss.")
+    temperature: float = flag(2.0, "--distil: temperature of the KL.")
+    bf16: bool = flag(False, "Fine-tune in bfloat16.")
+    speed: bool = flag(True, "Measure latency and throughput on the CPU and a GPU, if any.")
+    pictures: bool = flag(True, "Draw pictures; left out where matplotlib is missing.")
+    speed_length: int = flag(128, "Tokens a sequence when measuring speed, or what the models have positions for.")
+    speed_repeats: int = flag(30, "Timed forwards a model at batch 1.")
 
 
 def describe_models(paths: dict[str, str], options: EvaluateOptions) -> dict[str, dict[str, Any]]:
@@ -212,10 +169,10 @@ def sentence_options(options: EvaluateOptions) -> SentenceOptions | None:
     """What sentence encoders are scored on; None where nothing is named."""
     if not (options.sts_file or options.sentences or options.retrieval_dir):
         return None
-    for flag in ("sts_file", "retrieval_dir"):
-        names = [Path(each).stem for each in getattr(options, flag)]
+    for name in ("sts_file", "retrieval_dir"):
+        names = [Path(each).stem for each in getattr(options, name)]
         if len(set(names)) < len(names):
-            raise InputError(f"--{flag}: two are called {max(names, key=names.count)!r}; rename one")
+            raise InputError(f"--{name}: two are called {max(names, key=names.count)!r}; rename one")
     return SentenceOptions(
         options.sts_file,
         options.sentences,
@@ -271,7 +228,7 @@ def run_evaluation(options: EvaluateOptions) -> dict[str, Any]:
     teacher = next(iter(paths))
     for path in paths.values():
         refuse_bare_directory(path)
-    command.require_positive(options, "speed_length", "speed_repeats", "max_length", "batch_tokens")
+    require_positive(options, "speed_length", "speed_repeats", "max_length", "batch_tokens")
     if options.text and options.tokens:
         raise InputError("--text and --tokens both name held-out text; give one of them")
     folder = Path(options.output_dir)
@@ -326,14 +283,14 @@ def evaluate_models(
     for name, value in options.items():
         if name not in known:
             raise InputError(f"evaluate_models has no option {name!r}; it has {', '.join(known)}")
-        if isinstance(value, str) and known[name].default_factory is list:
+        if isinstance(value, str) and known[name].default_factory is not MISSING:
             options[name] = [value]
     students = [student] if isinstance(student, str) else list(student)
     return run_evaluation(EvaluateOptions(teacher=teacher, output_dir=output_dir, student=students, **options))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    (options,) = command.parse([EvaluateOptions], argv)
+    (options,) = parse([EvaluateOptions], argv)
     quiet()
     report = run_evaluation(options)
     print(markdown(report))

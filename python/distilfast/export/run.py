@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .. import _command as command
+from .._command import REQUIRED, flag, parse
 from .._core import InputError
 from .._files import refuse_occupied, whole_directory, write_json, write_text
 from ..evaluate.report import markdown_tables
@@ -146,34 +146,26 @@ def _numbers(path: str | None) -> str | None:
 class ExportOptions:
     """Flags of `python -m distilfast.export`."""
 
-    student: str = field(metadata={"help": "Model to export: a directory or a hub id."})
-    output_dir: str = field(metadata={"help": "Directory to write; must be empty or not there."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace what output_dir holds, once the export is good."})
-    text: str | None = field(
-        default=None, metadata={"help": "Text file whose first lines the forms are compared on; else a few sentences."}
+    student: str = flag(REQUIRED, "Model to export: a directory or a hub id.")
+    output_dir: str = flag(REQUIRED, "Directory to write; must be empty or not there.")
+    overwrite: bool = flag(False, "Replace what output_dir holds, once the export is good.")
+    text: str | None = flag(None, "Text file whose first lines the forms are compared on; else a few sentences.")
+    lines: int = flag(32, "How many lines of --text.")
+    tolerance: float = flag(SAFETENSORS_TOLERANCE, "Largest difference allowed after reloading safetensors.")
+    onnx: bool = flag(False, "Also write model.onnx, batch and length dynamic.")
+    int8: bool = flag(False, "Also write model.int8.onnx, weights quantised to 8 bits.")
+    onnx_tolerance: float = flag(1e-3, "Largest difference allowed for model.onnx.")
+    int8_agreement: float = flag(
+        0.8,
+        "Least agreement of model.int8.onnx with model.onnx in what the head is for: classes, ranks of scores, words "
+        "behind masks, similarities of texts.",
     )
-    lines: int = field(default=32, metadata={"help": "How many lines of --text."})
-    tolerance: float = field(
-        default=SAFETENSORS_TOLERANCE, metadata={"help": "Largest difference allowed after reloading safetensors."}
-    )
-    onnx: bool = field(default=False, metadata={"help": "Also write model.onnx, batch and length dynamic."})
-    int8: bool = field(default=False, metadata={"help": "Also write model.int8.onnx, weights quantised to 8 bits."})
-    onnx_tolerance: float = field(default=1e-3, metadata={"help": "Largest difference allowed for model.onnx."})
-    int8_agreement: float = field(
-        default=0.8,
-        metadata={
-            "help": "Least agreement of model.int8.onnx with model.onnx in what the head is for: classes, ranks of "
-            "scores, words behind masks, similarities of texts."
-        },
-    )
-    title: str | None = field(default=None, metadata={"help": "Title of the model card; else the directory's name."})
-    model_license: str | None = field(default=None, metadata={"help": "Licence id for the card, as apache-2.0."})
-    base_model: str | None = field(default=None, metadata={"help": "The teacher, for the card: its id on the Hub."})
-    language: str | None = field(default=None, metadata={"help": "Language code for the card, as en."})
-    dataset: str | None = field(default=None, metadata={"help": "Data set for the card, a hub id or words."})
-    evaluation: str | None = field(
-        default=None, metadata={"help": "evaluate.json of python -m distilfast.evaluate, for the card's numbers."}
-    )
+    title: str | None = flag(None, "Title of the model card; else the directory's name.")
+    model_license: str | None = flag(None, "Licence id for the card, as apache-2.0.")
+    base_model: str | None = flag(None, "The teacher, for the card: its id on the Hub.")
+    language: str | None = flag(None, "Language code for the card, as en.")
+    dataset: str | None = flag(None, "Data set for the card, a hub id or words.")
+    evaluation: str | None = flag(None, "evaluate.json of python -m distilfast.evaluate, for the card's numbers.")
 
 
 def read_lines(path: str | Path, lines: int) -> list[str]:
@@ -184,7 +176,7 @@ def read_lines(path: str | Path, lines: int) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    (options,) = command.parse([ExportOptions], argv)
+    (options,) = parse([ExportOptions], argv)
     quiet()
     card = {
         "title": options.title or Path(options.output_dir).name,

@@ -12,14 +12,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 from tqdm import tqdm
 
-from .. import _command as command
+from .._command import REQUIRED, flag, parse
 from .._core import InputError, RowCutter
 from .._files import first_line, is_path, refuse_occupied, whole_directory
 from ..tokenizer import Tokenizer
@@ -39,58 +39,37 @@ if TYPE_CHECKING:
 class PrepareArguments:
     """Flags of `python -m distilfast.prepare`."""
 
-    tokenizer: str = field(
-        metadata={"help": "vocab.txt, tokenizer.json, a directory that holds one of them, or a name on the hub"}
+    tokenizer: str = flag(
+        REQUIRED, "vocab.txt, tokenizer.json, a directory that holds one of them, or a name on the hub"
     )
-    output_dir: str = field(metadata={"help": "directory to write; must not hold anything yet"})
-    text: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "files of text (a line is a text, a blank line ends a document), jsonl or parquet; directories and "
-            "patterns of them"
-        },
+    output_dir: str = flag(REQUIRED, "directory to write; must not hold anything yet")
+    text: list[str] | None = flag(
+        None,
+        "files of text (a line is a text, a blank line ends a document), jsonl or parquet; directories and patterns "
+        "of them",
     )
-    dataset: str | None = field(
-        default=None,
-        metadata={
-            "help": "instead of --text: a dataset on the hub, a folder of save_to_disk, or a file (csv, tsv, jsonl)"
-        },
+    dataset: str | None = flag(
+        None, "instead of --text: a dataset on the hub, a folder of save_to_disk, or a file (csv, tsv, jsonl)"
     )
-    dataset_config: str | None = field(
-        default=None, metadata={"help": "configuration of the dataset, if it has several"}
+    dataset_config: str | None = flag(None, "configuration of the dataset, if it has several")
+    split: str = flag("train", "split of the dataset")
+    column: str = flag("text", "column of the text in jsonl, parquet and datasets")
+    mode: str = flag(
+        RowRules.mode,
+        "lines: a text is a row, cut where it is longer than --max_length; packed: the texts of a document are "
+        "joined, whole, up to --max_length",
+        choices=["lines", "packed"],
     )
-    split: str = field(default="train", metadata={"help": "split of the dataset"})
-    column: str = field(default="text", metadata={"help": "column of the text in jsonl, parquet and datasets"})
-    mode: str = field(
-        default=RowRules.mode,
-        metadata={
-            "choices": ["lines", "packed"],
-            "help": "lines: a text is a row, cut where it is longer than --max_length; packed: the texts of a document "
-            "are joined, whole, up to --max_length",
-        },
+    max_length: int = flag(RowRules.max_length, "most tokens of a row, [CLS] and [SEP] included")
+    min_length: int = flag(RowRules.min_length, "rows with fewer tokens are dropped; 0 keeps all")
+    max_unknown: float = flag(RowRules.max_unknown, "rows with this share of [UNK] or more are dropped; 2 keeps all")
+    lowercase: bool | None = flag(
+        None, "whether a vocab.txt is of lower-case text (default: as the file's own settings say)"
     )
-    max_length: int = field(
-        default=RowRules.max_length, metadata={"help": "most tokens of a row, [CLS] and [SEP] included"}
-    )
-    min_length: int = field(
-        default=RowRules.min_length, metadata={"help": "rows with fewer tokens are dropped; 0 keeps all"}
-    )
-    max_unknown: float = field(
-        default=RowRules.max_unknown,
-        metadata={"help": "rows with this share of [UNK] or more are dropped; 2 keeps all"},
-    )
-    lowercase: bool | None = field(
-        default=None,
-        metadata={"help": "whether a vocab.txt is of lower-case text (default: as the file's own settings say)"},
-    )
-    skip_bad_rows: bool = field(
-        default=False, metadata={"help": "leave out, and count, rows without text and lines that are not UTF-8"}
-    )
-    threads: int | None = field(
-        default=None, metadata={"help": "threads of the tokeniser (default: RAYON_NUM_THREADS or all)"}
-    )
-    overwrite: bool = field(default=False, metadata={"help": "replace what output_dir holds, once the new is whole"})
-    disable_tqdm: bool = field(default=False, metadata={"help": "no progress bar"})
+    skip_bad_rows: bool = flag(False, "leave out, and count, rows without text and lines that are not UTF-8")
+    threads: int | None = flag(None, "threads of the tokeniser (default: RAYON_NUM_THREADS or all)")
+    overwrite: bool = flag(False, "replace what output_dir holds, once the new is whole")
+    disable_tqdm: bool = flag(False, "no progress bar")
 
 
 def prepare(
@@ -264,7 +243,7 @@ def load_dataset(name: str, config: str | None = None, split: str = "train") -> 
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    (arguments,) = command.parse([PrepareArguments], argv)
+    (arguments,) = parse([PrepareArguments], argv)
     if (arguments.text is None) == (arguments.dataset is None):
         raise InputError("name the text, either files (--text) or a dataset (--dataset), not both")
     refuse_occupied(arguments.output_dir, arguments.overwrite, [arguments.tokenizer, arguments.dataset])

@@ -17,13 +17,13 @@ import torch
 from transformers import TrainingArguments
 from transformers.integrations import integration_utils
 
+from .._command import flag
 from .._core import InputError
 from .._files import first_line
 from ..heads.head import Head
 from ..heads.objective import Objective
 from ..models.bf16 import bf16_is_fast
 from .layer_losses import parse_layer_map
-from .model_arguments import choice
 
 logger = logging.getLogger(__name__)
 
@@ -69,54 +69,50 @@ class DataArguments:
 
     _argument_group_name = "data"
 
-    text: list[str] | None = choice(
+    text: list[str] | None = flag(
         None,
         "Text: files (.txt, .jsonl, .parquet; also packed), patterns, folders. Prepared in --output_dir first; for a "
         "data set give --tokens, what `python -m distilfast.prepare --dataset` wrote.",
     )
-    text_weights: list[float] | None = choice(
+    text_weights: list[float] | None = flag(
         None,
         "A weight for each of several --text: its share of an epoch's tokens. Texts too short for theirs are repeated.",
     )
-    validation_text: list[str] | None = choice(
+    validation_text: list[str] | None = flag(
         None, "Held-out text files, scored while training (--eval_strategy; default with them: epoch)."
     )
-    guard_text: list[str] | None = choice(
+    guard_text: list[str] | None = flag(
         None,
         "Text of another kind that must not be forgotten: how near student and teacher are on it is said at the start "
         "and at the end, and in each evaluation (eval_guard_kl).",
     )
-    sts_file: str | None = choice(None, "Pairs of sentences and people's scores, for sentence encoders; likewise.")
-    retrieval_dir: str | None = choice(None, "corpus.jsonl, queries.jsonl, qrels/, for sentence encoders; likewise.")
-    tokens: str | None = choice(None, "What `python -m distilfast.prepare` wrote, instead of --text.")
-    tokenizer: str | None = choice(
+    sts_file: str | None = flag(None, "Pairs of sentences and people's scores, for sentence encoders; likewise.")
+    retrieval_dir: str | None = flag(None, "corpus.jsonl, queries.jsonl, qrels/, for sentence encoders; likewise.")
+    tokens: str | None = flag(None, "What `python -m distilfast.prepare` wrote, instead of --text.")
+    tokenizer: str | None = flag(
         None, "vocab.txt, tokenizer.json, or a directory with one. Default: the teacher's, or that of --tokens."
     )
-    max_length: int = choice(512, "Longest sequence in tokens, by default 512, for rows 256, for questions 384.")
-    min_length: int = choice(
+    max_length: int = flag(512, "Longest sequence in tokens, by default 512, for rows 256, for questions 384.")
+    min_length: int = flag(
         12, "Texts of fewer tokens are left out and counted, by default 12 for masked_lm, 0 elsewhere."
     )
-    batch_tokens: int = choice(16384, "Tokens in a micro-batch, padding included.")
-    layout: Literal["auto", "padded", "packed"] = choice(
+    batch_tokens: int = flag(16384, "Tokens in a micro-batch, padding included.")
+    layout: Literal["auto", "padded", "packed"] = flag(
         "auto", "Rows of equal width, or sequences end to end; auto: end to end on CUDA, where the models can run so."
     )
-    mlm_mask_prop: float = choice(0.15, "Share of the tokens that are to be predicted.")
-    word_mask: float = choice(0.8, "Share of those that become [MASK].")
-    word_keep: float = choice(0.1, "Share of those that stay.")
-    word_rand: float = choice(0.1, "Share of those that become a random token.")
-    mlm_smoothing: float = choice(
-        0.0, "Masks rare tokens more often: weight count^-smoothing. 0.7 in the published run."
-    )
-    whole_word_mask: bool = choice(False, "Mask all pieces of a word together.")
-    mask_count: Literal["exact", "bernoulli"] = choice(
+    mlm_mask_prop: float = flag(0.15, "Share of the tokens that are to be predicted.")
+    word_mask: float = flag(0.8, "Share of those that become [MASK].")
+    word_keep: float = flag(0.1, "Share of those that stay.")
+    word_rand: float = flag(0.1, "Share of those that become a random token.")
+    mlm_smoothing: float = flag(0.0, "Masks rare tokens more often: weight count^-smoothing. 0.7 in the published run.")
+    whole_word_mask: bool = flag(False, "Mask all pieces of a word together.")
+    mask_count: Literal["exact", "bernoulli"] = flag(
         "exact", "The same number of masked tokens in every batch of a shape, or an independent draw for each token."
     )
-    masking_compat: Literal["none", "distilbert"] = choice(
+    masking_compat: Literal["none", "distilbert"] = flag(
         "none", "'distilbert' draws random tokens from the whole vocabulary, special tokens included, as the original."
     )
-    loader_threads: int | None = choice(
-        None, "Threads that read the tokens at the start. Default: as many as torch has."
-    )
+    loader_threads: int | None = flag(None, "Threads that read the tokens at the start. Default: as many as torch has.")
 
 
 @dataclass
@@ -128,82 +124,82 @@ class DistillationArguments(TrainingArguments):
 
     _argument_group_name = "losses and training (the flags of transformers.TrainingArguments follow)"
 
-    learning_rate: float = choice(5e-4, "Peak learning rate, by default 5e-4, for rows 5e-5.")
-    num_train_epochs: float = choice(3.0, "Epochs. Default: 3, for classifiers and taggers 4.")
-    per_device_train_batch_size: int = choice(32, "Rows of a batch on each rank.")
-    warmup_steps: float = choice(0.05, "Steps of linear warm-up; below 1, the share of all steps.")
-    adam_beta2: float = choice(0.98, "Decay rate of Adam's second moments.")
-    adam_epsilon: float = choice(1e-6, "Adam's epsilon.")
-    max_grad_norm: float = choice(5.0, "Gradients are clipped to this norm; 0 for no clipping.")
-    logging_steps: float = choice(50, "Steps between two lines of the log.")
-    save_total_limit: int | None = choice(2, "Checkpoints that are kept; older ones are deleted.")
+    learning_rate: float = flag(5e-4, "Peak learning rate, by default 5e-4, for rows 5e-5.")
+    num_train_epochs: float = flag(3.0, "Epochs. Default: 3, for classifiers and taggers 4.")
+    per_device_train_batch_size: int = flag(32, "Rows of a batch on each rank.")
+    warmup_steps: float = flag(0.05, "Steps of linear warm-up; below 1, the share of all steps.")
+    adam_beta2: float = flag(0.98, "Decay rate of Adam's second moments.")
+    adam_epsilon: float = flag(1e-6, "Adam's epsilon.")
+    max_grad_norm: float = flag(5.0, "Gradients are clipped to this norm; 0 for no clipping.")
+    logging_steps: float = flag(50, "Steps between two lines of the log.")
+    save_total_limit: int | None = flag(2, "Checkpoints that are kept; older ones are deleted.")
     # In the order that HfArgumentParser can read.
-    report_to: None | str | list[str] = choice(  # noqa: RUF036
+    report_to: None | str | list[str] = flag(  # noqa: RUF036
         None, "Where logs go besides the screen; 'none' for nowhere. Default: tensorboard where it is installed."
     )
-    logging_nan_inf_filter: bool = choice(False, "Off: a loss that is not finite stops the run (see the docs).")
-    ddp_find_unused_parameters: bool | None = choice(False, "Off: every parameter of the student has a gradient.")
-    remove_unused_columns: bool = choice(False, "Off: batches are used whole.")
+    logging_nan_inf_filter: bool = flag(False, "Off: a loss that is not finite stops the run (see the docs).")
+    ddp_find_unused_parameters: bool | None = flag(False, "Off: every parameter of the student has a gradient.")
+    remove_unused_columns: bool = flag(False, "Off: batches are used whole.")
 
-    head: str | None = choice(
+    head: str | None = flag(
         None,
         "What the models say: masked_lm, classification, tokens, questions, hidden_states or embedding. Default: what "
         "the teacher does.",
     )
-    alpha_ce: float = choice(5.0, "Weight of the KL to the teacher's tempered distribution, by default 5, for rows 1.")
-    alpha_mlm: float = choice(2.0, "Weight of the masked-language-model loss.")
-    alpha_task: float = choice(1.0, "Weight of the loss against labels, for heads other than masked_lm.")
-    alpha_cos: float = choice(1.0, "Weight of the cosine loss between last hidden states.")
-    alpha_mse: float = choice(0.0, "Weight of the squared distance between logits.")
-    temperature: float = choice(2.0, "Temperature of both softmaxes in the KL.")
-    kl_positions: Literal["all", "masked", "sampled"] = choice(
+    alpha_ce: float = flag(5.0, "Weight of the KL to the teacher's tempered distribution, by default 5, for rows 1.")
+    alpha_mlm: float = flag(2.0, "Weight of the masked-language-model loss.")
+    alpha_task: float = flag(1.0, "Weight of the loss against labels, for heads other than masked_lm.")
+    alpha_cos: float = flag(1.0, "Weight of the cosine loss between last hidden states.")
+    alpha_mse: float = flag(0.0, "Weight of the squared distance between logits.")
+    temperature: float = flag(2.0, "Temperature of both softmaxes in the KL.")
+    kl_positions: Literal["all", "masked", "sampled"] = flag(
         "all", "Tokens at which KL and MSE are taken; sampled: the masked ones and --kl_sample_share of all."
     )
-    kl_sample_share: float = choice(0.15, "Tokens beside the masked ones that 'sampled' takes, as a share of all.")
-    cos_positions: Literal["all", "kl"] = choice(
+    kl_sample_share: float = flag(0.15, "Tokens beside the masked ones that 'sampled' takes, as a share of all.")
+    cos_positions: Literal["all", "kl"] = flag(
         "all", "Tokens at which the cosine is taken; 'kl': those of the KL, which lets the last layer stop there."
     )
-    alpha_hidden: float = choice(0.0, "Weight of the loss between intermediate layers.")
-    hidden_map: str | None = choice(
+    alpha_hidden: float = flag(0.0, "Weight of the loss between intermediate layers.")
+    hidden_map: str | None = flag(
         None, "Pairs student:teacher of layers, counted from 1, as in 1:2,2:4. Default: spread evenly."
     )
-    hidden_kind: Literal["cosine", "mse"] = choice("cosine", "How intermediate layers are compared.")
-    alpha_rel: float = choice(0.0, "Weight of the loss between self-attention relations (MiniLMv2).")
-    relation_heads: int | None = choice(None, "Relation heads. Default: the teacher's attention heads.")
-    relation_layers: list[int] | None = choice(
+    hidden_kind: Literal["cosine", "mse"] = flag("cosine", "How intermediate layers are compared.")
+    alpha_rel: float = flag(0.0, "Weight of the loss between self-attention relations (MiniLMv2).")
+    relation_heads: int | None = flag(None, "Relation heads. Default: the teacher's attention heads.")
+    relation_layers: list[int] | None = flag(
         None, "Layer of the student and of the teacher, from 1, whose relations are compared. Default: the last."
     )
-    alpha_embedding: float = choice(0.0, "Weight of the distance between vectors of texts (cosine and squared).")
-    alpha_similarity: float = choice(0.0, "Weight of the KL between the similarities of the texts of a batch.")
-    similarity_temperature: float = choice(0.05, "Temperature of the softmax of these similarities.")
-    alpha_margin_mse: float = choice(0.0, "Weight of the squared distance of margins within a group (rerankers).")
-    alpha_listnet: float = choice(0.0, "Weight of the KL of the scores of a group at --temperature (rerankers).")
-    dimensions: list[int] | None = choice(
+    alpha_embedding: float = flag(0.0, "Weight of the distance between vectors of texts (cosine and squared).")
+    alpha_similarity: float = flag(0.0, "Weight of the KL between the similarities of the texts of a batch.")
+    similarity_temperature: float = flag(0.05, "Temperature of the softmax of these similarities.")
+    alpha_margin_mse: float = flag(0.0, "Weight of the squared distance of margins within a group (rerankers).")
+    alpha_listnet: float = flag(0.0, "Weight of the KL of the scores of a group at --temperature (rerankers).")
+    dimensions: list[int] | None = flag(
         None, "Also compare the first so many numbers of the vectors (Matryoshka), as in 256 128 64."
     )
-    restrict_ce_to_mask: bool = choice(False, "The original script's name for --kl_positions masked.")
-    loss_impl: Literal["auto", "fused", "eager"] = choice("auto", "Implementation of the losses.")
-    dropout: bool = choice(
+    restrict_ce_to_mask: bool = flag(False, "The original script's name for --kl_positions masked.")
+    loss_impl: Literal["auto", "fused", "eager"] = flag("auto", "Implementation of the losses.")
+    dropout: bool = flag(
         True, "Dropout in the student, as its configuration says; without it, the saved configuration keeps it still."
     )
-    quantize: Literal["int8"] | None = choice(
+    quantize: Literal["int8"] | None = flag(
         None, "The last steps train the student for int8: they compute what the file of `export --int8` will."
     )
-    quantize_last: float = choice(0.3, "The share of the steps that do.")
-    precision: Precision = choice(
+    quantize_last: float = flag(0.3, "The share of the steps that do.")
+    precision: Precision = flag(
         "auto", "bf16 computes in bfloat16 and keeps float32 weights; auto takes it where the hardware is fast at it."
     )
-    batches_per_step: int | None = choice(
+    batches_per_step: int | None = flag(
         None,
         "Micro-batches of an optimiser step over all ranks together; sets gradient_accumulation_steps for whatever "
         "number of ranks divides it.",
     )
-    early_stopping_patience: int | None = choice(
+    early_stopping_patience: int | None = flag(
         None, "Stop once so many evaluations in a row were no better than the best; see --metric_for_best_model."
     )
-    recipe: str | None = choice(None, "'distilbert': the published run's settings; other flags win over them.")
-    dry_run: bool = choice(False, "Say what would be trained, and on what; then stop, with nothing written.")
-    overwrite: bool = choice(False, "Replace what --output_dir holds.")
+    recipe: str | None = flag(None, "'distilbert': the published run's settings; other flags win over them.")
+    dry_run: bool = flag(False, "Say what would be trained, and on what; then stop, with nothing written.")
+    overwrite: bool = flag(False, "Replace what --output_dir holds.")
 
     def __post_init__(self) -> None:
         if not self.output_dir:

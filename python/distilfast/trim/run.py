@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from .. import _command as command
+from .._command import REQUIRED, flag, parse
 from .._core import InputError
 from .._files import refuse_occupied, whole_directory, write_json
 from ..models.card import without_paths
@@ -87,30 +87,27 @@ def _check_saved(folder: Path, vocabulary: Vocabulary, text: Sequence[str | Path
 class TrimOptions:
     """Flags of `distilfast trim`."""
 
-    model: str = field(metadata={"help": "Model to trim: a directory or a hub id."})
-    vocabulary: str = field(
-        metadata={
-            "help": "How many tokens stay (8000), which share of the text's tokens must be among them (99.9%%), or a "
-            "file with a token on every line.",
-            "metavar": "N|SHARE%|FILE",
-        }
+    model: str = flag(REQUIRED, "Model to trim: a directory or a hub id.")
+    vocabulary: str = flag(
+        REQUIRED,
+        "How many tokens stay (8000), which share of the text's tokens must be among them (99.9%%), or a file with a "
+        "token on every line.",
+        metavar="N|SHARE%|FILE",
     )
-    text: list[str] = field(metadata={"help": "Text that the words are chosen for: files, folders or patterns."})
-    output_dir: str = field(metadata={"help": "Directory to write; must be empty or not there."})
-    characters: Literal["all", "text"] = field(
-        default="all",
-        metadata={
-            "help": "Which single characters are always kept: all that the vocabulary has, or those of the text and "
-            "of ASCII. Bytes are kept in any case."
-        },
+    text: list[str] = flag(REQUIRED, "Text that the words are chosen for: files, folders or patterns.")
+    output_dir: str = flag(REQUIRED, "Directory to write; must be empty or not there.")
+    characters: Literal["all", "text"] = flag(
+        "all",
+        "Which single characters are always kept: all that the vocabulary has, or those of the text and of ASCII. "
+        "Bytes are kept in any case.",
     )
-    column: str = field(default="text", metadata={"help": "Name of the text in jsonl and parquet."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace what output_dir holds, once the model is good."})
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that the model brings along."})
+    column: str = flag("text", "Name of the text in jsonl and parquet.")
+    overwrite: bool = flag(False, "Replace what output_dir holds, once the model is good.")
+    trust_remote_code: bool = flag(False, "Run code that the model brings along.")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    (options,) = command.parse([TrimOptions], argv)
+    (options,) = parse([TrimOptions], argv)
     quiet()
     report = trim_model(
         options.model,
