@@ -9,9 +9,9 @@ those of the article itself are the relevant ones, as far as anyone has judged t
 paragraphs has none. One half of the articles, by another hash, is for training, the other for `qrels/test.tsv`;
 documents of both are searched. Nothing depends on the machine or on the order of the articles but the ids.
 
-Written: corpus.jsonl, queries.jsonl, qrels/train.tsv, qrels/test.tsv, and for rerankers pairs-train.jsonl and
-pairs-test.jsonl: {"query", "passage", "relevance"}, eight rows a query: its relevant documents and those nearest to it
-by their words (TF-IDF) that are not.
+Written: train.txt, in TEXT's form, the articles that test.tsv does not ask for; corpus.jsonl, queries.jsonl,
+qrels/train.tsv, qrels/test.tsv; and for rerankers pairs-train.jsonl and pairs-test.jsonl: {"query", "passage",
+"relevance"}, eight rows a query: its relevant documents and those nearest to it by their words (TF-IDF) that are not.
 """
 
 from __future__ import annotations
@@ -71,11 +71,13 @@ def main() -> None:
     queries: list[dict[str, Any]] = []
     relevant: dict[str, list[str]] = {}
     halves: dict[str, list[str]] = {"train": [], "test": []}
+    articles: dict[str, str] = {}
     for title, paragraphs in read_articles(arguments.text):
         documents = chosen(title, paragraphs)
+        query = f"q{len(queries)}" if len(documents) >= 2 else f"not asked: {title}"
+        articles[query] = "\n".join([title, *paragraphs, ""])
         if len(documents) < 2:
             continue
-        query = f"q{len(queries)}"
         queries.append({"_id": query, "text": question(title, paragraphs)})
         relevant[query] = [f"d{len(corpus) + number}" for number in range(len(documents))]
         corpus += [{"_id": f"d{len(corpus) + i}", "title": "", "text": text} for i, text in enumerate(documents)]
@@ -84,6 +86,9 @@ def main() -> None:
     halves["test"] = sorted(halves["test"], key=lambda query: hash_of(texts[query]))[: arguments.test_queries]
     folder = arguments.output_dir
     (folder / "qrels").mkdir(parents=True)
+    for query in halves["test"]:
+        del articles[query]
+    (folder / "train.txt").write_text("\n".join(articles.values()), encoding="utf-8")
     write_lines(folder / "corpus.jsonl", corpus)
     write_lines(folder / "queries.jsonl", queries)
     names = [row["_id"] for row in corpus]

@@ -311,3 +311,40 @@ def test_word_embeddings_that_nothing_else_reads_are_cast_by_the_row() -> None:
     tied = tiny_training.teacher(0.0)
     assert untied_embeddings(tied) is None
     assert DistillationStep(tied, tiny_training.teacher(0.0), compute_dtype=torch.bfloat16).copies.table is None  # type: ignore[union-attr]
+
+
+def test_gradients_of_word_embeddings_that_are_added_up_by_the_row_are_autograds() -> None:
+    """Bit for bit, over micro-batches and steps, in the same memory; padding learns nothing; hooks see a gradient."""
+    teacher, student = classifier(KINDS[0]), classifier(KINDS[0], 1, seed=1)
+    step = DistillationStep(
+        student, teacher.bfloat16(), Objective(alpha_ce=1.0), torch.bfloat16, head=choose_head(teacher)
+    )
+    assert step.copies is not None
+    batches = LabelledBatches(KINDS[0], 4, 1)
+    weight = student.get_input_embeddings().weight
+    padding = student.get_input_embeddings().padding_idx
+    assert any((batches[number]["input_ids"] == padding).any() for number in (0, 1))
+
+    def gradients(adds_up: bool) -> list[torch.Tensor]:
+        assert step.copies is not None
+        step.copies.kept, step.copies.adds_up = True, adds_up
+        found = []
+        for first in (0, 1):
+            step.zero_grad()
+            for batch in (batches[first], batches[1 - first], batches[first]):
+                step(batch)["loss"].backward()
+            found.append(weight.grad.clone())
+        return found
+
+    autograds = gradients(False)
+    assert all(map(torch.equal, gradients(True), autograds))
+    assert int((autograds[0] != 0).any(dim=1).sum()) > 3
+    assert not autograds[0][padding].any()
+    kept = weight.grad.data_ptr()
+    gradients(True)
+    assert weight.grad.data_ptr() == kept
+    seen: list[torch.Tensor] = []
+    hook = weight.register_hook(seen.append)
+    assert all(map(torch.equal, gradients(True), autograds))
+    hook.remove()
+    assert len(seen) == 6

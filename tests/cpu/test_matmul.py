@@ -132,6 +132,63 @@ def test_a_layer_gives_the_layers_output_and_gradients(with_bias: bool, calls: l
         torch.testing.assert_close(layer(states), expected[0], rtol=2**-7, atol=2**-7)
 
 
+def test_products_that_torch_shares_among_its_threads_are_torchs(
+    monkeypatch: pytest.MonkeyPatch, calls: list[tuple[int, ...]]
+) -> None:
+    """By their shapes alone: many columns, or many rows and twice as many as columns; never a long sum, and never a
+    left factor that lies by columns."""
+    monkeypatch.setattr(products, "MANY", 16)
+    monkeypatch.setattr(products, "MOST_TERMS", 32)
+    torch.manual_seed(0)
+    ours = {
+        (8, 8, 8): True,
+        (8, 8, 16): False,
+        (16, 8, 8): False,
+        (16, 8, 9): True,
+        (40, 33, 20): True,
+        (40, 32, 20): False,
+    }
+    for (rows, count, columns), expected in ours.items():
+        left, right = torch.randn(rows, count).bfloat16(), torch.randn(columns, count).bfloat16().t()
+        bias = torch.randn(columns).bfloat16()
+        calls.clear()
+        found = multiply(left, right, bias)
+        assert calls == ([(rows, count, columns)] if expected else [])
+        assert expected or torch.equal(found, torch.addmm(bias, left, right))
+        turned = left.t().contiguous().t()
+        assert torch.allclose(multiply(turned, right, bias).float(), found.float(), rtol=2**-7, atol=2**-6)
+        assert calls[-1:] == [(rows, count, columns)]
+
+
+def test_weights_that_are_not_trained_lie_by_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same numbers; those that are trained, of another format, of a large head or tied to embeddings stay."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words = nn.Embedding(40, 24)
+            self.layer, self.head, self.vocabulary = nn.Linear(24, 24), nn.Linear(24, 50), nn.Linear(24, 40)
+            self.vocabulary.weight = self.words.weight
+
+    for has_instructions, dtype, is_trained in (
+        (True, torch.bfloat16, False),
+        (False, torch.bfloat16, False),
+        (True, torch.float32, False),
+        (True, torch.bfloat16, True),
+    ):
+        monkeypatch.setattr(_core, "has_matrix_instructions", lambda here=has_instructions: here)
+        monkeypatch.setattr(products, "MOST_TERMS", 45)
+        model = Model().to(dtype).requires_grad_(is_trained)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        for _ in range(2):
+            use_cpu_products(model)
+            by_columns = [name for name, value in model.named_parameters() if value.dim() == 2 and value.stride(0) == 1]
+            assert by_columns == (
+                ["layer.weight"] if (has_instructions, dtype, is_trained) == (True, torch.bfloat16, False) else []
+            )
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_other_numbers_take_torchs_product() -> None:
     layer = nn.Linear(8, 6)
     states = torch.randn(4, 8)

@@ -83,11 +83,18 @@ class WeightCopies:
         if self._apart is None:
             yield
             return
-        hook = self._apart.register_forward_hook(lambda table, arguments, rows: rows.to(self.dtype))
+        hook = self._apart.register_forward_hook(self._cast_rows)
         try:
             yield
         finally:
             hook.remove()
+
+    def _cast_rows(self, table: nn.Embedding, arguments: tuple[Tensor, ...], rows: Tensor) -> Tensor:
+        plain = table.max_norm is None and not (table.scale_grad_by_freq or table.sparse)
+        if not (self.adds_up and plain and rows.requires_grad and rows.device.type == "cpu"):
+            return rows.to(self.dtype)
+        read = rows.detach().to(self.dtype)
+        return cast(Tensor, cast(Any, _ReadRows).apply(table.weight, read, arguments[0], table.padding_idx, self._sums))
 
     @property
     def _apart(self) -> nn.Embedding | None:
@@ -153,6 +160,37 @@ class _Attach(torch.autograd.Function):
         return None, None, None, None
 
 
+class _ReadRows(torch.autograd.Function):
+    """Rows of a table, whose gradients are added to the table's by the row: autograd makes a gradient of the size of
+    the table for each pass, of which a batch has a few rows."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, parameter: Tensor, rows: Tensor, numbers: Tensor, padding: int | None, sums: dict[str, Tensor]
+    ) -> Tensor:
+        ctx.of = parameter, numbers, padding, sums
+        return rows
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None, None, None]:
+        parameter, numbers, padding, sums = ctx.of
+        numbers = numbers.flatten()
+        rows = gradients[0].reshape(len(numbers), -1).to(parameter.dtype)
+        if padding is not None:  # learns nothing
+            rows = rows.masked_fill((numbers == padding)[:, None], 0)
+        if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
+            return torch.zeros_like(parameter).index_add_(0, numbers, rows), None, None, None, None
+        if parameter.grad is None:
+            parameter.grad = _held(parameter, _TABLE, sums).zero_()
+        # Those of a pass are added up first, which rounds as a gradient of the pass does.
+        distinct, places = torch.unique(numbers, return_inverse=True)
+        parameter.grad.index_add_(0, distinct, rows.new_zeros(len(distinct), rows.shape[1]).index_add_(0, places, rows))
+        return None, None, None, None, None
+
+
+_TABLE = "the table"
+"""Its gradient's name among those of weights."""
+
 PIECE = 1 << 18
 """Numbers of a gradient that are cast and added at a time: in float32 they stay in a core's cache."""
 
@@ -169,10 +207,15 @@ def _add_up(parameter: Tensor, gradient: Tensor, name: str, sums: dict[str, Tens
         for start in range(0, part.numel(), PIECE):
             whole[start : start + PIECE].add_(part[start : start + PIECE])
         return
+    parameter.grad = _held(parameter, name, sums).copy_(gradient)
+
+
+def _held(parameter: Tensor, name: str, sums: dict[str, Tensor]) -> Tensor:
+    """The memory of the gradient of the step before."""
     held = sums.get(name)
     if held is None or held.shape != parameter.shape:
         held = sums[name] = torch.empty_like(parameter, memory_format=torch.contiguous_format)
-    parameter.grad = held.copy_(gradient)
+    return held
 
 
 def bf16_is_fast(device: torch.device) -> bool:
