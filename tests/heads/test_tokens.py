@@ -16,6 +16,7 @@ from distilfast import DistillationTrainer, InputError
 from distilfast.heads import Objective, choose_head
 from distilfast.heads.head import Predictions
 from distilfast.heads.tokens import Tokens
+from distilfast.metrics.compare import Tags, compared
 from distilfast.train.step import DistillationStep
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -78,9 +79,9 @@ def test_a_tagger_is_trained_and_goes_on_where_it_was_stopped(tmp_path: Path) ->
         words = np.arange(1, len(ids) - 1)  # each word is a token here, or several of which the first counts
         first = [place for place in words if not tiny_rows.VOCABULARY[ids[place]].startswith("##")]
         agree += [ours[place] == theirs[place] for place in first]
-        if all(labels[place] >= 0 for place in first):
-            truth.append([NAMES[labels[place]] for place in first])
-            said.append([NAMES[ours[place]] for place in first])
+        known = [place for place in first if labels[place] >= 0]
+        truth += [[NAMES[labels[place]] for place in known]] if known else []
+        said += [[NAMES[ours[place]] for place in known]] if known else []
     last = tiny_rows.evaluations(run)[-1]
     assert len(truth) > 2
     assert last["eval_f1"] == pytest.approx(f1_score(truth, said))
@@ -150,10 +151,18 @@ def test_entities_are_scored_sentence_by_sentence() -> None:
         assert found["accuracy"] == pytest.approx(5 / 7)
 
 
-def test_sentences_with_a_word_without_a_tag_are_not_scored() -> None:
-    found = Tokens(NAMES).metrics(predictions([["B-PER", ""], ["O", "B-LOC"]], [["O", "O"], ["O", "B-LOC"]]))
-    assert (found["f1"], found["accuracy"]) == (1.0, 1.0)
-    assert found["loss"] > 0.5  # the word with a tag in the other sentence counts in the loss
+def test_words_without_a_tag_are_left_out_of_their_sentences() -> None:
+    """As `transformers` leaves out what is labelled -100; the whole sentence was left out."""
+    tags = [["B-PER", "", "O"], ["", ""], ["B-PER", "I-PER", "", "I-PER"]]
+    said = [["O", "B-LOC", "B-LOC"], ["O", "B-PER"], ["B-PER", "I-PER", "O", "I-PER"]]
+    found = Tokens(NAMES).metrics(predictions(tags, said))
+    truth, rest = [["B-PER", "O"], ["B-PER", "I-PER", "I-PER"]], [["O", "B-LOC"], ["B-PER", "I-PER", "I-PER"]]
+    assert found["f1"] == pytest.approx(f1_score(truth, rest)) == pytest.approx(0.5)
+    assert found["accuracy"] == pytest.approx(3 / 5)
+    report = compared(Tags([[tag or None for tag in row] for row in tags], NAMES), {"teacher": said}, "teacher")
+    assert report["units"] == 2
+    assert report["models"]["teacher"]["metrics"]["f1"] == found["f1"]
+    assert report["models"]["teacher"]["metrics"]["accuracy"] == found["accuracy"]
 
 
 def test_tags_that_mark_no_entity_and_words_without_any() -> None:

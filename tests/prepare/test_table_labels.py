@@ -112,6 +112,15 @@ def test_names_in_any_order_keep_their_class(names: list[str], data: st.DataObje
         (["0", "10", "2"], dict(enumerate(f"LABEL_{n}" for n in range(11))), {"0": 0, "2": 2, "10": 10}),
         (["True", "False"], {0: "LABEL_0", 1: "LABEL_1"}, {"True": 1, "False": 0}),
         ([True, False], {0: "true", 1: "false"}, {"True": 0, "False": 1}),
+        ([True, False], {0: "yes", 1: "no"}, {"True": 0, "False": 1}),
+        (["true"], {0: "Negative", 1: "POSITIVE"}, {"true": 1}),
+        (["False", "TRUE"], {0: "pos", 1: "neg"}, {"False": 1, "TRUE": 0}),
+        ([True, False], {0: "1", 1: "0"}, {"True": 0, "False": 1}),
+        (["True", "0"], {0: "True", 1: "False"}, {"True": 0, "0": 1}),
+        (["1", "0"], {0: "False", 1: "True"}, {"1": 1, "0": 0}),
+        ([1, 0], {0: "no", 1: "yes"}, {"1": 1, "0": 0}),
+        ([1, 0, -100], {0: "O", 1: "B-PER"}, {"1": 1, "0": 0}),
+        ([-100, 3], {0: "3", 1: "-100"}, {"-100": 1, "3": 0}),
         (["5", "1"], {n: f"{n + 1} stars" for n in range(5)}, {"5": 4, "1": 0}),
         (["1", "2"], {0: "2", 1: "1"}, {"1": 1, "2": 0}),
         (["B-LOC", "O"], {0: "O", 1: "B-LOC", 2: "BLOC"}, {"B-LOC": 1, "O": 0}),
@@ -133,7 +142,14 @@ def test_what_is_understood(labels: list[Any], id2label: dict[int, str], expecte
         (["0", "1", "2"], {0: "1", 1: "2", 2: "3"}, "'0' are none"),
         (["0", "positive"], SENTIMENT, "'0' are none"),
         ([0.25, 1.0], SENTIMENT, "'0.25'"),
-        (["true", "false"], {0: "good", 1: "bad"}, "none of"),
+        (["true", "false"], {0: "good", 1: "bad"}, "none of.*'false', 'true', the teacher 'good', 'bad'"),
+        ([True, False], {0: "hate", 1: "not_hate"}, "'False', 'True', the teacher 'hate', 'not_hate'"),
+        ([True, False], {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}, "'False', 'True' are none of"),
+        ([True, "maybe"], {0: "no", 1: "yes"}, "'True', 'maybe' are none of"),
+        ([0, 1], {0: "yes", 1: "no"}, "'0', '1' could be the numbers of the teacher's classes 'yes', 'no' or"),
+        (["1"], {0: "positive", 1: "negative"}, "could be the numbers"),
+        (["0", "1"], {0: "True", 1: "False"}, "could be the numbers"),
+        ([-1, 1], {0: "LABEL_0", 1: "LABEL_1"}, "'-1' are none of|'-1', '1' are none of"),
         (["a"], {0: "A ", 1: "a_", 2: "b"}, "'a' are none of"),
     ],
 )
@@ -145,6 +161,55 @@ def test_what_fits_nowhere_is_refused(labels: list[Any], id2label: dict[int, str
 def test_integers_for_named_classes_are_said() -> None:
     assert "check that they stand in this order" in match_labels([0, 1], SENTIMENT).note
     assert "check" not in match_labels([0, 1], {0: "LABEL_0", 1: "LABEL_1"}).note
+
+
+def test_true_and_false_are_said() -> None:
+    note = match_labels([True, False], {0: "yes", 1: "no"}).note
+    assert note == "labels taken for yes and no: False -> no, True -> yes"
+    assert match_labels(["1"], {0: "no", 1: "yes"}).note == "labels taken for class numbers: 1 -> yes"
+    scores = rows_of(text=["a", "b", "c"], label=[True, False, None])
+    for rows in (scores, rows_of(text=["a", "b", "c"], label=["true", "False", ""])):
+        found = sequence_targets(rows, find_columns(rows), "regression", {0: "LABEL_0"})
+        assert found.values[:2] == [1.0, 0.0]
+        assert "are the numbers 1 and 0" in found.notes[0]
+
+
+def test_labels_of_100_below_nothing_are_left_out_and_counted() -> None:
+    """They were refused as a class that the teacher has not, and made a class of their own where there was none."""
+    names = {0: "O", 1: "B-PER"}
+    words = rows_of(tokens=[["Ann", "ran"], ["x"], ["y"]], labels=[[1, -100], [-100], None])
+    targets = tag_targets(words, find_columns(words), names)
+    assert (targets.values, targets.labelled) == ([[1, IGNORED], [IGNORED], [IGNORED]], 1)
+    assert "2 of 3 words have the label -100, and count in no loss" in targets.notes[-1]
+    texts = rows_of(text=["a", "b", "c"], label=[0, -100, 1])
+    single = sequence_targets(texts, find_columns(texts), "single_label_classification", names)
+    assert (single.values, single.labelled) == ([0, IGNORED, 1], 2)
+    assert "1 of 3 rows have the label -100" in single.notes[-1]
+    numbers = sequence_targets(texts, find_columns(texts), "regression", {0: "LABEL_0"})
+    assert (numbers.values, numbers.notes) == ([0.0, -100.0, 1.0], ())
+    assert new_classes([0, -100, 1]) == {0: "0", 1: "1"}
+    for bad in (-1, -99, 2):
+        other = rows_of(tokens=[["Ann", "ran"]], labels=[[1, bad]])
+        with pytest.raises(InputError, match=f"'{bad}' are none of the teacher's classes|'{bad}', '1' are none"):
+            tag_targets(other, find_columns(other), names)
+    lists = rows_of(text=["a", "b"], label=[["O", "-100"], ["B-PER"]])
+    with pytest.raises(InputError, match="holds -100 among the labels of a row"):
+        sequence_targets(lists, find_columns(lists), "multi_label_classification", names)
+
+
+def test_integers_that_a_class_label_has_no_name_for_are_refused() -> None:
+    """Negative ones were taken for names from the end."""
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["a", "b"])})
+    good = read_rows(datasets.Dataset.from_dict({"text": ["x"] * 3, "label": [1, -1, 0]}, features=features))
+
+    def column(*values: int) -> Rows:
+        table = good.table.set_column(1, "label", [list(values)])
+        return Rows(table, good.source, class_names=good.class_names)
+
+    assert label_values(column(1, -100, -1), "label") == ["b", "-100", None]
+    for bad in (-2, 2):
+        with pytest.raises(InputError, match=f"column 'label' holds {bad}, and its classes are numbered from 0 to 1"):
+            label_values(column(1, bad, 0), "label")
 
 
 def test_integers_of_a_class_label_stand_for_its_names() -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from .._core import InputError
 from ..prepare.columns import Columns, Kind, find_columns
 from ..prepare.labelled import load_labelled
-from ..prepare.labels import is_missing, match_labels, new_classes
+from ..prepare.labels import is_missing, is_not_scored, match_labels, new_classes
 from ..prepare.records import Rows
 from ..prepare.split import choose_rows
 from ..prepare.table import read_splits
@@ -135,7 +135,12 @@ def _with_label(rows: Rows, columns: Columns) -> tuple[Rows, int]:
     if not columns.labels:
         raise InputError(f"{rows.source}: no label to learn from or to score by; {columns.note}")
     values = label_values(rows, columns.labels[0])
-    kept = [number for number, value in enumerate(values) if not is_missing(value)]
+    classes = label_kind(values) != "floats"
+    kept = [
+        number
+        for number, value in enumerate(values)
+        if not is_missing(value) and not (classes and is_not_scored(value))
+    ]
     if not kept:
         raise InputError(f"{rows.source}: no row has a label in {columns.labels[0]!r}")
     return (rows if len(kept) == len(rows) else rows.take(kept)), len(rows) - len(kept)

@@ -66,30 +66,28 @@ class Tokens(LogitHead):
 
     def metrics(self, predictions: Predictions) -> dict[str, float]:
         """Of the words that the model got to see: `accuracy`, and `precision`, `recall` and `f1` of whole entities (or
-        `macro_f1` of tags that mark none) over the sentences all of whose words have a label; `loss` over all words
-        with one; `agreement` and `kl` with the teacher over all words."""
+        `macro_f1` of tags that mark none) over the words that have a label, the others left out of their sentences;
+        `loss` over the same; `agreement` and `kl` with the teacher over all words."""
         student, teacher, labels = predictions.student, predictions.teacher, predictions.labels
         words = single_label_metrics(student, labels, teacher)
         found = {name: value for name, value in words.items() if name in ("loss", "agreement", "kl")}
         if labels is not None:
-            truth, said = self.sentences(labels, predictions), self.sentences(student.argmax(-1), predictions)
-            known = [number for number, tags in enumerate(truth) if None not in tags]
-            if known:
-                found |= token_metrics(
-                    [said[number] for number in known], [truth[number] for number in known], None, self.entities
-                )
+            known = labels != IGNORED
+            truth, said = (self.sentences(each, predictions, known) for each in (labels, student.argmax(-1)))
+            if known.any():
+                found |= token_metrics(said, truth, None, self.entities)
         return found
 
-    def sentences(self, classes: np.ndarray, predictions: Predictions) -> list[list[Any]]:
-        """The tags that the class numbers [words] stand for, sentence by sentence in the order of the data, a word
-        without one None. Raises `InputError` where the batches do not say which sentence a word is of."""
-        numbers = predictions.row_numbers
-        if numbers is None:
+    def sentences(self, classes: np.ndarray, predictions: Predictions, known: np.ndarray) -> list[list[Any]]:
+        """The tags that the class numbers [words] stand for where `known` [words] is true, sentence by sentence in the
+        order of the data. Raises `InputError` where the batches do not say which sentence a word is of."""
+        if predictions.row_numbers is None:
             raise InputError("a tagger is scored by sentences; give batches with row_numbers, as LabelledBatches has")
+        numbers = predictions.row_numbers[known]
         order = np.argsort(numbers, kind="stable")
         ends = np.flatnonzero(np.diff(numbers[order])) + 1
-        named = np.array([*self.names, None], dtype=object)
-        return [part.tolist() for part in np.split(named[np.where(classes < 0, len(self.names), classes)][order], ends)]
+        named = np.array(self.names, dtype=object)
+        return [part.tolist() for part in np.split(named[classes[known]][order], ends)]
 
     def eval_prediction(self, predictions: Predictions) -> EvalPrediction:
         """`predictions` [rows, words, tags] and `label_ids` [rows, words], a row's words by their first tokens; both

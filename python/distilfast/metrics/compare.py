@@ -231,8 +231,9 @@ class Ranking(Comparison):
 
 
 class Tags(Comparison):
-    """labels: the tag of each word of each sentence, None where nobody gave one; names: of all tags. Outputs: tags
-    likewise, "" where a word was cut off or has no token, which is wrong wherever there was a tag to find."""
+    """labels: the tag of each word of each sentence, None where a word has none, and then it is left out as
+    `transformers` does; names: of all tags. Outputs: tags likewise, "" where a word was cut off or has no token, which
+    is wrong wherever there was a tag to find."""
 
     unit = "sentences"
 
@@ -241,14 +242,15 @@ class Tags(Comparison):
         self.entities = tokens.has_entities(names)
         self.main = ("f1", "accuracy") if self.entities else ("accuracy", "macro_f1")  # type: ignore[misc]
         self.titles = {"f1": "F1 of entities"}
-        self.known = [i for i, tags in enumerate(labels) if tags and None not in tags]
-        self.truth = [[str(tag) for tag in labels[i]] for i in self.known]
+        self.places = [[place for place, tag in enumerate(tags) if tag is not None] for tags in labels]
+        self.known = [i for i, places in enumerate(self.places) if places]
+        self.truth = [[str(labels[i][place]) for place in self.places[i]] for i in self.known]
 
     def units(self) -> int:
         return len(self.known)
 
     def _said(self, outputs: Sequence[Sequence[str]]) -> list[list[str]]:
-        return [self._whole(outputs[i]) for i in self.known]
+        return [self._whole([outputs[i][place] for place in self.places[i]]) for i in self.known]
 
     def _whole(self, tags: Sequence[str]) -> list[str]:
         return [tag or "O" for tag in tags] if self.entities else list(tags)

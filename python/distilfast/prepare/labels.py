@@ -14,6 +14,15 @@ from .records import listed
 GENERIC = re.compile(r"LABEL_(\d+)")
 """What `transformers` calls a class that has no name."""
 
+NOT_SCORED = "-100"
+"""The label that `transformers` gives to what no loss and no measure is to count."""
+
+ANSWERS = {"false": 0, "true": 1, "0": 0, "1": 1}
+"""How files write no and yes."""
+
+POLES = (("false", "true"), ("no", "yes"), ("negative", "positive"), ("neg", "pos"), ("0", "1"))
+"""Names of two classes of which the first can only be no, and the second yes."""
+
 
 @dataclass(frozen=True)
 class LabelMapping:
@@ -23,7 +32,7 @@ class LabelMapping:
     names: Mapping[int, str]
     """The teacher's `id2label`."""
     how: str
-    """"names", "class numbers" or "numbers in the names"."""
+    """"names", "true and false", "class numbers" or "numbers in the names"."""
     note: str
 
     @property
@@ -44,20 +53,27 @@ def is_missing(label: Any) -> bool:
     return label is None or (isinstance(label, float) and math.isnan(label)) or (isinstance(label, str) and not label)
 
 
+def is_not_scored(label: Any, names: Iterable[str] = ()) -> bool:
+    """Whether a label is -100, by which `transformers` marks what is not to count, and no class of that name."""
+    return not is_missing(label) and spelled(label) == NOT_SCORED and NOT_SCORED not in names
+
+
 def match_labels(
     file_labels: Iterable[Any], id2label: Mapping[int, str], class_names: Sequence[str] | None = None
 ) -> LabelMapping:
     """The teacher's class of every label.
 
-    file_labels: the different labels of a file; missing ones do not count. All are matched in one way, the first of
-    these that fits all:
+    file_labels: the different labels of a file; missing ones and -100 do not count. All are matched in one way, the
+    first of these that fits all:
 
     - by name, as spelled, then case, blanks, `_` and `-` apart;
+    - true, false, 1 and 0 as the two classes where these are called so, or no and yes, or negative and positive;
     - integers where every class name has one number in it and they are just those ("4 stars");
     - integers as class numbers: said where the classes have names of their own; names by their places in
       `class_names`, those of a `datasets.ClassLabel`, where the teacher's classes have none and are as many.
 
-    Raises `InputError` with both lists where none fits all labels, or where some are names and all could be numbers.
+    Raises `InputError` with both lists where none fits all labels, where some are names and all could be numbers, and
+    where 0 and 1 are other classes by their numbers than by what they mean.
     """
     names = {int(number): str(name) for number, name in id2label.items()}
     twice = next((name for name in names.values() if list(names.values()).count(name) > 1), None)
@@ -66,7 +82,7 @@ def match_labels(
             f"the teacher has two classes called {twice!r}, so labels cannot be told apart by name; mend the id2label "
             "in its config.json"
         )
-    labels = sorted({spelled(label) for label in file_labels if not is_missing(label)}, key=_order)
+    labels = _different(file_labels, names.values())
     generic = all(GENERIC.fullmatch(name) for name in names.values())
     if class_names is not None and generic and len(class_names) == len(names) and set(labels) <= set(class_names):
         places = {label: class_names.index(label) for label in labels}
@@ -79,14 +95,23 @@ def match_labels(
         exact = all(label == names[number] for label, number in by_name.items())
         how = "name" + ("" if exact else ", case and punctuation apart" if plain else " (LABEL_1 for class 1)")
         return LabelMapping(by_name, names, "names", f"labels matched to classes by {how}: {_said(by_name, names)}")
+    meant = _by_meaning(labels, names)
+    numbers = _as_numbers(labels, words=generic and len(names) == 2)
+    if meant is not None and numbers is None:
+        return LabelMapping(meant, names, "true and false", f"labels taken for yes and no: {_said(meant, names)}")
+    if meant is not None and numbers != meant:
+        raise InputError(
+            f"the labels {listed(labels)} could be the numbers of the teacher's classes "
+            f"{listed(names[number] for number in sorted(names))} or the answers no and yes, which are not the same; "
+            "rename the file's labels to the teacher's classes"
+        )
     inside = None if generic else _by_number_in_name(labels, names)
     if inside is not None:
         note = f"labels matched to classes by the numbers in their names: {_said(inside, names)}"
         return LabelMapping(inside, names, "numbers in the names", note)
-    numbers = _as_numbers(labels, words=generic)
     in_range = numbers is not None and all(number in names for number in numbers.values())
     if numbers is not None and in_range and not by_name and (generic or _numbered_names(names) is None):
-        guess = "" if generic else " (the teacher's classes have names; check that they stand in this order)"
+        guess = "" if generic or meant else " (the teacher's classes have names; check that they stand in this order)"
         note = f"labels taken for class numbers{guess}: {_said(numbers, names)}"
         return LabelMapping(numbers, names, "class numbers", note)
     missing = [label for label in labels if label not in (by_name or {})]
@@ -106,10 +131,17 @@ def new_classes(labels: Iterable[Any], class_names: Sequence[str] | None = None)
 
     Raises `InputError` for fewer than two.
     """
-    names = list(class_names or sorted({spelled(label) for label in labels if not is_missing(label)}, key=_order))
+    names = list(class_names or _different(labels))
     if len(names) < 2:
         raise InputError(f"the labels are {listed(names)}; a classifier needs at least two different ones")
     return dict(enumerate(names))
+
+
+def _different(labels: Iterable[Any], names: Iterable[str] = ()) -> list[str]:
+    """The different labels that stand for a class, in order."""
+    known = set(names)
+    found = {spelled(label) for label in labels if not is_missing(label) and not is_not_scored(label, known)}
+    return sorted(found, key=_order)
 
 
 def _order(label: str) -> tuple[int, float, str]:
@@ -145,6 +177,15 @@ def _by_name(labels: Sequence[str], names: Mapping[int, str]) -> dict[str, int] 
 def _plain(name: str) -> str:
     # The prefix of a tag is its own word: B-LOC and BLOC are two.
     return re.sub(r"[\s_-]+", " ", name.casefold()).strip()
+
+
+def _by_meaning(labels: Sequence[str], names: Mapping[int, str]) -> dict[str, int] | None:
+    """True, false, 1 and 0 as the two classes that can only be no and yes; None for other labels and classes."""
+    classes = {_plain(name): number for number, name in names.items()}
+    pair = next((pair for pair in POLES if len(names) == 2 and set(pair) == set(classes)), None)
+    if pair is None or not labels or not all(label.lower() in ANSWERS for label in labels):
+        return None
+    return {label: classes[pair[ANSWERS[label.lower()]]] for label in labels}
 
 
 def _as_numbers(labels: Sequence[str], words: bool = False) -> dict[str, int] | None:

@@ -12,7 +12,7 @@ import pyarrow.compute
 
 from .._core import InputError
 from .columns import Columns
-from .labels import LabelMapping, is_missing, match_labels, spelled
+from .labels import NOT_SCORED, LabelMapping, is_missing, is_not_scored, match_labels, spelled
 from .records import Rows, listed
 
 IGNORED = -100
@@ -22,6 +22,8 @@ Problem = Literal["single_label_classification", "multi_label_classification", "
 """As `config.problem_type` of `transformers` calls it."""
 
 LabelKind = Literal["none", "names", "integers", "floats", "lists"]
+
+_TRUTH = {"true": 1.0, "false": 0.0}
 
 
 @dataclass(frozen=True)
@@ -42,16 +44,29 @@ class Targets:
 
 def label_values(rows: Rows, column: str) -> list[Any]:
     """A label column as it stands, the integers of a `ClassLabel` as its names; its -1 is no label, as `datasets` has
-    it for test splits."""
+    it for test splits, and -100 stays. Raises `InputError` for other integers that no class of it has."""
     values = rows.column(column)
     names = rows.class_names.get(column)
-    return values if names is None else [_named(value, names) for value in values]
+    if names is None:
+        return values
+    try:
+        return [_named(value, names) for value in values]
+    except IndexError as error:
+        raise InputError(
+            f"{rows.source}: column {column!r} holds {error}, and its classes are numbered from 0 to {len(names) - 1}"
+        ) from None
 
 
 def _named(value: Any, names: Sequence[str]) -> Any:
     if isinstance(value, list):
         return [_named(one, names) for one in value]
-    return None if value is None or value == -1 else names[value]
+    if value is None or value == -1:
+        return None
+    if value == IGNORED:
+        return NOT_SCORED
+    if not 0 <= value < len(names):
+        raise IndexError(value)
+    return names[value]
 
 
 def label_kind(values: Iterable[Any]) -> LabelKind:
@@ -101,18 +116,22 @@ def sequence_targets(
         )
     if problem == "regression":
         names = rows.class_names.get(columns.labels[0])
-        numbers = number_targets(rows.column(columns.labels[0]) if names else values, rows.source)
-        return Targets(numbers, None, sum(not math.isnan(number) for number in numbers), ())
+        given = rows.column(columns.labels[0]) if names else values
+        numbers = number_targets(given, rows.source)
+        answers = any(isinstance(value, bool) or str(value).lower() in ("true", "false") for value in given)
+        said = (f"{rows.source}: true and false in {columns.labels[0]!r} are the numbers 1 and 0",) if answers else ()
+        return Targets(numbers, None, sum(not math.isnan(number) for number in numbers), said)
     mapping, notes = _matched(values, id2label, mapping, rows.class_names.get(columns.labels[0]))
     classes = [_class_of(value, mapping, rows.source, row) for row, value in enumerate(values)]
+    notes += _not_scored_note(values, mapping, rows.source, "rows")
     return Targets(classes, mapping, sum(one != IGNORED for one in classes), notes)
 
 
 def tag_targets(
     rows: Rows, columns: Columns, id2label: Mapping[int, str], mapping: LabelMapping | None = None
 ) -> Targets:
-    """The targets of words. Raises `InputError` for a row with other numbers of tags and words, and for tags that fit
-    no class."""
+    """The targets of words; one tagged -100, or null, has none. Raises `InputError` for a row with other numbers of
+    tags and words, and for tags that fit no class."""
     words = rows.column(columns.texts[0])
     if not columns.labels:
         return Targets([[IGNORED] * len(row) for row in words], mapping, 0, ())
@@ -128,6 +147,7 @@ def tag_targets(
         [IGNORED] * len(row) if tags is None else [_class_of(tag, mapping, rows.source, number) for tag in tags]
         for number, (row, tags) in enumerate(zip(words, values, strict=True))
     ]
+    notes += _not_scored_note([tag for tags in values for tag in tags or ()], mapping, rows.source, "words")
     return Targets(classes, mapping, sum(any(tag != IGNORED for tag in tags) for tags in classes), notes)
 
 
@@ -167,11 +187,14 @@ def answer_targets(rows: Rows, columns: Columns) -> Targets:
 
 
 def number_targets(values: Sequence[Any], source: str) -> list[float]:
-    """Each row's number, NaN where it has none. Raises `InputError` naming the row whose label is no finite number."""
+    """Each row's number, NaN where it has none; true and false are 1 and 0.
+
+    Raises `InputError` naming the row whose label is no finite number.
+    """
     numbers = []
     for row, value in enumerate(values):
         try:
-            number = math.nan if is_missing(value) else float(value)
+            number = math.nan if is_missing(value) else float(_TRUTH.get(str(value).lower(), value))
         except (TypeError, ValueError):
             number = math.inf
         if not is_missing(value) and not math.isfinite(number):
@@ -227,7 +250,8 @@ def _matched(
     mapping: LabelMapping | None,
     class_names: Sequence[str] | None,
 ) -> tuple[LabelMapping, tuple[str, ...]]:
-    labels = {spelled(value) for value in values if not is_missing(value)}
+    known = set(id2label.values())
+    labels = {spelled(value) for value in values if not is_missing(value) and not is_not_scored(value, known)}
     if mapping is not None and labels <= mapping.ids.keys():
         return mapping, ()
     found = match_labels(labels | (mapping.ids.keys() if mapping else set()), id2label, class_names)
@@ -235,12 +259,20 @@ def _matched(
 
 
 def _class_of(label: Any, mapping: LabelMapping, source: str, row: int) -> int:
-    if is_missing(label):
+    if is_missing(label) or is_not_scored(label, mapping.ids):
         return IGNORED
     number = mapping.ids.get(spelled(label))
     if number is None:
         raise InputError(f"{source}, row {row + 1}: the label {label!r} is none of {listed(mapping.ids)}")
     return number
+
+
+def _not_scored_note(values: Sequence[Any], mapping: LabelMapping, source: str, what: str) -> tuple[str, ...]:
+    """How many of the labels are -100, in words; nothing where none is."""
+    count = sum(is_not_scored(value, mapping.ids) for value in values)
+    if not count:
+        return ()
+    return (f"{source}: {count:,} of {len(values):,} {what} have the label -100, and count in no loss and no measure",)
 
 
 def _multi_label(
@@ -257,6 +289,11 @@ def _multi_label(
         raise InputError(
             f"{rows.source}: column {columns.labels[0]!r} holds lists of 0 and 1, one of {len(twice)}, and the model "
             f"has {len(id2label)} classes; each needs one number for every class, or the names of its classes"
+        )
+    if any(is_not_scored(label, id2label.values()) for labels in given for label in labels):
+        raise InputError(
+            f"{rows.source}: column {columns.labels[0]!r} holds -100 among the labels of a row, where a class holds or "
+            "does not; give null for a row that nobody labelled"
         )
     mapping, more = _matched(
         (label for labels in given for label in labels), id2label, mapping, rows.class_names.get(columns.labels[0])
