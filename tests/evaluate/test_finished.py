@@ -12,7 +12,6 @@ import pytest
 import torch
 from distilfast import InputError, Tokenizer
 from distilfast.evaluate import evaluate_models
-from distilfast.evaluate.finished import class_order
 from sklearn.metrics import f1_score
 from transformers import (
     AutoTokenizer,
@@ -236,19 +235,6 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no option 'validation'"):
         evaluate_models(teacher, [], str(tmp_path / "out"), validation=file)
     assert not (tmp_path / "out").exists()
-
-
-def test_orders_of_classes() -> None:
-    names = ["positive", "negative", "neutral"]
-    assert class_order(names, names, "s") == ([0, 1, 2], "")
-    order, note = class_order(names, ["Neutral", "POSITIVE", "negative"], "s")
-    assert order == [1, 2, 0]
-    assert "Neutral -> neutral" in note
-    order, note = class_order(names, ["LABEL_0", "LABEL_1", "LABEL_2"], "s")
-    assert order == [0, 1, 2]
-    assert note
-    with pytest.raises(InputError, match="other classes"):
-        class_order(names, ["positive", "negative"], "s")
 
 
 def test_a_finished_report_is_added_to_and_not_erased(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

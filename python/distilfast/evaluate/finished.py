@@ -18,15 +18,14 @@ import torch
 
 from .._core import InputError
 from ..heads.classification import problem_type_of
-from ..heads.logits import label_names
 from ..metrics.compare import Answers, Comparison, Numbers, Ranking, compared, comparison_of
+from ..models.classes import class_order, label_names
 from ..models.head import head_of
 from ..models.load import load_model
 from ..models.sentence_folder import refuse_single_texts
 from ..prepare.columns import Columns, find_columns
 from ..prepare.labelled import Part
-from ..prepare.labels import match_labels
-from ..prepare.records import Rows, listed
+from ..prepare.records import Rows
 from ..prepare.table import RaggedRows, read_rows
 from ..prepare.targets import answer_targets, sequence_targets, tag_targets, with_text
 from ..tokenizer import load_transformers_tokenizer
@@ -58,29 +57,6 @@ def labelled_head(model: Any, name: str) -> str:
         f"{name} is a {type(model).__name__}, which says nothing about labelled rows; --validation_file scores "
         "classifiers, taggers and question answerers; use --text for masked-language models"
     )
-
-
-def class_order(teacher: list[str], student: list[str], name: str) -> tuple[list[int], str]:
-    """The student's class number for each of the teacher's, and what is to be said of it.
-
-    Raises `InputError`, with both lists, where the names are not the same.
-    """
-    different = InputError(
-        f"{name} has other classes than the teacher: {listed(student)} where the teacher has {listed(teacher)}"
-    )
-    if len(student) != len(teacher):
-        raise different
-    if student == teacher:
-        return list(range(len(teacher))), ""
-    try:
-        mapping = match_labels(student, dict(enumerate(teacher)))
-    except InputError:
-        raise different from None
-    places = [mapping.ids[label.strip()] for label in student]
-    if sorted(places) != list(range(len(teacher))):
-        raise different
-    order = [places.index(number) for number in range(len(teacher))]
-    return order, f"classes of {name} matched to the teacher's: {mapping.note.partition(': ')[2]}"
 
 
 def rows_report(

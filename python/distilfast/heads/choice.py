@@ -8,12 +8,12 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from .._core import InputError
+from ..models.classes import label_names
 from ..models.head import head_called, head_of
 from .classification import Classification, problem_type_of
 from .embedding import Embedding
 from .head import Head
 from .hidden_states import HiddenStates
-from .logits import label_names
 from .masked_lm import MaskedLM
 from .questions import Questions
 from .reranking import Reranking

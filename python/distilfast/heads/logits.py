@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from .._core import InputError
 from ..losses.definitions import IGNORED
+from ..models.classes import label_names
 from .head import Head, Rows
 from .objective import Objective
 
@@ -100,17 +100,12 @@ def in_float32(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def label_names(config: PreTrainedConfig) -> list[str]:
-    """The names of a configuration's classes, in their order."""
-    names: Any = config.id2label or {}
-    return [str(names[number]) for number in sorted(names)]
-
-
 def refuse_other_classes(student: PreTrainedConfig, teacher: PreTrainedConfig) -> None:
     """Raises `InputError` where the two have other classes, or the same in another order."""
     ours, theirs = label_names(student), label_names(teacher)
-    if ours != theirs:
+    if ours != theirs and not len(ours) == len(theirs) == 1:  # a number needs no name
         raise InputError(
             f"the teacher's classes are {', '.join(theirs)} and the student's {', '.join(ours)}: they must be the "
-            "same, in the same order; cut the student with create_student(teacher)"
+            "same, in the same order; cut the student with create_student(teacher), and put several teachers into one "
+            "order with distilfast.models.align_classes(teachers, names)"
         )

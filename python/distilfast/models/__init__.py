@@ -8,6 +8,7 @@ from .._lazy import attach
 
 if TYPE_CHECKING:
     from .adaptation import adapt as adapt
+    from .classes import align_classes as align_classes
     from .families import longest_row as longest_row
     from .families import model_input_names as model_input_names
     from .head import head_of as head_of
@@ -21,6 +22,7 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "adapt": ".adaptation",
+        "align_classes": ".classes",
         "encode": ".last_layer",
         "model_input_names": ".families",
         "create_student": ".student",

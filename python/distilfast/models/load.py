@@ -20,7 +20,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from .._core import InputError
 from .._files import first_line, is_path
+from ..prepare.labels import GENERIC
 from .adaptation import freeze
+from .classes import class_order, label_names, put_into_order
 from .families import check_family, check_head
 from .head import AUTO_CLASSES, HeadName, head_called, head_of_checkpoint, head_of_class, transformer_subfolder
 from .sentence_folder import keep_activation
@@ -80,7 +82,7 @@ def load_student(
         )
         if changes and head_in(str(name_or_path)) == head:
             own = load_config(existing(name_or_path), trust_remote_code=trust_remote_code)
-            _fit_classes(str(name_or_path), model, *(_class_names(config) for config in (own, model.config)))
+            _fit_classes(str(name_or_path), model, own)
     check_family(model.config)
     model.requires_grad_(True)
     model.train()
@@ -225,30 +227,23 @@ def _draw_head(model: PreTrainedModel) -> set[str]:
     return drawn
 
 
-def _fit_classes(name: str, model: PreTrainedModel, own: list[str], wanted: list[str]) -> None:
-    """Makes the head of classes `own` one of the classes `wanted`: by their names, where both have such."""
-    generic = any(all(each == f"LABEL_{number}" for number, each in enumerate(names)) for names in (own, wanted))
-    if own == wanted or generic or len(own) != len(wanted):  # a head of another size was drawn anew
+def _fit_classes(name: str, model: PreTrainedModel, own: PreTrainedConfig) -> None:
+    """Makes the head of the classes of `own` one of the classes of the model's configuration: by their names, where
+    both have such."""
+    here, wanted = label_names(own), label_names(model.config)
+    generic = any(all(map(GENERIC.fullmatch, names)) for names in (here, wanted))
+    if here == wanted or generic or len(here) != len(wanted):  # a head of another size was drawn anew
         return
-    said = f"{name} has the classes {', '.join(own)} and its teacher {', '.join(wanted)}"
-    if sorted(own) != sorted(wanted):
+    said = f"{name} has the classes {', '.join(here)} and its teacher {', '.join(wanted)}"
+    try:
+        order, _ = class_order(wanted, here, name)
+    except InputError:
         _draw_head(model)
         logger.warning("%s: its head is drawn anew", said)
         return
-    encoder = f"{model.base_model_prefix}."
-    outputs = [
-        module
-        for key, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and module.out_features == len(own) and not key.startswith(encoder)
-    ]
-    order = [own.index(each) for each in wanted]
-    for weight in outputs[-1].parameters():
-        weight.data = weight.data[order].clone()
-    logger.warning("%s: its head is put into that order", said)
-
-
-def _class_names(config: Any) -> list[str]:
-    return [str(config.id2label[number]) for number in sorted(config.id2label, key=int)]
+    if order != sorted(order):
+        put_into_order(model, order, model.config)
+        logger.warning("%s: its head is put into that order", said)
 
 
 def _judge(

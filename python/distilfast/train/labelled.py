@@ -19,6 +19,7 @@ from ..batches.labelled import LabelledBatches
 from ..batches.question_windows import encode_questions, passage_stride
 from ..heads.classification import problem_type_of
 from ..losses.definitions import IGNORED
+from ..models.classes import label_names
 from ..models.families import longest_row
 from ..models.sentence_folder import refuse_single_texts
 from ..prepare.columns import Kind
@@ -210,7 +211,7 @@ def encode(
     if longest is not None and longest < max_length:
         notes.append(f"rows may have {longest} tokens, which the models have positions for, not {max_length}")
         max_length = longest
-    id2label = class_names(config)
+    id2label = dict(enumerate(label_names(config)))
     scores = head == "classification" and problem_type_of(config) == "regression"
     if compares_groups and not scores:
         raise InputError(
@@ -262,21 +263,16 @@ def _all_alike(targets: Targets) -> bool:
     return len(given) > 1 and all(value == given[0] for value in given)
 
 
-def class_names(config: PreTrainedConfig) -> dict[int, str]:
-    names: Any = config.id2label or {}
-    return {int(number): str(names[number]) for number in sorted(names, key=int)}
-
-
 def targets_of(
     part: Part, head: str, config: PreTrainedConfig, separator: str | None, mapping: LabelMapping | None
 ) -> Targets:
     """The labels of a part as the head reads them."""
+    id2label = dict(enumerate(label_names(config)))
     if head == "tokens":
-        return tag_targets(part.rows, part.columns, class_names(config), mapping)
+        return tag_targets(part.rows, part.columns, id2label, mapping)
     if head == "questions":
         return answer_targets(part.rows, part.columns)
-    problem = problem_type_of(config)
-    return sequence_targets(part.rows, part.columns, problem, class_names(config), separator, mapping)
+    return sequence_targets(part.rows, part.columns, problem_type_of(config), id2label, separator, mapping)
 
 
 def encode_part(part: Part, targets: Targets, head: str, tokenizer: Any, max_length: int) -> EncodedRows:

@@ -335,7 +335,7 @@ def final_report(
     names, length = list(run.id2label.values()), run.max_length
     by_name = not any(model is not None for model in given.teachers)
     student = load_model(str(args.output_dir), material.head.name)
-    teachers = load_teachers(models, args, given) if by_name else trainer.step.teachers
+    teachers = load_teachers(models, args, given, say=False) if by_name else trainer.step.teachers
     mixture = trainer.step.teacher_weights
     labels = run.validation.targets.values
     found = report(student, teachers, mixture, material.head, material.held_out, labels, names, args.device, by_name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
@@ -9,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from .._core import InputError
+from ..models.classes import align_classes
 from ..models.head import head_called
 from ..models.load import head_in, load_model, load_student, load_teacher, refuse_bare_directory
 from ..models.narrow import Widths, check_widths
@@ -22,20 +24,29 @@ from .layer_choice import Vectors, choose_by_loss
 from .model_arguments import ModelArguments
 from .sample import Sample
 
+logger = logging.getLogger(__name__)
 
-def load_teachers(models: ModelArguments, args: DistillationArguments, given: Given) -> list[PreTrainedModel]:
-    """The teachers, each with the head that was asked for or that its checkpoint holds."""
+
+def load_teachers(
+    models: ModelArguments, args: DistillationArguments, given: Given, say: bool = True
+) -> list[PreTrainedModel]:
+    """The teachers, each with the head that was asked for or that its checkpoint holds; the classes of all in the order
+    of the first's."""
     names, loaded = models.teacher or [], list(given.teachers) or [None] * len(models.teacher or [])
     wanted = "auto" if args.head is None else head_called(args.head)
     for name, model in zip(names, loaded, strict=True):
         if model is None:
             refuse_bare_directory(name, "--teacher")
-    return [
+    teachers = [
         load_teacher(name, wanted, revision=models.revision, trust_remote_code=models.trust_remote_code)
         if model is None
         else model
         for name, model in zip(names, loaded, strict=True)
     ]
+    if teachers:
+        for note in align_classes(teachers, names):
+            logger.log(logging.WARNING if say else logging.DEBUG, "%s", note)
+    return teachers
 
 
 def make_student(
