@@ -11,12 +11,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from distilfast import InputError
 from distilfast.__main__ import COMMANDS, main
-from distilfast._command import choose, run
-from distilfast._command.unreachable import REQUESTS, say_once
+from distilfast._command import choose, run, unreachable
+from distilfast._command.unreachable import REQUESTS, Connection, watch_hub
+from huggingface_hub import set_client_factory
+from huggingface_hub.utils._http import default_client_factory
 
 SECOND = 1.0  # of user time
 SCREEN = 45  # lines
@@ -215,8 +218,8 @@ def test_a_hub_that_does_not_answer_is_said_once(caplog: pytest.LogCaptureFixtur
     logger = logging.getLogger(REQUESTS)
     before = list(logger.filters)
     try:
-        say_once()
-        say_once()
+        watch_hub()
+        watch_hub()
         with caplog.at_level(logging.WARNING, REQUESTS):
             for file in ("config.json", "tokenizer.json"):
                 for seconds in (1, 2, 4):
@@ -225,7 +228,61 @@ def test_a_hub_that_does_not_answer_is_said_once(caplog: pytest.LogCaptureFixtur
             logger.warning("the cache is on a slow disk")
     finally:
         logger.filters[:] = before
+        set_client_factory(default_client_factory)
     first, other = caplog.messages
     assert "does not answer ([Errno 111] Connection refused)" in first
     assert "HF_HUB_OFFLINE=1" in first
     assert other == "the cache is on a slow disk"
+
+
+class Clock:
+    """A client whose requests take seconds that nobody waits for, and end as `fails` says: with an error of that name,
+    or with an answer."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.fails, self.sent = 0.0, "ConnectError", 0
+        monkeypatch.setattr(unreachable.time, "monotonic", lambda: self.now)
+
+    def send(self, request: str, **_: Any) -> str:
+        self.sent += 1
+        if self.fails:
+            raise type(self.fails, (Exception,), {})("no route")
+        return "answer"
+
+    def tried(self, client: Any, at: float) -> str:
+        """How a request at that second ends."""
+        self.now = at
+        try:
+            return str(client.send("request"))
+        except Exception as error:
+            return type(error).__name__
+
+
+def test_a_host_that_lets_nobody_connect_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every file was asked for by itself, half a minute long: 69 to 85 s until a command ended."""
+    clock = Clock(monkeypatch)
+    connection = Connection()
+    client = connection.watched(clock)
+    found = [clock.tried(client, at) for at in (0, 0, 1, 3, 7, 7.1)]
+    assert found == ["ConnectError"] * 4 + ["OfflineModeIsEnabled"] * 2
+    assert clock.sent == 4
+    again = connection.watched(type("Client", (), {"send": clock.send})())  # the library makes one after each failure
+    assert clock.tried(again, 8) == "OfflineModeIsEnabled"
+
+
+@pytest.mark.parametrize("fails", ["ReadTimeout", "RemoteProtocolError"])
+def test_a_slow_connection_keeps_the_librarys_patience(fails: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    clock.fails = fails
+    client = Connection().watched(clock)
+    assert [clock.tried(client, at) for at in (0, 10, 22, 36)] == [fails] * 4
+
+
+def test_a_host_that_has_answered_is_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    client = Connection().watched(clock)
+    assert clock.tried(client, 0) == "ConnectError"
+    clock.fails = ""
+    assert clock.tried(client, 4) == "answer"
+    clock.fails = "ConnectError"
+    assert [clock.tried(client, at) for at in (5, 20, 60)] == ["ConnectError"] * 3

@@ -152,6 +152,7 @@ def trainer(
     count: int = 7,
     dropout: float = 0.1,
     rows: int = ROWS,
+    held_out: TinyBatches | None = None,
     **changes: Any,
 ) -> DistillationTrainer:
     args = arguments(output_dir, **changes)
@@ -163,6 +164,7 @@ def trainer(
         args,
         TinyBatches(count, args.batches_per_step, layout, rows),
         callbacks=[Quiet()],
+        eval_dataset=held_out,
     )
 
 
@@ -183,6 +185,20 @@ class KillAt(TrainerCallback):
     def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.within and state.global_step == self.step:
             os.kill(os.getpid(), self.number)
+
+
+class KillingBatches(TinyBatches):
+    """Held-out batches; asked for batch `at` this process gets Ctrl-C, where it is one of those that do."""
+
+    def __init__(self, at: int, kills: bool) -> None:
+        super().__init__(count=2 * at)
+        self.at, self.kills = at, kills
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        if self.kills and number == self.at:
+            os.kill(os.getpid(), signal.SIGINT)
+        assert number <= self.at + 1, "the evaluation went on"
+        return super().__getitem__(number)
 
 
 class AtCall(TrainerCallback):
@@ -249,6 +265,10 @@ def rank_main(output_dir: str, options: dict[str, Any], environment: dict[str, s
     most_bytes = options.pop("most_bytes", None)
     kill_after = options.pop("kill_after", None)
     count_calls = options.pop("count_calls", False)
+    if (evaluating := options.pop("kill_evaluating", None)) is not None:
+        options["held_out"] = KillingBatches(
+            evaluating["batch"], int(os.environ.get("RANK", "0")) in evaluating["ranks"]
+        )
     at_call = AtCall(options.pop("kill_at_call", {}).get(os.environ.get("RANK", "0")))
     run = trainer(output_dir, **options)
     rank = run.args.process_index

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import string
 import subprocess
 import sys
@@ -15,8 +16,12 @@ import pytest
 import tiny_training
 import torch
 import transformers
+from distilfast import _command as command
 from distilfast.prepare.run import prepare
+from distilfast.train import checkpoint
 from distilfast.train import run as train
+from distilfast.train.callbacks import Interruption
+from distilfast.train.stopped import TrainingInterruptedError, resume
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -46,6 +51,65 @@ def test_two_ranks_have_the_gradients_of_one(tmp_path: Path, layout: str) -> Non
     for ours, theirs in zip(two["curve"], one["curve"], strict=True):
         for name in ("loss", "loss_ce", "loss_mlm", "loss_cos", "grad_norm"):
             assert ours[name] == pytest.approx(theirs[name], rel=1e-4)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_ctrl_c_on_one_rank_ends_an_evaluation_on_all(tmp_path: Path, ranks: int) -> None:
+    """With several ranks the whole evaluation was waited for, longer than torchrun waits."""
+    options: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 2, "max_steps": 4, "save_strategy": "no"}
+    last = {"batch": 3, "ranks": [ranks - 1]}
+    codes = tiny_training.run_ranks(tmp_path, ranks, batches_per_step=2, kill_evaluating=last, **options)
+    assert codes == [143] * ranks
+    (folder,) = tmp_path.glob("checkpoint-*")
+    assert folder.name == "checkpoint-2"
+    assert checkpoint.tear(folder) is None
+
+
+def test_a_signal_while_the_others_are_asked_is_not_lost() -> None:
+    interruption = Interruption()
+    asked = interruption._agree
+
+    def struck(bad: bool) -> tuple[bool, bool]:
+        """The answer of before, with the signal between it and the caller."""
+        found = asked(bad)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return found
+
+    with interruption:
+        interruption._agree = struck  # type: ignore[method-assign]
+        assert not interruption.asked_on_any_rank()
+        interruption._agree = asked  # type: ignore[method-assign]
+        assert not interruption.requested
+        assert interruption.asked_on_any_rank()
+        assert interruption.requested
+    with interruption:
+        assert not interruption.asked_on_any_rank()
+
+
+def test_the_command_that_goes_on_is_torchruns_where_it_started_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    argv = ["--resume_from_checkpoint", "last", "--text", "a b.txt", "--output_dir", "out"]
+    flags = "--text 'a b.txt' --output_dir out --resume_from_checkpoint last"
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert resume(argv) == f"distilfast train {flags}"
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert resume(argv) == f"torchrun --nproc-per-node 4 -m distilfast.train {flags}"
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_one_rank_says_how_to_go_on(
+    rank: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: Any) -> None:
+        raise TrainingInterruptedError("stopped", signal.SIGINT)
+
+    monkeypatch.setattr(train, "run", stopped)
+    monkeypatch.setenv("RANK", rank)
+    with pytest.raises(SystemExit) as exited:
+        command.run(lambda: train.main(["--text", "t.txt", "--output_dir", "out"]))
+    assert exited.value.code == 130
+    assert capsys.readouterr().err.count("Go on with: ") == (rank == "0")
 
 
 def test_torchrun_trains_like_one_process(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from .._core import InputError, __version__
 from .._files import describe_fault, first_line
 from .parser import build, read
 from .source import stub
-from .unreachable import say_once
+from .unreachable import watch_hub
 
 EXTRAS = {  # a package that is not always there: the extra that brings it
     "blingfire": "bench",
@@ -66,7 +66,7 @@ class Command:
         def command() -> None:
             self.check(arguments, program or f"python -m distilfast.{self.name}")
             self._refuse_ranks()
-            say_once()
+            watch_hub()
             module, function = self.function.split(":")
             # Torch takes seconds to import, and turns a KeyboardInterrupt there into errors of its own.
             before = signal.signal(signal.SIGINT, _stop_importing)

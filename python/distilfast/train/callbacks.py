@@ -63,6 +63,9 @@ class Interruption(TrainerCallback):
 
     def __init__(self) -> None:
         self.requested = False
+        """Whether the run is to end, which all ranks know at the same moment."""
+        self._asked = False
+        """Whether a signal asked this rank for it, perhaps while the others were being asked."""
         self.signal = signal.SIGTERM
         """The signal that asked for the end."""
         self._sums: dict[str, Tensor] = {}
@@ -71,6 +74,7 @@ class Interruption(TrainerCallback):
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interruption:
+        self.requested = self._asked = False
         # Python allows signal handlers in the main thread only; elsewhere signals keep their usual meaning.
         if threading.current_thread() is threading.main_thread():
             self._previous = {each: signal.signal(each, self._note) for each in (signal.SIGTERM, signal.SIGINT)}
@@ -83,11 +87,17 @@ class Interruption(TrainerCallback):
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:
-            if self.requested:
+            if self._asked:
                 raise KeyboardInterrupt
-            os.write(2, b"\nsaving a checkpoint after this step; press Ctrl-C again to stop without one\n")
+            if os.environ.get("RANK", "0") == "0":
+                os.write(2, b"\nsaving a checkpoint after this step; press Ctrl-C again to stop without one\n")
         self.signal = signal.Signals(number)
-        self.requested = True
+        self._asked = True
+
+    def asked_on_any_rank(self) -> bool:
+        """Whether a signal has asked any rank for the end; all ranks call it, and get one answer."""
+        self.requested, _ = self._agree(False)
+        return self.requested
 
     def watch(self, losses: Mapping[str, Tensor]) -> None:
         """Adds a micro-batch's losses (0-dim) to the step's."""
@@ -138,8 +148,7 @@ class Interruption(TrainerCallback):
             }
             if found and bad is None:
                 bad = (step, found)
-        stop, bad_ranks = self._agree(self.requested, bad is not None)
-        self.requested = stop
+        self.requested, bad_ranks = self._agree(bad is not None)
         if bad is not None:
             step, found = bad
             losses = ", ".join(f"{name} is {value}" for name, value in found.items())
@@ -147,13 +156,13 @@ class Interruption(TrainerCallback):
         if bad_ranks:
             raise NonFiniteLossError("a loss is not finite on another rank, which says which")
 
-    def _agree(self, stop: bool, bad: bool) -> tuple[bool, bool]:
-        """Whether any rank wants to stop, and whether any has found a bad loss."""
+    def _agree(self, bad: bool) -> tuple[bool, bool]:
+        """Whether any rank was asked to stop, and whether any has found a bad loss."""
         if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-            return stop, bad
+            return self._asked, bad
         if self._group is None:
             # Through the host, so that no rank waits for its GPU.
             self._group = dist.new_group(backend="gloo")
-        flags = torch.tensor([int(stop), int(bad)])
+        flags = torch.tensor([int(self._asked), int(bad)])
         dist.all_reduce(flags, group=self._group)
         return bool(flags[0] > 0), bool(flags[1] > 0)

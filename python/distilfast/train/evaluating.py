@@ -84,11 +84,8 @@ class EvaluatingTrainer(PublicTrainer):
 
     def _evaluate_one(self, held_out: HeldOutBatches, prefix: str) -> dict[str, float]:
         started = time.perf_counter()
-        watched = self.step.student.register_forward_pre_hook(self._stop_evaluating)
-        try:
-            values = evaluate(self.step, held_out, self.args.device, self.compute_metrics, self._teachers_said)
-        finally:
-            watched.remove()
+        said = self._teachers_said
+        values = evaluate(self.step, held_out, self.args.device, self.compute_metrics, said, self._stop_evaluating)
         metrics = {f"{prefix}_{name}": value for name, value in values.items()}
         seconds = time.perf_counter() - started
         metrics[f"{prefix}_runtime"] = seconds
@@ -96,13 +93,14 @@ class EvaluatingTrainer(PublicTrainer):
         self.log(metrics)
         return metrics
 
-    def _stop_evaluating(self, *_: Any) -> None:
-        if self._may_stop and self.interruption.requested:
+    def _stop_evaluating(self) -> None:
+        # Every rank goes through all held-out batches, and so asks as often.
+        if self._may_stop and self.interruption.asked_on_any_rank():
             raise EvaluationStoppedError
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         """As `Trainer`; a signal ends an evaluation, and the checkpoint is saved at once."""
-        self._may_stop = self.args.world_size == 1  # another rank would wait
+        self._may_stop = True
         try:
             super()._maybe_log_save_evaluate(*args, **kwargs)
         except EvaluationStoppedError:

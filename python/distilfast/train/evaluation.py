@@ -103,12 +103,27 @@ class First:
         return self.batches[number]
 
 
+class Asking:
+    """Some batches, before each of which something is asked."""
+
+    def __init__(self, batches: HeldOutBatches, ask: Callable[[], None]) -> None:
+        self.batches, self.ask = batches, ask
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        self.ask()
+        return self.batches[number]
+
+
 def evaluate(
     step: DistillationStep,
     batches: HeldOutBatches,
     device: torch.device,
     compute_metrics: Callable[[EvalPrediction], Mapping[str, float]] | None = None,
     remembered: MutableMapping[Any, Any] | None = None,
+    ask: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Metrics of the student on `batches`, beside the labels and beside the teachers; models keep their mode.
 
@@ -116,17 +131,17 @@ def evaluate(
     and `kl` at masked positions. hidden_states: `cosine`, mean over tokens, to the teachers. Other heads: what
     `Head.metrics` gives, and where there are labels what `compute_metrics` makes of an `EvalPrediction` of all rows in
     the order of the data (`Head.eval_prediction`). Every rank evaluates all batches. `remembered`: what the teachers
-    said of batches before, which do not change; added to.
+    said of batches before, which do not change; added to. `ask` is called before each batch, and may raise.
     Raises `InputError` for no batches and for predictions that are not finite.
     """
     if len(batches) == 0:
         raise InputError("there is no held-out batch to evaluate on")
     with evaluating(step.student), torch.inference_mode():
         if isinstance(step.head, MaskedLM):
-            return masked_lm_metrics(masked_lm_scores(step, batches, device)["student"])
+            return masked_lm_metrics(masked_lm_scores(step, Asking(batches, ask), device)["student"])
         if isinstance(step.head, HiddenStates):
-            return _hidden_states(step, batches, device)
-        return measured(step.head, predict(step, batches, device, remembered), compute_metrics)
+            return _hidden_states(step, Asking(batches, ask), device)
+        return measured(step.head, predict(step, batches, device, remembered, ask), compute_metrics)
 
 
 def measured(
@@ -144,10 +159,12 @@ def predict(
     batches: HeldOutBatches,
     device: torch.device,
     remembered: MutableMapping[Any, Any] | None = None,
+    ask: Callable[[], None] = lambda: None,
 ) -> Predictions:
     """What student and teachers say of the rows of all batches: by row number, where batches have those.
 
-    `remembered`: {batches: what the teachers said of them}, for those that are the same at every evaluation.
+    `remembered`: {batches: what the teachers said of them}, for those that are the same at every evaluation. `ask` as in
+    `evaluate`.
     """
     known = None if remembered is None else remembered.get(batches)
     head = step.head
@@ -156,6 +173,7 @@ def predict(
     labels: list[Tensor] = []
     numbers: list[Tensor] = []
     for number in range(len(batches)):
+        ask()
         batch = _on(batches[number], device)
         rows = head.rows(batch, LOGITS_ALONE)
         counts = rows.weight != 0

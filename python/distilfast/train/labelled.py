@@ -102,8 +102,9 @@ class LabelledRun:
         }
 
 
-def source_of(rows: RowArguments) -> str | None:
-    """Where the training rows are by the flags; None where no flag says. Raises `InputError` where two do."""
+def source_of(rows: RowArguments) -> tuple[str | None, str | None]:
+    """Where the training rows are by the flags (None where no flag says), and which configuration of a data set. Raises
+    `InputError` where two flags say."""
     given = [name for name in ("train_file", "dataset_name", "task") if getattr(rows, name) is not None]
     if len(given) > 1:
         raise InputError(f"give the rows with one of {', '.join('--' + name for name in given)}, not with several")
@@ -112,8 +113,8 @@ def source_of(rows: RowArguments) -> str | None:
     if rows.dataset_config_name is not None and rows.dataset_name is None:
         raise InputError("--dataset_config_name belongs to --dataset_name, which is not given")
     if rows.task is not None:
-        return task_source(rows.task, rows.data_dir)[0]
-    return rows.train_file or rows.dataset_name
+        return task_source(rows.task, rows.data_dir)
+    return rows.train_file or rows.dataset_name, rows.dataset_config_name
 
 
 def are_rows(train: Any) -> bool:
@@ -163,11 +164,9 @@ def read(
         unlabelled = rows_of_columns({"text": read_texts([str(unlabelled)])}, str(unlabelled))
     if rows.min_confidence is not None and unlabelled is None:
         raise InputError("--min_confidence is for rows without labels; give them with --unlabelled_file")
-    config = rows.dataset_config_name
-    if rows.task is not None:
-        config = task_source(rows.task, rows.data_dir)[1]
+    source, config = source_of(rows)
     data = load_labelled(
-        source_of(rows) if train is None else train,
+        source if train is None else train,
         rows.validation_file if validation is None else validation,
         unlabelled,
         kind=KINDS[head],

@@ -5,7 +5,7 @@ From top to bottom: arguments, teachers and their head, batches, student, traini
 
 from __future__ import annotations
 
-import shlex
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -46,7 +46,7 @@ from .report import next_commands, report, report_lines
 from .row_arguments import COLUMNS
 from .sample import of_tokens
 from .sentence_material import sentence_material
-from .stopped import TrainingInterruptedError, told_when_stopped
+from .stopped import TrainingInterruptedError, resume, told_when_stopped
 from .student import load_teachers, make_student
 from .trainer import DistillationTrainer
 from .words import check_words, with_fewer_words
@@ -132,20 +132,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         run(command.given(KINDS, arguments), Given())
     except TrainingInterruptedError as error:
+        if os.environ.get("RANK", "0") != "0":  # the first rank says it for all
+            raise SystemExit(error.exit_code) from None
         if not error.resumable:
             raise
-        again = shlex.join(["distilfast", "train", *without_resume(arguments), "--resume_from_checkpoint", "last"])
-        raise TrainingInterruptedError(f"{error}. Go on with: {again}", error.exit_code - 128) from None
-
-
-def without_resume(argv: Sequence[str]) -> list[str]:
-    """`argv` without what it says of resuming."""
-    kept, skip = [], False
-    for word in argv:
-        if not skip and not word.startswith("--resume_from_checkpoint"):
-            kept.append(word)
-        skip = word == "--resume_from_checkpoint"
-    return kept
+        raise TrainingInterruptedError(f"{error}. Go on with: {resume(arguments)}", error.exit_code - 128) from None
 
 
 def run(values: Mapping[str, Any], given: Given, scored: bool = True) -> dict[str, Any]:
@@ -232,7 +223,7 @@ def _check_sources(arguments: Arguments, given: Given) -> None:
     models, rows, data, _ = arguments
     in_python = given.train is not None or given.tokens is not None
     sources = [name for name in ("text", "tokens") if getattr(data, name) is not None]
-    sources += ["train_file"] if labelled.source_of(rows) is not None else []
+    sources += ["train_file"] if labelled.source_of(rows)[0] is not None else []
     if len(sources) + in_python > 1:
         raise InputError(
             f"give what to learn from with one of {', '.join('--' + name for name in sources)}, and not both"
@@ -269,7 +260,7 @@ def choose_head_name(arguments: Arguments, given: Given, teachers: Sequence[PreT
     else:
         named = arguments.models.student
         holds = head_of(given.student) if given.student is not None else None if named is None else head_in(named)
-        learns_rows = labelled.source_of(arguments.rows) is not None or labelled.are_rows(given.train)
+        learns_rows = labelled.source_of(arguments.rows)[0] is not None or labelled.are_rows(given.train)
         of_text = "masked_lm" if given.student is None else str(holds)
         name = str(holds) if holds in labelled.KINDS else "classification" if learns_rows else of_text
     if name not in HEADS:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 
@@ -23,3 +25,18 @@ def told_when_stopped(message: str, resumable: bool) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise TrainingInterruptedError(message, signal.SIGINT, resumable) from None
+
+
+def resume(argv: Sequence[str]) -> str:
+    """The command that goes on with the run of `argv`, under torchrun where that started it."""
+    kept, skip = [], False
+    for word in argv:
+        if not skip and not word.startswith("--resume_from_checkpoint"):
+            kept.append(word)
+        skip = word == "--resume_from_checkpoint"
+    ranks, here = (os.environ.get(name, "1") for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    flags = shlex.join([*kept, "--resume_from_checkpoint", "last"])
+    if ranks == "1":
+        return f"distilfast train {flags}"
+    others = "" if here == ranks else " (and the flags that name this machine and the first)"
+    return f"torchrun --nproc-per-node {here}{others} -m distilfast.train {flags}"
