@@ -9,7 +9,15 @@ import pytest
 import torch
 import transformers
 from distilfast import InputError
-from distilfast.models.families import check_head, encoder_of, layers_path, longest_row, mlm_decoder, mlm_transform
+from distilfast.models.families import (
+    check_head,
+    encoder_of,
+    evaluating,
+    layers_path,
+    longest_row,
+    mlm_decoder,
+    mlm_transform,
+)
 from model_cases import CONFIGS, SMALL, inputs, teacher_of
 
 
@@ -79,3 +87,14 @@ def test_the_longest_row_of_several_models_is_the_least_and_the_tokenizer_counts
     assert longest_row(bert, tokenizer=SimpleNamespace(model_max_length=12)) == 12
     assert longest_row(bert, tokenizer=SimpleNamespace(model_max_length=10**30)) == 40
     assert longest_row() is None
+
+
+def test_weights_that_are_evaluated_in_inference_mode_still_take_gradients() -> None:
+    """Ranks on CPUs call theirs cpu:0: weights were copied there and back, and the next checkpoint failed."""
+    model = torch.nn.Linear(3, 2)
+    with torch.inference_mode(), evaluating(model, device=torch.device("cpu:0")):
+        model(torch.ones(1, 3))
+    assert not any(weight.is_inference() for weight in model.parameters())
+    assert bool(torch.isfinite(model.weight).all())
+    model(torch.ones(1, 3)).sum().backward()
+    assert model.weight.grad is not None

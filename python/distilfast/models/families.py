@@ -132,18 +132,22 @@ def evaluating(*models: nn.Module, device: torch.device | None = None) -> Iterat
     """`models` in evaluation mode, and on `device` (None: where they are), for the block; each of their modules as it
     was afterwards."""
     training = [module for model in models for module in model.modules() if module.training]
-    homes = [] if device is None else [(model, next(model.parameters()).device) for model in models]
+    homes = [(model, next(model.parameters()).device) for model in models if device is not None]
+    if device is not None and device.type == "cpu":  # of which there is one, whatever its number
+        homes = [(model, home) for model, home in homes if home.type != "cpu"]
     try:
         for model in models:
             model.eval()
-        for model, _ in homes:
-            model.to(device)
+        with torch.inference_mode(False):  # in it weights that move would come back as ones that take no gradient
+            for model, _ in homes:
+                model.to(device)
         yield
     finally:
         for module in training:
             module.training = True
-        for model, home in homes:
-            model.to(home)
+        with torch.inference_mode(False):
+            for model, home in homes:
+                model.to(home)
 
 
 @torch.no_grad()

@@ -163,8 +163,8 @@ def predict(
 ) -> Predictions:
     """What student and teachers say of the rows of all batches: by row number, where batches have those.
 
-    `remembered`: {batches: what the teachers said of them}, for those that are the same at every evaluation. `ask` as in
-    `evaluate`.
+    `remembered`: {batches: what the teachers said of them}, for those that are the same at every evaluation. `ask` as
+    in `evaluate`.
     """
     known = None if remembered is None else remembered.get(batches)
     head = step.head
