@@ -10,8 +10,7 @@ from distilfast import InputError
 from distilfast.evaluate.idle import PARTS, refuse_idle
 from distilfast.evaluate.run import EvaluateOptions
 
-EVERYWHERE = {"teacher", "output_dir", "student", "device", "max_length", "speed", "pictures"}
-OF_SPEED = {"speed_length", "speed_repeats"}
+EVERYWHERE = {"teacher", "output_dir", "student", "device", "pictures"}
 
 
 def options(**given: Any) -> EvaluateOptions:
@@ -31,10 +30,12 @@ def options(**given: Any) -> EvaluateOptions:
         ({"max_lines": 3}, {"sentences": ["text.txt"]}),
         ({"pooling": "mean"}, {"retrieval_dir": ["collection"]}),
         ({"max_dev_rows": 9}, {"tasks": "sst2"}),
+        ({"max_length": 32}, {"retrieval_dir": ["collection"]}),
+        ({"speed_repeats": 9, "speed": False}, {"speed": True}),
     ],
 )
 def test_a_flag_without_its_part_is_refused(given: dict[str, Any], asker: dict[str, Any]) -> None:
-    (name,) = set(given) - {"tasks"}
+    (name,) = set(given) - {"tasks", "speed"}
     with pytest.raises(InputError, match=rf"--{name} .* does nothing without .*--{next(iter(asker))}"):
         refuse_idle(options(**given))
     refuse_idle(options(**given | asker))
@@ -49,4 +50,4 @@ def test_defaults_are_no_flags_and_a_pooling_is_one_of_those_there_are() -> None
 def test_every_flag_is_of_a_part_or_of_all() -> None:
     names = [each.name for each in fields(EvaluateOptions)]
     askers, of_parts = ({name for part in PARTS for name in part[place]} for place in (0, 1))
-    assert set(names) == askers | of_parts | EVERYWHERE | OF_SPEED
+    assert set(names) == askers | of_parts | EVERYWHERE

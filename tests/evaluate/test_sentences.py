@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -191,3 +192,48 @@ def test_refusals(paths: dict[str, str], tmp_path: Path) -> None:
     options = SentenceOptions([pairs_file(tmp_path)], controls=False)
     with pytest.raises(InputError, match=r"without modules.json"):
         sentence_report({**paths, "bare": bare}, "teacher", options, CPU)
+
+
+def test_texts_that_are_cut_are_counted(paths: dict[str, str], tmp_path: Path) -> None:
+    """They were cut without a word."""
+    long, short = " ".join(sentences(6)), sentences(20)
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join([*short, long, f"{long} more"]) + "\n")
+    folder = collection(tmp_path / "search")
+    with (Path(folder) / "corpus.jsonl").open("a") as file:
+        file.write(json.dumps({"_id": "long", "title": "", "text": long}) + "\n")
+    pairs = tmp_path / "long.tsv"
+    pairs.write_text(f"sentence1\tsentence2\tscore\n{long}\t{short[0]}\t1\n{short[1]}\t{short[2]}\t2\n")
+    options = SentenceOptions([str(pairs)], [str(texts)], [folder], controls=False)
+
+    read = [[long, *short[:3]], [*short, long, f"{long} more"], [*sentences(30), long, *sentences(6, seed=1)[:5]]]
+    tokenizer = load_sentence_encoder(paths["teacher"]).tokenizer
+
+    def expected(models: dict[str, int]) -> list[list[str]]:
+        """`models`: how many tokens each reads; the collection's prompts are of a token each."""
+        found = []
+        for part, here in enumerate(read):
+            prompts = ["from "] * 31 + ["to "] * 5 if part == 2 else [""] * len(here)
+            texts = [prompt + text for prompt, text in zip(prompts, here, strict=True)]
+            lengths = [len(tokenizer(text)["input_ids"]) for text in texts]
+            cut = {name: sum(length > most for length in lengths) for name, most in models.items()}
+            line = "{} of {} texts are longer than the {} tokens that are read, and cut"
+            lines = [(name, line.format(cut[name], len(here), most)) for name, most in models.items() if cut[name]]
+            same = len(lines) == len(models) and len({each for _, each in lines}) == 1
+            found.append([lines[0][1]] if same else [f"{name}: {each}" for name, each in lines])
+        return found
+
+    def said(given: SentenceOptions) -> list[list[str]]:
+        report = sentence_report(models, "teacher", given, CPU)
+        parts = (report["sts"]["long"], report["neighbours"]["texts"], report["retrieval"]["search"])
+        return [[note for note in part["notes"] if "longer than" in note] for part in parts]
+
+    prompts = SentenceSettings(max_length=38, prompts={"query": "to ", "document": "from "})
+    models = {"teacher": paths["teacher"], "other": encoder_folder(tmp_path / "other", layers=2, settings=prompts)}
+    found = said(options)
+    assert found == expected({"teacher": 20, "other": 38})
+    assert all(part[0].startswith("teacher: ") for part in found)
+    # A length that is asked for acts, and where it is the same for all it is said once.
+    assert said(replace(options, max_length=10)) == expected({"teacher": 10, "other": 10})
+    assert [len(part) for part in said(replace(options, max_length=10))] == [1, 1, 1]
+    assert said(replace(options, max_length=1000)) == found

@@ -8,6 +8,11 @@ traceback.
 
 from .flags import REQUIRED as REQUIRED
 from .flags import flag as flag
+from .idle import Parts as Parts
+from .idle import changed as changed
+from .idle import idle as idle
+from .idle import refuse_idle as refuse_idle
+from .idle import said as said
 from .parser import given as given
 from .parser import parse as parse
 from .parser import require_positive as require_positive

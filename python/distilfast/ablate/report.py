@@ -54,6 +54,7 @@ def ablation_markdown(report: Mapping[str, Any]) -> str:
         "# Ablation",
         f"{report['steps']:,} steps a student, {seeds}. The same batches "
         f"in one order for every row of a seed.{judged} Held-out text of {report['held_out']['rows']:,} rows.{flags}",
+        *[f"{note[0].upper()}{note[1:]}." for note in report["held_out"].get("notes", [])],
         table(["student", *titles], absolute),
         "## Against the full loss, same seed",
         table(["student", *titles, "published, GLUE points"], relative),

@@ -12,13 +12,14 @@ import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from transformers import BertConfig
 
-from .._command import REQUIRED, flag, given, parse
+from .._command import REQUIRED, changed, flag, given, idle, parse, refuse_idle
 from .._core import InputError
 from .._files import may_be_folder, refuse_occupied, write_json, write_text
 from ..evaluate.cells import claim, model_fingerprint
@@ -30,7 +31,8 @@ from ..models.load import load_teacher, quiet, refuse_bare_directory
 from ..prepare.directory import load_tokens
 from ..prepare.run import prepare
 from ..prepare.text import read_texts
-from ..train.inputs import KINDS
+from ..train.arguments import DistillationArguments
+from ..train.inputs import KINDS, LOSSES
 from ..train.output import SUMMARY
 from ..train.run import cut_student, distil
 from .report import METRICS, ablation_markdown, draw_deltas
@@ -82,6 +84,13 @@ class AblateOptions:
     task_bf16: bool = flag(False, "Fine-tune in bfloat16.")
     device: str = flag("auto", "Where quality is evaluated: auto, cpu, cuda, cuda:1.")
     pictures: bool = flag(True, "Draw ablation.png.")
+
+
+OF_TASKS = (
+    *("data_dir", "task_seeds", "task_learning_rate", "task_epochs"),
+    *("max_train_rows", "max_dev_rows", "task_bf16"),
+)
+OF_TEACHER = ("teacher_layers", "teacher_hidden", "teacher_steps")
 
 
 @dataclass(frozen=True)
@@ -154,6 +163,11 @@ def _check(options: AblateOptions) -> tuple[list[str], dict[str, Any]]:
         raise InputError("give the text to train on, either raw with --text or prepared with --tokens, and not both")
     if options.text and options.teacher is None and options.tokenizer is None:
         raise InputError("--text without --teacher needs --tokenizer, a vocab.txt or tokenizer.json")
+    named = changed(options)
+    refuse_idle(named, ((("tasks",), OF_TASKS), (("text",), ("tokenizer",))), partial(getattr, options))
+    for name in OF_TEACHER if options.teacher is not None else ():
+        if name in named:
+            raise InputError(f"--{name} {named[name]} does nothing with --teacher, which is there; leave it out")
     if options.teacher is not None:
         refuse_bare_directory(options.teacher)
         load_teacher(options.teacher, "masked_lm")  # what is wrong with it is said before anything is written
@@ -212,7 +226,8 @@ def pretrained_teacher(options: AblateOptions, folder: Path, tokens: str, settin
             write_text(folder / "teacher_config.json", config.to_json_string())
             values = _common(options, settings) | {"max_steps": options.teacher_steps, "seed": 0}
             losses = {"alpha_ce": 0.0, "alpha_cos": 0.0, "alpha_mlm": 1.0}
-            distil(None, tokens, made, student_config=str(folder / "teacher_config.json"), **values | losses)
+            config_file = str(folder / "teacher_config.json")
+            distil(None, tokens, made, student_config=config_file, **_without_idle(values | losses))
     return made
 
 
@@ -220,6 +235,13 @@ def _common(options: AblateOptions, settings: Mapping[str, Any]) -> dict[str, An
     """What every run is told: `settings`, over the length, over what keeps it quiet."""
     quiet_run = {"save_strategy": "no", "report_to": "none", "disable_tqdm": True, "overwrite": True}
     return {**quiet_run, "max_length": options.max_length, **settings}
+
+
+def _without_idle(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` without those that only losses read which have no weight: a variant leaves out some."""
+    weights = {each.name: each.default for each in fields(DistillationArguments)} | dict(values)
+    unread = idle(LOSSES, weights.get)
+    return {name: value for name, value in values.items() if name not in unread}
 
 
 def _student(folder: Path, run: Run) -> Path:
@@ -252,7 +274,7 @@ def train(
         if not claimed:
             return False
         values = _common(options, settings) | {"max_steps": options.steps, "seed": run.seed}
-        values |= (VARIANTS | CONTROLS)[run.variant]
+        values = _without_idle(values | (VARIANTS | CONTROLS)[run.variant])
         if run.variant == CUT:
             cut_student(teacher, tokens, output, **values)
         else:

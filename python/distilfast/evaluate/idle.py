@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, Field, fields
+from functools import partial
 from typing import Any
 
+from .. import _command as command
 from .._core import InputError
 from ..models.pooling import POOLINGS
 
 _OF_TASKS = ("data_dir", "seeds", "shard", "distil", "sweep", "learning_rate", "epochs", "batch_size")
-PARTS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
+PARTS: command.Parts = (
     (("tasks",), (*_OF_TASKS, "task_max_length", "max_train_rows", "bf16")),
     (("distil",), ("alpha_ce", "alpha_task", "temperature")),
     (("sweep",), ("sweep_learning_rates",)),
@@ -20,8 +21,9 @@ PARTS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("text", "tokens"), ("batch_tokens", "mask_seed")),
     (("sts_file", "sentences", "retrieval_dir"), ("pooling", "normalize")),
     (("text", "tokens", "sts_file", "sentences", "retrieval_dir"), ("controls",)),
+    (("validation_file", "text", "tokens", "sts_file", "sentences", "retrieval_dir"), ("max_length",)),
+    (("speed",), ("speed_length", "speed_repeats")),
 )
-"""What asks for a part, one of them, and the flags that are of it alone."""
 
 
 def refuse_idle(options: Any) -> None:
@@ -29,15 +31,4 @@ def refuse_idle(options: Any) -> None:
     pooling that is none."""
     if options.pooling is not None and options.pooling not in POOLINGS:
         raise InputError(f"--pooling {options.pooling!r} is none of {', '.join(POOLINGS)}")
-    defaults = {each.name: _default(each) for each in fields(options)}
-    for askers, flags in PARTS:
-        if any(getattr(options, asker) not in (None, False, []) for asker in askers):
-            continue
-        for name in flags:
-            if getattr(options, name) != defaults[name]:
-                asked = " or ".join(f"--{asker}" for asker in askers)
-                raise InputError(f"--{name} {getattr(options, name)} does nothing without {asked}; leave it out")
-
-
-def _default(each: Field[Any]) -> Any:
-    return each.default if each.default_factory is MISSING else each.default_factory()
+    command.refuse_idle(command.changed(options), PARTS, partial(getattr, options))

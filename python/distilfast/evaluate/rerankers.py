@@ -74,7 +74,7 @@ def reranker_report(
         shown = candidates(collection.queries, collection.documents, CANDIDATES)
         outputs, notes = {}, []
         for name, model in models.items():
-            outputs[name], cut = _scores(model, tokenizers[name], collection, shown, options.max_length, on)
+            outputs[name], cut = _scores(model, tokenizers[name], collection, shown, options.max_length or 512, on)
             notes += [f"{name}: {count:,} {what}" for what, count in cut.items() if name in paths]
         found[Path(folder).name] = _ranked(collection, shown, outputs, teacher, notes)
     return {"retrieval": found}

@@ -32,6 +32,9 @@ from .scores import SWEEP, TaskPlan, parse_tasks, task_report
 from .sentences import SentenceOptions, sentence_report
 from .texts import TextOptions, held_out_report
 
+LONGEST = 512
+"""Tokens of a held-out example or row, if nothing is said."""
+
 
 @dataclass
 class EvaluateOptions:
@@ -58,7 +61,11 @@ class EvaluateOptions:
         "name=file, are scored apart.",
     )
     tokens: str | None = flag(None, "Held-out text as a directory of python -m distilfast.prepare, instead of --text.")
-    max_length: int = flag(512, "Longest held-out example or row in tokens; longer ones are cut.")
+    max_length: int | None = flag(
+        None,
+        "Longest held-out example or row in tokens; longer ones are cut. Default: 512, for sentence encoders what each "
+        "reads.",
+    )
     max_lines: int | None = flag(None, "Use this many lines of --text at most.")
     batch_tokens: int = flag(8192, "Token budget of a held-out batch.")
     mask_seed: int = flag(0, "Seed of the held-out masks; same for every model.")
@@ -143,7 +150,7 @@ def labelled_report(paths: dict[str, str], teacher: str, options: EvaluateOption
             tuple(options.label_column),
             options.group_column,
             options.label_separator,
-            options.max_length,
+            options.max_length or LONGEST,
             options.max_dev_rows,
             options.ragged,
         )
@@ -157,7 +164,7 @@ def text_options(options: EvaluateOptions) -> TextOptions:
         options.text,
         options.tokens,
         options.max_lines,
-        options.max_length,
+        options.max_length or LONGEST,
         options.batch_tokens,
         options.mask_seed,
         options.device,

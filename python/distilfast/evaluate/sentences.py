@@ -24,6 +24,7 @@ from ..metrics.scores import correlation
 from ..metrics.vectors import NEIGHBOURS, pair_similarities, sts_metrics, uniformity, vector_metrics
 from ..models.families import layers_of
 from ..models.sentence import SentenceEncoder, load_sentence_encoder, student_modules
+from ..models.sentence_folder import Role
 from ..models.student import create_student
 from ..prepare.sentence_data import read_collection, read_pairs
 from ..prepare.text import read_texts
@@ -33,7 +34,8 @@ FEW_SENTENCES = 10_000
 
 @dataclass(frozen=True)
 class SentenceOptions:
-    """What is scored on; `pooling`, `normalize`: of models that are bare encoders; `max_length`: of pairs in tokens."""
+    """What is scored on; `pooling`, `normalize`: of models that are bare encoders; `max_length`: of texts and pairs in
+    tokens (None: what an encoder reads, 512 for rerankers)."""
 
     sts_file: Sequence[str] = ()
     sentences: Sequence[str] = ()
@@ -44,7 +46,7 @@ class SentenceOptions:
     normalize: bool | None = None
     max_lines: int | None = None
     controls: bool = True
-    max_length: int = 512
+    max_length: int | None = None
 
 
 def sentence_report(
@@ -63,6 +65,8 @@ def sentence_report(
         name: load_sentence_encoder(path, _of_bare(path, options.pooling), _of_bare(path, options.normalize))
         for name, path in paths.items()
     }
+    if (most := options.max_length) is not None:
+        encoders = {name: encoder.reading_at_most(most) for name, encoder in encoders.items()}
     if options.controls:
         encoders |= control_encoders(encoders, teacher)
     for encoder in encoders.values():
@@ -70,11 +74,41 @@ def sentence_report(
     found: dict[str, Any] = {}
     if pairs:
         found["sts"] = {name: _sts(encoders, teacher, each) for name, each in pairs.items()}
+        for name, each in pairs.items():
+            found["sts"][name]["notes"] += cut_notes(encoders, list(paths), {None: [*each.first, *each.second]})
     if texts:
-        found["neighbours"] = {Path(options.sentences[0]).stem: _neighbours(encoders, teacher, texts, list(paths))}
+        part = _neighbours(encoders, teacher, texts, list(paths))
+        part["notes"] += cut_notes(encoders, list(paths), {None: texts})
+        found["neighbours"] = {Path(options.sentences[0]).stem: part}
     if collections:
         found["retrieval"] = {name: _retrieval(encoders, teacher, each) for name, each in collections.items()}
+        for name, found_in in collections.items():
+            read: dict[Role | None, list[str]] = {"query": found_in.queries, "document": found_in.documents}
+            found["retrieval"][name]["notes"] += cut_notes(encoders, list(paths), read)
     return found
+
+
+def cut_notes(
+    encoders: Mapping[str, SentenceEncoder], judged: Sequence[str], read: Mapping[Role | None, Sequence[str]]
+) -> list[str]:
+    """How many texts each of the `judged` models cuts, a line each, or one where it is the same for all.
+
+    read: the texts by what they are, which says the prompt before them.
+    """
+    lines = {}
+    for name in judged:
+        encoder = encoders[name]
+        cut = total = 0
+        for role, texts in read.items():
+            cut += encoder.count_cut(texts, None if role is None else encoder.settings.prompt_name(role))
+            total += len(texts)
+        if cut:
+            lines[name] = (
+                f"{cut:,} of {total:,} texts are longer than the {encoder.longest} tokens that are read, and cut"
+            )
+    if len(lines) == len(judged) and len(set(lines.values())) == 1:
+        return [lines[judged[0]]]
+    return [f"{name}: {line}" for name, line in lines.items()]
 
 
 def _of_bare(path: str, value: Any) -> Any:

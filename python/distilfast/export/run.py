@@ -6,12 +6,13 @@ import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .._command import REQUIRED, flag, parse
+from .._command import REQUIRED, Parts, changed, flag, parse, refuse_idle
 from .._core import InputError
 from .._files import refuse_occupied, whole_directory, write_json, write_text
 from ..evaluate.report import markdown_tables
@@ -168,6 +169,13 @@ class ExportOptions:
     evaluation: str | None = flag(None, "evaluate.json of python -m distilfast.evaluate, for the card's numbers.")
 
 
+PARTS: Parts = (
+    (("text",), ("lines",)),
+    (("onnx", "int8"), ("onnx_tolerance",)),
+    (("int8",), ("int8_agreement",)),
+)
+
+
 def read_lines(path: str | Path, lines: int) -> list[str]:
     """The first `lines` texts of a file, as `distilfast.prepare` reads it."""
     if lines < 1:
@@ -177,6 +185,7 @@ def read_lines(path: str | Path, lines: int) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     (options,) = parse([ExportOptions], argv)
+    refuse_idle(changed(options), PARTS, partial(getattr, options))
     quiet()
     card = {
         "title": options.title or Path(options.output_dir).name,

@@ -26,6 +26,8 @@ from .pooling import Dense, Normalize, SentenceModules
 from .saved_tokenizer import save_tokenizer
 from .sentence_folder import SentenceSettings, read_sentence_folder, transformer_folder, write_sentence_folder
 
+COUNTED_AT_ONCE = 1024
+
 
 @dataclass(frozen=True)
 class SentenceEncoder:
@@ -45,6 +47,23 @@ class SentenceEncoder:
         """`texts` as the tokenizer is to read them: behind the prompt of that name (None: the default one)."""
         prompt = self.settings.prompt(prompt_name)
         return [(prompt + text).lower() if self.settings.do_lower_case else prompt + text for text in texts]
+
+    def reading_at_most(self, tokens: int) -> SentenceEncoder:
+        """The same, with texts cut at so many tokens where it reads more. Raises `InputError` where these leave no room
+        for a text."""
+        check_length(self.tokenizer, tokens, pairs=False)
+        return replace(self, settings=replace(self.settings, max_length=min(tokens, self.longest)))
+
+    def count_cut(self, texts: Sequence[str], prompt_name: str | None = None) -> int:
+        """How many of `texts` are longer than is read of them."""
+        room = self.longest - self.tokenizer.num_special_tokens_to_add(pair=False)
+        # A token is a byte at least, but for one before the first word.
+        long = [text for text in self.with_prompt(texts, prompt_name) if len(text.encode()) >= room]
+        return sum(
+            len(ids) > self.longest
+            for start in range(0, len(long), COUNTED_AT_ONCE)
+            for ids in tokenize(self.tokenizer, long[start : start + COUNTED_AT_ONCE])["input_ids"]
+        )
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str], prompt_name: str | None = None, batch_size: int = 64) -> np.ndarray:

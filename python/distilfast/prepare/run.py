@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 from tqdm import tqdm
 
-from .._command import REQUIRED, flag, parse
+from .._command import REQUIRED, changed, flag, parse, refuse_idle
 from .._core import InputError, RowCutter
 from .._files import first_line, is_path, refuse_occupied, whole_directory
 from ..tokenizer import Tokenizer
@@ -28,7 +29,7 @@ from .directory import PreparedTokens as PreparedTokens
 from .directory import TokenWriter, unknown_note, write_description
 from .directory import load_tokens as load_tokens
 from .rules import RowRuleFields, RowRules
-from .sources import TextCounts, check_column, find_texts
+from .sources import TEXT_COLUMN, TextCounts, check_column, find_texts, refuse_idle_column
 from .text import TextBlock, read_dataset, read_files
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class PrepareArguments:
     )
     dataset_config: str | None = flag(None, "configuration of the dataset, if it has several")
     split: str = flag("train", "split of the dataset")
-    column: str = flag("text", "column of the text in jsonl, parquet and datasets")
+    column: str = flag(TEXT_COLUMN, "column of the text in jsonl, parquet and datasets")
     mode: str = flag(
         RowRules.mode,
         "lines: a text is a row, cut where it is longer than --max_length; packed: the texts of a document are "
@@ -217,9 +218,13 @@ def load_dataset(name: str, config: str | None = None, split: str = "train") -> 
     import datasets  # here, so that preparing files starts without its second of imports
 
     directory = Path(name)
+    if directory.exists() and config is not None:
+        raise InputError(f"--dataset_config {config} is of a dataset on the Hub, and {name} is here; leave it out")
     if directory.is_file():
         from .table import read_rows
 
+        if split != "train":
+            raise InputError(f"--split {split}: {name} is one file, which has no splits; leave it out")
         return datasets.Dataset(read_rows(directory, split).table)
     if is_path(name) and not directory.exists():
         raise InputError(f"--dataset {name}: there is no such file or directory")
@@ -227,6 +232,8 @@ def load_dataset(name: str, config: str | None = None, split: str = "train") -> 
         if (directory / "state.json").is_file() or (directory / "dataset_dict.json").is_file():
             loaded = datasets.load_from_disk(name)
             if isinstance(loaded, datasets.Dataset):
+                if split != "train":
+                    raise InputError(f"--split {split}: {name} is one split that was saved alone; leave it out")
                 return loaded
             if split not in loaded:
                 raise InputError(f"{name} has no split {split!r}, only {', '.join(loaded)}; pass --split")
@@ -244,9 +251,13 @@ def load_dataset(name: str, config: str | None = None, split: str = "train") -> 
 
 def main(argv: Sequence[str] | None = None) -> None:
     (arguments,) = parse([PrepareArguments], argv)
+    idle = (("dataset",), ("split", "dataset_config"))
+    refuse_idle(changed(arguments), (idle,), partial(getattr, arguments))
     if (arguments.text is None) == (arguments.dataset is None):
         raise InputError("name the text, either files (--text) or a dataset (--dataset), not both")
     refuse_occupied(arguments.output_dir, arguments.overwrite, [arguments.tokenizer, arguments.dataset])
+    if arguments.text is not None:
+        refuse_idle_column(arguments.column, arguments.text)
     info = prepare(
         arguments.output_dir,
         load_tokenizer(arguments.tokenizer, arguments.lowercase),

@@ -20,6 +20,8 @@ JSONL_SUFFIXES = (".jsonl", ".ndjson", ".json")
 PARQUET_SUFFIXES = (".parquet", ".pq")
 COMPRESSED_SUFFIXES = (".gz", ".zst", ".zstd", ".bz2", ".lz4")
 """After one of the others, as in `corpus.txt.gz`; read by what the file begins with."""
+TEXT_COLUMN = "text"
+"""Where the text of jsonl and parquet is, if nothing is said."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 _NOT_TEXT = {
@@ -218,6 +220,18 @@ def _passed_over(path: Path, counts: TextCounts, endings: bool = True) -> bool:
         return False
     counts.passed_over[why] += 1
     return True
+
+
+def refuse_idle_column(column: str, names: Sequence[str | Path]) -> None:
+    """Raises `InputError` for a `column` that was named where no file that `names` stand for has any."""
+    if column == TEXT_COLUMN:
+        return
+    paths = find_text_files(names)
+    if not any(text_suffix(path) in JSONL_SUFFIXES + PARQUET_SUFFIXES for path in paths):
+        raise InputError(
+            f"--column {column} names the text of jsonl and parquet, and {shown(paths[0])} is plain text, where every "
+            "line is one; leave it out"
+        )
 
 
 def check_column(column: str, names: Sequence[str], where: str) -> None:

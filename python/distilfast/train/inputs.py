@@ -6,11 +6,14 @@ import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel
 
+from .. import _command as command
 from .._core import InputError
+from .._files import is_path
 from ..prepare.directory import PreparedTokens
 from .arguments import DataArguments, DistillationArguments
 from .model_arguments import ModelArguments
@@ -37,6 +40,26 @@ NOT_OF_SENTENCES = (
 OF_TEXT = (
     *(field.name for field in dataclasses.fields(DataArguments) if field.name not in ("tokenizer", "max_length")),
     "batches_per_step",
+)
+
+
+HUB = ("hub_model_id", "hub_strategy", "hub_token", "hub_private_repo", "hub_always_push", "hub_revision")
+LOSSES: command.Parts = (
+    (("alpha_ce", "alpha_listnet"), ("temperature",)),
+    (("alpha_ce", "alpha_mse"), ("kl_positions", "kl_sample_share", "restrict_ce_to_mask")),
+    (("alpha_cos",), ("cos_positions",)),
+    (("alpha_task",), ("class_weights",)),
+    (("alpha_hidden",), ("hidden_map", "hidden_kind")),
+    (("alpha_rel",), ("relation_heads", "relation_layers")),
+    (("alpha_similarity",), ("similarity_temperature",)),
+    (("alpha_embedding", "alpha_similarity"), ("dimensions",)),
+)
+"""Flags of losses: nobody reads them where the losses have no weight."""
+PARTS: command.Parts = (
+    *LOSSES,
+    (("push_to_hub",), HUB),
+    (("teacher",), ("teacher_weights", "revision", "cache_teacher")),
+    (("text",), ("min_length",)),
 )
 
 
@@ -148,6 +171,37 @@ def refuse_foreign(values: Mapping[str, Any], head: str, takes_rows: bool, whose
         if values.get(name) is not None:
             hint = instead.get(name, f"it is for {'text' if takes_rows else 'rows'}; leave it out")
             raise InputError(f"--{name} is not for the head {head} ({whose}): {hint}")
+
+
+def refuse_idle(values: Mapping[str, Any], arguments: Arguments) -> None:
+    """Refuses, with `InputError`, flags among `values` that the run that `arguments` describe would not read."""
+    given = {
+        field.name: values[field.name]
+        for kind in KINDS
+        for field in dataclasses.fields(kind)
+        if field.name in values and values[field.name] != field.default
+    }
+    models, _, _, args = arguments
+    everything = {name: value for part in arguments for name, value in vars(part).items()}
+    command.refuse_idle(given, PARTS, everything.get)
+    reasons = {"kl_sample_share": None if args.kl_positions == "sampled" else "without --kl_positions sampled"}
+    for what in ("eval", "save", "logging"):
+        strategy = getattr(args, f"{what}_strategy")
+        strategy = str(getattr(strategy, "value", strategy))
+        if strategy != "steps" and (what, strategy) != ("eval", "no"):  # which the trainer has its own words for
+            reasons[f"{what}_steps"] = f"with --{what}_strategy {strategy}; give --{what}_strategy steps"
+    if models.student is not None or models.student_config is not None:
+        of = "--student" if models.student is not None else "--student_config"
+        reasons |= dict.fromkeys(("init", "student_type"), f"with {of}: nothing is cut out of the teacher")
+    if models.student is not None:
+        reasons["student_config"] = "with --student, which is the student"
+    if models.teacher and all(is_path(name) or Path(name).is_dir() for name in models.teacher):
+        reasons["revision"] = "with a teacher on this machine: it is one of those on the Hub"
+    if models.vocabulary is not None and Path(models.vocabulary).is_file():
+        reasons["characters"] = reasons["vocabulary_text"] = "with a file of the words that are kept"
+    for name, why in reasons.items():
+        if why is not None and name in given:
+            raise InputError(f"--{name} {command.said(name, given[name])} does nothing {why}, or leave it out")
 
 
 def set_to_zero(args: DistillationArguments, named: frozenset[str], reasons: Mapping[str, str]) -> list[str]:

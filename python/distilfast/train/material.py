@@ -57,9 +57,9 @@ class Material(NamedTuple):
 
 def text_material(arguments: Arguments, given: Given, teachers: Sequence[PreTrainedModel], write: bool) -> Material:
     """Text for masked-language models and encoders; `write`: this process prepares it, where it is raw."""
-    models, rows, data, args = arguments
+    models, _, data, args = arguments
     assert args.head is not None
-    column = text.column_of(rows)
+    column = text.column_of(arguments)
     text.build_masking(data)  # what is wrong with it is said before the text is prepared
     if data.text_weights is not None:
         check_weights(data.text_weights, data.text)

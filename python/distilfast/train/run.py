@@ -38,6 +38,7 @@ from .inputs import (
     name_of,
     reads,
     refuse_foreign,
+    refuse_idle,
     refuse_unknown,
 )
 from .kept_outputs import keep_teachers
@@ -157,6 +158,7 @@ def run(values: Mapping[str, Any], given: Given, scored: bool = True) -> dict[st
         values = {**_placed(values, given, name), "head": name}
         arguments = arguments_of(_with_defaults(values, name, given))
         args = arguments.training
+        refuse_idle(values, arguments)
         check_words(arguments, HEADS[name].takes_rows or name == "embedding")
         of_words: dict[str, Any] = {}
         if arguments.models.vocabulary is not None:

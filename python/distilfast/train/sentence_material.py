@@ -81,8 +81,8 @@ def student_sentence(
 
 def sentence_material(arguments: Arguments, given: Given, teachers: Sequence[PreTrainedModel], write: bool) -> Material:
     """Whole texts for a sentence encoder; `write`: this process writes the vectors that are kept."""
-    models, rows, data, args = arguments
-    column = column_of(rows)
+    models, _, data, args = arguments
+    column = column_of(arguments)
     if data.text is None:
         raise InputError("a sentence encoder learns from whole texts: give them with --text, not with --tokens")
     if not teachers:

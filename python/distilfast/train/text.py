@@ -20,12 +20,13 @@ from ..models.families import longest_row
 from ..prepare.directory import PreparedTokens, load_tokens, unknown_note, unknown_share
 from ..prepare.rows import encode_and_cut
 from ..prepare.run import prepare
+from ..prepare.sources import TEXT_COLUMN, refuse_idle_column
 from ..prepare.text import read_texts
 from ..tokenizer import Tokenizer, load_tokenizer
 from ..tokenizer_files import has_tokenizer
 from .arguments import DataArguments, DistillationArguments
+from .inputs import Arguments
 from .model_arguments import ModelArguments
-from .row_arguments import RowArguments
 from .text_shares import shares_notes, with_shares
 
 TEXT = "text.json"  # beside tokens that were prepared here: of which text
@@ -94,11 +95,15 @@ def refuse_other_text(folder: Path, read: Mapping[str, Any]) -> None:
             )
 
 
-def column_of(rows: RowArguments) -> str:
-    """The column of raw text in jsonl and parquet. Raises `InputError` for several."""
-    named = rows.text_column or ["text"]
+def column_of(arguments: Arguments) -> str:
+    """The column of raw text in jsonl and parquet. Raises `InputError` for several, and for one where no text that is
+    read has any."""
+    models, rows, data, _ = arguments
+    named = rows.text_column or [TEXT_COLUMN]
     if len(named) > 1:
         raise InputError(f"--text_column {' '.join(named)}: text has one column; two are of rows that are pairs")
+    read = (data.text, data.validation_text, data.guard_text, models.vocabulary_text)
+    refuse_idle_column(named[0], [name for names in read for name in names or ()])
     return named[0]
 
 

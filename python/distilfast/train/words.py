@@ -46,6 +46,6 @@ def with_fewer_words(
     for name, teacher in zip(models.teacher or [], teachers, strict=True):
         text.check_vocabulary(teacher, whole, f"the teacher {name}")
     words_of = models.vocabulary_text or data.text or []
-    fitted = fit_vocabulary(whole, models.vocabulary, words_of, models.characters, text.column_of(arguments.rows))
+    fitted = fit_vocabulary(whole, models.vocabulary, words_of, models.characters, text.column_of(arguments))
     fewer = [keep_words(teacher, fitted.vocabulary.teacher_ids) for teacher in teachers]
     return fitted, given._replace(tokenizer=fitted.vocabulary.tokenizer), fewer

@@ -17,7 +17,7 @@ from ..models.saved_tokenizer import save_tokenizer
 from ..models.sentence import load_sentence_encoder
 from ..models.sentence_folder import transformer_folder
 from ..models.vocabulary import keep_words
-from ..prepare.sources import find_text_files
+from ..prepare.sources import find_text_files, refuse_idle_column
 from ..prepare.text import read_files
 from ..tokenizer import Tokenizer, load_transformers_tokenizer
 from ..vocabulary import Vocabulary
@@ -50,6 +50,7 @@ def trim_model(
     """
     name = str(model)
     refuse_occupied(output_dir, overwrite, [name, *text])
+    refuse_idle_column(column, text)
     folder = transformer_folder(name)
     fitted = fit_vocabulary(Tokenizer.from_pretrained(folder), vocabulary, text, characters, column)
     trimmed = fitted.vocabulary

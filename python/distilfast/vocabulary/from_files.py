@@ -45,6 +45,8 @@ def fit_vocabulary(
         raise InputError(f"{' '.join(map(str, text))}: there is no file of text")
     added = 0
     if isinstance(wanted, Path):
+        if characters != "all":
+            raise InputError(f"--characters {characters} does nothing with a file of the words that stay; leave it out")
         kept, added = read_vocabulary(tokenizer, wanted)
     else:
         kept = choose_tokens(tokenizer, count_tokens(tokenizer, _texts(files, column)), wanted, characters)
