@@ -26,6 +26,13 @@ FAMILIES = {
     "mpnet": ("MPNet", {"pad_token_id": 1}),
     "deberta-v2": ("DebertaV2", {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "type_vocab_size": 0}),
 }
+PADDING_READ = {
+    "convbert": ("ConvBert", {"embedding_size": 32}),
+    "fnet": ("FNet", {}),
+    "mobilebert": ("MobileBert", {"embedding_size": 16, "intra_bottleneck_size": 16, "true_hidden_size": 16}),
+    "nystromformer": ("Nystromformer", {}),
+}
+"""Families whose models say something else of a text where it is padded."""
 HEADS = {
     "masked_lm": "ForMaskedLM",
     "classification": "ForSequenceClassification",
@@ -69,7 +76,7 @@ def tokenizer(family: str = "bert") -> Any:
 
 def model(family: str = "bert", head: str = "masked_lm", seed: int = 0, **changes: Any) -> Any:
     """The model in evaluation mode, its weights large enough for outputs that differ."""
-    name, options = FAMILIES[family]
+    name, options = (FAMILIES | PADDING_READ)[family]
     torch.manual_seed(seed)
     config = getattr(transformers, f"{name}Config")(
         vocab_size=len(tokenizer(family)),

@@ -18,7 +18,7 @@ import torch
 import transformers
 from distilfast import InputError, create_student
 from distilfast.models.attention import use_packed
-from distilfast.models.families import check_head, encoder_of, layers_of
+from distilfast.models.families import READS_PADDING, check_head, encoder_of, layers_of
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 TABLE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
@@ -138,6 +138,23 @@ def test_a_family_is_cut_as_it_should_or_refused(family: str) -> None:
     assert encoder_of(half).config.num_hidden_layers == 2
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_padding_changes_is_known(family: str) -> None:
+    if find(family).refused:
+        return
+    model, _ = build(family)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(5, 99, (2, 14), generator=generator)
+    mask = torch.ones_like(ids)
+    ids[0, 8:], mask[0, 8:] = 1, 0
+    with torch.no_grad():
+        torch.manual_seed(0)
+        alone = model(input_ids=ids[:1, :8], attention_mask=mask[:1, :8]).logits[0]
+        torch.manual_seed(0)
+        beside = model(input_ids=ids, attention_mask=mask).logits[0, :8]
+    assert torch.allclose(alone, beside, atol=1e-5) != (family in READS_PADDING)
+
+
 def table() -> str:
     lines = [
         "# Which models can be distilled",
@@ -159,6 +176,12 @@ def table() -> str:
         said = f"no: {found.refused}" if found.refused else "yes"
         halves, packed = ("-", "-") if found.refused else ("yes" if x else "no" for x in (found.halves, found.packed))
         lines.append(f"| {family} | {said} | {halves} | {packed} |")
+    lines += [
+        "",
+        f"What models of {', '.join(READS_PADDING)} say of a text changes with the padding behind it. They learn from "
+        "padded batches, which is said; classifiers, taggers and question answerers are evaluated without padding, as "
+        "`pipeline` reads one text.",
+    ]
     return "\n".join(lines) + "\n"
 
 

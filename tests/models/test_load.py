@@ -250,11 +250,14 @@ def test_a_masked_model_whose_head_is_not_in_the_file_can_be_had_without(tmp_pat
         load_teacher(tmp_path, head="masked_lm")
 
 
-def test_answers_as_tuples_are_switched_off(tmp_path: Path) -> None:
+def test_how_a_file_wants_to_be_run_is_switched_off(tmp_path: Path) -> None:
     saved = save(tmp_path, "bert", "classification")
-    change_config(tmp_path, return_dict=False)
+    change_config(tmp_path, return_dict=False, output_hidden_states=True, output_attentions=True)
+    change_config(tmp_path, chunk_size_feed_forward=2)  # as many tokens of a layer at once, and no odd number of them
     same(load_teacher(tmp_path), saved)
-    assert load_model(tmp_path).config.return_dict
+    config = load_model(tmp_path).config
+    assert (config.return_dict, config.output_hidden_states, config.output_attentions) == (True, False, False)
+    assert load_model(tmp_path)(input_ids=torch.tensor([[1, 2, 3]])).logits.shape[0] == 1
 
 
 @pytest.mark.parametrize(

@@ -18,24 +18,26 @@ import torch
 import transformers
 from distilfast.train import run as train
 from own_labels import AUTO, label_by_itself, texts
-from tiny_exports import FAMILIES, WORDS, model, tokenizer
+from tiny_exports import FAMILIES, PADDING_READ, WORDS, model, tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 NAMES = {0: "good", 1: "bad", 2: "neither"}
 TAGS = {0: "O", 1: "B-PER", 2: "I-PER"}
 POSITIONS = 64
-ALL = [(family, head) for family in FAMILIES for head in AUTO]
+ALL = [(family, head) for family in (*FAMILIES, *PADDING_READ) for head in AUTO]
 SOME = [
     *(("bert", head) for head in AUTO),
     *(("roberta", "classification"), ("electra", "tokens"), ("xlm-roberta", "questions"), ("modernbert", "tokens")),
+    *(("fnet", "classification"), ("convbert", "tokens"), ("nystromformer", "questions")),
     *(("distilbert", "classification"), ("mpnet", "classification"), ("deberta-v2", "tokens")),
 ]
 
 
 def change_config(folder: Path, **changes: Any) -> None:
     config = json.loads((folder / "config.json").read_text()) | changes
-    (folder / "config.json").write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+    kept = {key: None if value == "null" else value for key, value in config.items() if value is not None}
+    (folder / "config.json").write_text(json.dumps(kept))
 
 
 def change_tokenizer(folder: Path, **changes: Any) -> None:
@@ -106,6 +108,10 @@ HABITS: dict[str, Callable[[Path], Any]] = {
     "padding on the left": saved_and(lambda folder: change_tokenizer(folder, padding_side="left")),
     "classes without names": saved_and(nothing, id2label={0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}, label2id={}),
     "label2id of another order": saved_and(label2id_of_another_order),
+    "positions counted from a word": saved_and(lambda folder: change_config(folder, pad_token_id=7), family="roberta"),
+    "states and attention with every answer": saved_and(
+        lambda folder: change_config(folder, output_hidden_states=True, output_attentions=True, torchscript=True)
+    ),
     "tuples for answers": saved_and(lambda folder: change_config(folder, return_dict=False)),
     "one number": saved_and(nothing, id2label={0: "score"}, label2id={"score": 0}),
     "several classes a row": saved_and(nothing, problem_type="multi_label_classification"),
@@ -179,6 +185,27 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "two classes of one name": (
         saved_and(nothing, id2label={0: "a", 1: "a", 2: "b"}, label2id={}),
         "two classes called 'a'",
+    ),
+    "classes that blanks alone tell apart": (
+        saved_and(nothing, id2label={0: "a", 1: "a ", 2: "b"}, label2id={}),
+        "two classes called 'a'",
+    ),
+    "a class without a name": (saved_and(nothing, id2label={0: "a", 1: "", 2: "b"}, label2id={}), "name is empty"),
+    "no padding to count positions from": (
+        saved_and(lambda folder: change_config(folder, pad_token_id="null"), family="roberta"),
+        "the pad_token_id of its config.json is null",
+    ),
+    "an adapter beside the model": (
+        saved_and(lambda folder: (folder / "adapter_config.json").write_text("{}")),
+        "holds an adapter .* merge_and_unload",
+    ),
+    "an adapter alone": (
+        saved_and(lambda folder: (folder / "config.json").rename(folder / "adapter_config.json")),
+        "holds an adapter .* and not its model",
+    ),
+    "weights in 4 bits": (
+        saved_and(lambda folder: change_config(folder, quantization_config={"quant_method": "gptq", "bits": 4})),
+        r"has quantised weights \(gptq\)",
     ),
     "a class more than the head has": (
         saved_and(

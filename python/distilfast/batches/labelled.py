@@ -7,6 +7,7 @@ import json
 import operator
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -33,6 +34,7 @@ class LabelledBatches:
     batch_size: rows of a batch; the last of an epoch may have fewer.
     batches_per_step: how many batches make one step of the optimiser (ranks * accumulation steps).
     seed: of the order. `shuffle` false: the rows in their order, longest first within the whole, for evaluation.
+    one_length: without `shuffle`, only rows of one length stand together, and none is padded.
     pad_to_multiple_of: widths are multiples of it.
     mixing: how far lengths are mixed in a batch, from 0 to 1 (`mixing.choose_mixing`).
 
@@ -72,6 +74,7 @@ class LabelledBatches:
         shuffle: bool = True,
         pad_to_multiple_of: int | None = None,
         mixing: float = 0.0,
+        one_length: bool = False,
     ) -> None:
         for name, value in {"batch_size": batch_size, "batches_per_step": batches_per_step}.items():
             if value < 1:
@@ -86,6 +89,7 @@ class LabelledBatches:
         self.shuffle = shuffle
         self.pad_to_multiple_of = pad_to_multiple_of
         self.mixing = mixing
+        self.one_length = one_length
         words = self.rows.word_starts is not None
         collator = DataCollatorForTokenClassification if words else DataCollatorWithPadding
         # By way of numpy, which makes arrays of lists several times as fast as torch makes tensors of them.
@@ -125,6 +129,7 @@ class LabelledBatches:
             self._order = batch_order(self._lengths, self.batch_size, self.seed, self._epoch, self.mixing)
         else:
             self._order = np.argsort(-self._lengths, kind="stable")
+            self._starts = batch_starts(self._lengths[self._order], self.batch_size, self.one_length)
         counted = {
             "num_attended_in_step": self._lengths,
             "num_rows_in_step": self._counted,
@@ -186,6 +191,8 @@ class LabelledBatches:
             "pad": [self.tokenizer.pad_token_id, self.tokenizer.padding_side, self.pad_to_multiple_of],
             "settings": [self.batch_size, self.batches_per_step, self.seed, self.shuffle, self.mixing],
         }
+        if self.one_length:
+            state["one length"] = True
         if self.teacher_outputs:
             state["teacher outputs"] = [key for _, (key, _) in sorted(self.teacher_outputs.items())]
         return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
@@ -239,6 +246,14 @@ class LabelledBatches:
         if self._groups is not None and rows.groups is not None:
             batch["groups"] = torch.from_numpy(np.unique(rows.groups[chosen], return_inverse=True)[1])
         return batch
+
+
+def batch_starts(lengths: NDArray[Any], size: int, one_length: bool = False) -> NDArray[np.int64]:
+    """[batches + 1]: where batches of at most `size` rows begin among rows of these lengths, and the number of rows;
+    `one_length`: with another where the length changes."""
+    ends = [*(np.flatnonzero(np.diff(lengths)) + 1 if one_length else ()), len(lengths)]
+    parts = [np.arange(start, end, size) for start, end in pairwise([0, *ends])]
+    return np.concatenate([*parts, [len(lengths)]]).astype(np.int64)
 
 
 def _marked(marks: Ragged) -> NDArray[np.int64]:

@@ -75,6 +75,8 @@ def rows_report(
     rows, columns = _rows(head, options)
     file = Path(rows.source if isinstance(options.source, Rows) else options.source)
     config = models[teacher].config
+    if head == "classification" and problem_type_of(config) == "regression" and len(config.id2label) != 1:
+        raise InputError(f"the teacher gives {len(config.id2label)} numbers a row; rows have one label, a number")
     if head == "classification":
         refuse_single_texts(config, columns.texts, rows.source)
     notes = [columns.note, *rows.notes, *(f"{count:,} {what}" for what, count in rows.counts.items())]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,12 @@ import torch
 from tqdm import tqdm
 
 from .._core import InputError
+from .._files import first_line
 from ..batches.encode import EncodedRows, encode_texts, encode_words
+from ..batches.labelled import batch_starts
 from ..batches.question_windows import encode_questions, passage_stride
 from ..metrics.questions import best_answers
-from ..models.families import evaluating, longest_row
+from ..models.families import evaluating, longest_row, model_input_names, reads_padding
 
 BATCH = 32
 
@@ -102,9 +104,11 @@ def answers(
 def forwards(
     model: Any, tokenizer: Any, rows: EncodedRows, device: torch.device, progress: bool = False
 ) -> Iterator[tuple[list[int], Any]]:
-    """(numbers of the rows, the model's outputs for them), the longest rows first, padded to the longest of a batch.
+    """(numbers of the rows, the model's outputs for them), the longest rows first, padded to the longest of a batch;
+    not padded where that would change what the model says.
 
-    Raises `InputError` for token ids that the model has no embedding for: another model's tokenizer lies beside it.
+    Raises `InputError` for token ids that the model has no embedding for, another model's tokenizer lies beside it, and
+    for a model that cannot read them.
     """
     size = int(model.get_input_embeddings().num_embeddings)
     if len(rows.input_ids.flat) and int(rows.input_ids.flat.max()) >= size:
@@ -112,11 +116,12 @@ def forwards(
             f"the tokenizer beside {type(model).__name__} gives token {int(rows.input_ids.flat.max())}, but the model "
             f"has {size} embeddings; save the tokenizer that it was trained with"
         )
-    taken = inspect.signature(model.forward).parameters
-    order = np.argsort(-rows.input_ids.lengths, kind="stable").tolist()
+    taken = model_input_names(model)
+    order = np.argsort(-rows.input_ids.lengths, kind="stable")
+    starts = batch_starts(rows.input_ids.lengths[order], BATCH, reads_padding(model))
     with evaluating(model, device=device), torch.inference_mode():
-        for at in tqdm(range(0, len(order), BATCH), desc=type(model).__name__, disable=not progress):
-            numbers = order[at : at + BATCH]
+        for at, end in tqdm(pairwise(starts), total=len(starts) - 1, desc=type(model).__name__, disable=not progress):
+            numbers = order[at:end].tolist()
             inputs = [
                 {"input_ids": rows.input_ids[row]}
                 | ({} if rows.token_type_ids is None else {"token_type_ids": rows.token_type_ids[row]})
@@ -124,4 +129,8 @@ def forwards(
             ]
             batch = tokenizer.pad(inputs, padding_side="right", return_tensors="pt")
             given = {name: value.long().to(device) for name, value in batch.items() if name in taken}
-            yield numbers, model(**given, return_dict=True)
+            try:
+                outputs = model(**given, return_dict=True)
+            except (AttributeError, IndexError, TypeError, ValueError) as error:
+                raise InputError(f"this {type(model).__name__} cannot read the rows: {first_line(error)}") from None
+            yield numbers, outputs

@@ -147,8 +147,9 @@ def model_inputs(model: PreTrainedModel, batch: Mapping[str, Any]) -> dict[str, 
     """The keyword arguments of `model`'s forward for a batch of `MaskedBatches`, padded or packed, or of labelled rows.
 
     Token types are handed on where the batch has them and the model tells them apart (`model_input_names`). Positions
-    are given where the model would otherwise guess them: in a packed batch, and for the RoBERTa family, which counts
-    them from the ids and would be off by one behind a [PAD] that masking drew as a random token. Raises `InputError`
+    are given where the model would otherwise guess them: in a packed batch, and for the RoBERTa family in a batch of
+    masked words: it counts them from the ids and would be off by one behind a [PAD] that masking drew as a random
+    token. What stands in labelled rows was written there, and is counted as everyone does. Raises `InputError`
     for a packed batch and a model whose attention does not tell its sequences apart.
     """
     input_ids = batch["input_ids"]
@@ -172,7 +173,7 @@ def model_inputs(model: PreTrainedModel, batch: Mapping[str, Any]) -> dict[str, 
     inputs = {"input_ids": input_ids, "attention_mask": batch["attention_mask"]}
     if "token_type_ids" in batch and "token_type_ids" in model_input_names(model):
         inputs["token_type_ids"] = batch["token_type_ids"]
-    if offset:
+    if offset and "mlm_positions" in batch:
         positions = torch.arange(offset, offset + input_ids.shape[1], device=input_ids.device)
         inputs["position_ids"] = positions.expand_as(input_ids)
     return inputs

@@ -22,6 +22,9 @@ from .._core import InputError
 MASKED_LM_CLASSES = ("ForMaskedLM", "ForPreTraining", "LMHeadModel")
 """Ends of the names of classes that give logits over the vocabulary at every position, where a decoder is there."""
 
+READS_PADDING = ("convbert", "fnet", "mobilebert", "nystromformer", "yoso")
+"""Model types in whose models padding changes what is said of the text before it."""
+
 # Why a family cannot be cut, where that is not seen from its modules.
 _REFUSED = {
     "albert": "all its layers share one set of weights, so there is none to leave out",
@@ -181,6 +184,11 @@ def model_input_names(model: PreTrainedModel) -> list[str]:
     if getattr(model.config, "type_vocab_size", 2) < 2:
         names.remove("token_type_ids")
     return [name for name in names if name in taken]
+
+
+def reads_padding(model: PreTrainedModel) -> bool:
+    """Whether what the model says of a text depends on how far it is padded."""
+    return model.config.model_type in READS_PADDING
 
 
 def position_offset(model: PreTrainedModel) -> int:

@@ -30,6 +30,9 @@ from .sentence_folder import keep_activation
 # Raised by `from_pretrained` for what is wrong with a file.
 _LOADING = (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError)
 
+# What a model gives back is asked for where it is called. With False nothing has a name.
+_ANSWERS = {"return_dict": True, "output_attentions": False, "output_hidden_states": False}
+
 logger = logging.getLogger(__name__)
 
 
@@ -111,6 +114,9 @@ def load_model(
     subfolder = transformer_subfolder(name, **where)
     common = {**where, "trust_remote_code": trust_remote_code, "subfolder": subfolder}
     config = load_config(name, **common, **changes)
+    _refuse_parts(name, config, subfolder)
+    if getattr(config, "chunk_size_feed_forward", 0):
+        config.chunk_size_feed_forward = 0  # the same in pieces, for widths that they divide alone
     wanted = head_of_checkpoint(name, config, subfolder, **where) if head == "auto" else head_called(head)
     if head != "auto" and not new_head:
         _refuse_other_head(name, config, wanted)
@@ -125,11 +131,18 @@ def load_model(
         model, missing, mismatched = _read(name, "hidden_states", options)
         wanted = "hidden_states"
     _judge(name, model, wanted, missing, mismatched, new_head)
+    embeddings = getattr(model.base_model, "embeddings", None)
+    if getattr(embeddings, "padding_idx", 0) is None:
+        raise InputError(
+            f"{name}: the pad_token_id of its config.json is null, from which a model of type {config.model_type} "
+            "counts positions; write there what it was trained with"
+        )
     if wanted in ("classification", "tokens"):
         _check_classes(name, model.config)
     if wanted == "classification":
         keep_activation(name, model.config, **where)
-    model.config.return_dict = True  # False in some old files, and then nothing has a name
+    for setting, value in _ANSWERS.items():  # of a user of it, in some old files
+        setattr(model.config, setting, value)
     return model.eval()
 
 
@@ -164,6 +177,11 @@ def existing(name_or_path: str | Path, flag: str = "") -> str:
         raise InputError(f"{given}: is a file; give the directory of a model, or its id on the Hub")
     if not folder.is_dir():
         raise InputError(f"{given}: there is no such directory")
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise InputError(
+            f"{given} holds an adapter (adapter_config.json) and not its model: put it into the model's weights once, "
+            "with PEFT's merge_and_unload(), and save the result"
+        )
     if not any((folder / file).is_file() for file in ("config.json", "modules.json")):
         raise InputError(f"{given} holds no model: there is no config.json in it")
     return str(folder)
@@ -173,6 +191,22 @@ def refuse_bare_directory(path: str, flag: str = "") -> None:
     """Raises `InputError` where `path`, given with `flag`, is on this machine, or can only be meant to be, and holds no
     model."""
     existing(path, flag)
+
+
+def _refuse_parts(name: str, config: PreTrainedConfig, subfolder: str) -> None:
+    """Refuses what is not all of a model in floating point."""
+    if (Path(name) / subfolder / "adapter_config.json").is_file():
+        raise InputError(
+            f"{name} holds an adapter (adapter_config.json), without which its model is another: put it into the "
+            "weights once, with PEFT's merge_and_unload(), and save the result"
+        )
+    quantised = getattr(config, "quantization_config", None)
+    if quantised:
+        method = quantised.get("quant_method", "?") if isinstance(quantised, dict) else type(quantised).__name__
+        raise InputError(
+            f"{name} has quantised weights ({method}), which can neither be trained nor cut; give the model in "
+            "floating point that it was made from"
+        )
 
 
 def _read(name: str, head: HeadName, options: dict[str, Any]) -> tuple[Any, set[str], dict[str, str]]:

@@ -20,6 +20,10 @@ RaggedRows = Literal["refuse", "skip"]
 BLOCK_BYTES = 64 << 20
 """How much `pyarrow.csv` parses at a time; a row is no longer than that."""
 
+DELIMITERS = {False: ",\t;|", True: "\t,;|"}
+"""What divides the cells of csv and (True) tsv, the first that is in the header."""
+NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
+
 COLA = ("source", "label", "original_label", "sentence")
 """The columns of GLUE's CoLA, whose files have no header."""
 
@@ -27,10 +31,10 @@ COLA = ("source", "label", "original_label", "sentence")
 def read_delimited(path: Path, delimiter: str | None = None, ragged: RaggedRows = "refuse") -> Rows:
     """The rows of a csv or tsv file with a header line, all columns strings.
 
-    `delimiter`: None takes a tab for `.tsv` and for `.csv` the comma, or semicolon or tab where only they divide the
-    header. Quotes in csv are those of RFC 4180. In tsv, which many write without quoting, a quote is text unless every
-    cell that begins with one is quoted well and some need it. `ragged`: rows with too many or too few cells are refused
-    or left out and counted.
+    `delimiter`: None takes a tab for `.tsv` and a comma for `.csv`, or what divides the header where those do not: a
+    comma, a tab, a semicolon or a bar, which a note says. Quotes in csv are those of RFC 4180. In tsv, which many write
+    without quoting, a quote is text unless every cell that begins with one is quoted well and some need it. `ragged`:
+    rows with too many or too few cells are refused or left out and counted.
 
     Raises `InputError` naming line and file for ragged rows, a quoted cell without an end, two columns of one name,
     bytes that are not UTF-8, and a file without rows.
@@ -41,8 +45,8 @@ def read_delimited(path: Path, delimiter: str | None = None, ragged: RaggedRows 
     notes: list[str] = []
     if delimiter is None:
         delimiter = _delimiter(path, first)
-        if delimiter == ";":
-            notes.append(f"{path}: its columns are divided by semicolons")
+        if delimiter != DELIMITERS[_is_tsv(path)][0]:
+            notes.append(f"{path}: its columns are divided by {NAMES[delimiter]}")
     quoted = _is_quoted(data, delimiter, path)
     if b'"' in data and delimiter == "\t":
         notes.append(f"{path}: quotation marks are {'quoting, and taken off' if quoted else 'text, and kept'}")
@@ -91,10 +95,13 @@ def read_delimited(path: Path, delimiter: str | None = None, ragged: RaggedRows 
     return Rows(table, str(path), notes=tuple(notes)).noting(rows_with_other_numbers_of_cells_left_out=len(bad))
 
 
+def _is_tsv(path: Path) -> bool:
+    return any(suffix.lower() in (".tsv", ".tab") for suffix in path.suffixes)
+
+
 def _delimiter(path: Path, header: str) -> str:
-    if "tsv" in (suffix.lower().lstrip(".") for suffix in path.suffixes) or path.suffix.lower() == ".tab":
-        return "\t"
-    return "," if "," in header or not (found := [mark for mark in "\t;" if mark in header]) else found[0]
+    usual = DELIMITERS[_is_tsv(path)]
+    return next((mark for mark in usual if mark in header), usual[0])
 
 
 def _is_quoted(data: bytes, delimiter: str, path: Path) -> bool:

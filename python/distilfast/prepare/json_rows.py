@@ -14,8 +14,9 @@ from .records import Rows, file_text, listed, rows_of_columns, rows_of_records
 def read_json_rows(path: Path) -> Rows:
     """The rows of a `.json` or `.jsonl` file, told apart by what is in it.
 
-    Strings and numbers stay as they are. Raises `InputError` naming the line that is no JSON or no object, and, for
-    SQuAD, the question whose answer is not in its passage at the place it names.
+    Strings and numbers stay as they are; NaN, which Python writes for what is not there, is null. Raises `InputError`
+    naming the line that is no JSON or no object, and, for SQuAD, the question whose answer is not in its passage at
+    the place it names.
     """
     text = file_text(path)
     start = text.lstrip()[:1]
@@ -24,7 +25,7 @@ def read_json_rows(path: Path) -> Rows:
     if start == "{" and _is_lines(text):
         return rows_of_records(_records_of_lines(text, path), str(path))
     try:
-        content = json.loads(text, object_pairs_hook=_once)
+        content = json.loads(text, object_pairs_hook=_once, parse_constant=_constant)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is no JSON that can be read: {error}") from None
     return _rows_of_content(content, path)
@@ -37,6 +38,10 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise ValueError(f"an object has the name {next(name for name in names if names.count(name) > 1)!r} twice")
     return content
+
+
+def _constant(word: str) -> float | None:
+    return None if word == "NaN" else float(word)
 
 
 def _is_lines(text: str) -> bool:
@@ -63,7 +68,7 @@ def _records_of_lines(text: str, path: Path) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line, object_pairs_hook=_once)
+            record = json.loads(line, object_pairs_hook=_once, parse_constant=_constant)
         except (ValueError, RecursionError) as error:
             raise InputError(f"{path}, line {number}: no JSON that can be read: {error}") from None
         if not isinstance(record, dict):

@@ -13,7 +13,7 @@ from .._core import InputError
 from .columns import Columns, Kind, find_columns
 from .records import Rows
 from .split import HELD_OUT_SHARE, choose_rows, hold_out, shared_rows
-from .table import RaggedRows, Source, read_rows, read_splits
+from .table import RaggedRows, Source, pick_split, read_rows, read_splits
 from .targets import with_text
 
 
@@ -86,7 +86,7 @@ def load_labelled(
     Raises `InputError` for files and columns that are not there, and for validation rows of another kind.
     """
     splits = read_splits(train, config_name, ragged)
-    source = splits["train"] if "train" in splits else read_rows(train, "train", config_name, ragged)
+    source = pick_split(train, splits, "train")
     named: dict[str, Any] = {"text_column": text_column, "label_column": label_column, "group_column": group_column}
     first = _part(source, kind, named)
     kind = first.columns.kind
@@ -94,7 +94,7 @@ def load_labelled(
     beside = next((name for name in splits if name.startswith("validation")), None)
     if validation is not None:
         found = read_splits(validation, config_name, ragged)
-        rows = found.get(beside or "validation", next(iter(found.values())))
+        rows = pick_split(validation, found, beside if beside in found else "validation")
         checked = _part(rows, kind, named)
     elif beside is not None:
         checked = _part(splits[beside], kind, named)

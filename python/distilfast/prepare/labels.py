@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +11,8 @@ from typing import Any
 
 from .._core import InputError
 from .records import listed
+
+logger = logging.getLogger(__name__)
 
 GENERIC = re.compile(r"LABEL_(\d+)")
 """What `transformers` calls a class that has no name."""
@@ -49,8 +52,10 @@ def spelled(label: Any) -> str:
 
 
 def is_missing(label: Any) -> bool:
-    """Whether a row has no label: null, NaN or nothing between two commas."""
-    return label is None or (isinstance(label, float) and math.isnan(label)) or (isinstance(label, str) and not label)
+    """Whether a row has no label: null, NaN or nothing but blanks between two commas."""
+    if isinstance(label, str):
+        return not label.strip()
+    return label is None or (isinstance(label, float) and math.isnan(label))
 
 
 def is_not_scored(label: Any, names: Iterable[str] = ()) -> bool:
@@ -73,9 +78,14 @@ def match_labels(
       `class_names`, those of a `datasets.ClassLabel`, where the teacher's classes have none and are as many.
 
     Raises `InputError` with both lists where none fits all labels, where some are names and all could be numbers, and
-    where 0 and 1 are other classes by their numbers than by what they mean.
+    where 0 and 1 are other classes by their numbers than by what they mean; and for classes without a name or of one
+    name, blanks at its ends apart.
     """
-    names = {int(number): str(name) for number, name in id2label.items()}
+    names = {int(number): str(name).strip() for number, name in id2label.items()}
+    if "" in names.values():
+        raise InputError(
+            "the teacher has a class whose name is empty, which no label can say; mend the id2label in its config.json"
+        )
     twice = next((name for name in names.values() if list(names.values()).count(name) > 1), None)
     if twice is not None:
         raise InputError(
@@ -129,9 +139,13 @@ def match_labels(
 def new_classes(labels: Iterable[Any], class_names: Sequence[str] | None = None) -> dict[int, str]:
     """`id2label` for a model that has no head yet: `class_names`, or the labels, numbers by value and words by letters.
 
-    Raises `InputError` for fewer than two.
+    Raises `InputError` for fewer than two; the log says where case alone tells two apart.
     """
     names = list(class_names or _different(labels))
+    spellings: dict[str, str] = {}
+    for name in names:
+        if (other := spellings.setdefault(name.casefold(), name)) != name:
+            logger.warning("the labels %r and %r differ in case alone, and become two classes", other, name)
     if len(names) < 2:
         raise InputError(f"the labels are {listed(names)}; a classifier needs at least two different ones")
     return dict(enumerate(names))
@@ -159,7 +173,7 @@ def _said(ids: Mapping[str, int], names: Mapping[int, str], most: int = 12) -> s
 
 def _by_name(labels: Sequence[str], names: Mapping[int, str]) -> dict[str, int] | None:
     """Those of the labels that are names; the spelling first, then what is left of it without case and punctuation."""
-    exact = {name.strip(): number for number, name in names.items()}
+    exact = {name: number for number, name in names.items()}
     plain: dict[str, list[int]] = {}
     for number, name in names.items():
         plain.setdefault(_plain(name), []).append(number)

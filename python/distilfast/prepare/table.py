@@ -43,7 +43,12 @@ def read_rows(
 ) -> Rows:
     """The rows of one split; what has no splits is one. See `read_splits`, whose errors it raises, and `InputError`
     naming the splits there are where `split` is none of them."""
-    splits = read_splits(source, config_name, ragged, only=split)
+    return pick_split(source, read_splits(source, config_name, ragged, only=split), split)
+
+
+def pick_split(source: Source, splits: Mapping[str, Rows], split: str) -> Rows:
+    """Of the `splits` of `source` the one called `split`; what has no splits is one. Raises `InputError` where none
+    is."""
     if split in splits:
         return splits[split]
     if len(splits) == 1 and _is_one(source):
@@ -81,7 +86,10 @@ def _name(source: Source) -> str:
 def _is_one(source: Source) -> bool:
     """Whether what is read has no splits of its own."""
     if isinstance(source, str | Path):
-        return Path(source).expanduser().is_file()
+        path = Path(source).expanduser()
+        if path.is_dir():
+            return not (path / "dataset_dict.json").is_file() and not any(map(_split_of, path.iterdir()))
+        return path.is_file()
     return not (isinstance(source, Mapping) and (hasattr(source, "num_rows") or _holds_rows(source)))
 
 

@@ -194,7 +194,9 @@ def number_targets(values: Sequence[Any], source: str) -> list[float]:
     numbers = []
     for row, value in enumerate(values):
         try:
+            # Python reads 1_000 as a number, nobody else does.
             number = math.nan if is_missing(value) else float(_TRUTH.get(str(value).lower(), value))
+            number = math.inf if "_" in str(value) else number
         except (TypeError, ValueError):
             number = math.inf
         if not is_missing(value) and not math.isfinite(number):
@@ -295,9 +297,14 @@ def _multi_label(
             f"{rows.source}: column {columns.labels[0]!r} holds -100 among the labels of a row, where a class holds or "
             "does not; give null for a row that nobody labelled"
         )
+    if len(columns.labels) > 1:  # a class that holds for no row is a class all the same
+        given += [list(columns.labels)]
     mapping, more = _matched(
         (label for labels in given for label in labels), id2label, mapping, rows.class_names.get(columns.labels[0])
     )
+    if len(columns.labels) > 1 and len(columns.labels) < len(id2label):
+        lacking = [name for number, name in id2label.items() if number not in mapping.ids.values()]
+        more += (f"warning: no column for the classes {listed(lacking)}: they are taken to hold for no row",)
     targets: list[list[float] | None] = []
     for number, labels in enumerate(lists):
         if labels is None:
@@ -305,7 +312,7 @@ def _multi_label(
             continue
         classes = {_class_of(label, mapping, rows.source, number) for label in labels}
         targets.append([1.0 if one in classes else 0.0 for one in range(len(id2label))])
-    return Targets(targets, mapping, len(given), notes + more)
+    return Targets(targets, mapping, sum(row is not None for row in targets), notes + more)
 
 
 def label_lists(

@@ -20,7 +20,7 @@ from ..batches.question_windows import encode_questions, passage_stride
 from ..heads.classification import problem_type_of
 from ..losses.definitions import IGNORED
 from ..models.classes import label_names
-from ..models.families import longest_row
+from ..models.families import longest_row, reads_padding
 from ..models.sentence_folder import refuse_single_texts
 from ..prepare.columns import Kind
 from ..prepare.labelled import LabelledData, Part, compared_groups, load_labelled
@@ -62,6 +62,8 @@ class LabelledRun:
     id2label: Mapping[int, str]
     max_length: int
     notes: tuple[str, ...]
+    one_length: bool = False
+    """Whether a model that padding changes is among those that read the rows."""
 
     @property
     def num_labelled(self) -> int:
@@ -83,8 +85,10 @@ class LabelledRun:
         return LabelledBatches(self.rows, self.tokenizer, batch_size, batches_per_step, seed, mixing=mixing)
 
     def held_out(self, batch_size: int) -> LabelledBatches:
-        """The rows to evaluate on, the same in every epoch."""
-        return LabelledBatches(self.validation.rows, self.tokenizer, batch_size, shuffle=False)
+        """The rows to evaluate on, the same in every epoch; not padded for models that padding changes."""
+        return LabelledBatches(
+            self.validation.rows, self.tokenizer, batch_size, shuffle=False, one_length=self.one_length
+        )
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -248,8 +252,21 @@ def encode(
                 notes.append(f"warning: {name}: all labels are the same, so that they say nothing")
         else:
             notes.append(f"{name}: {len(part):,} rows, which learn from the teacher alone")
+    padded = next((model.config.model_type for model in models if reads_padding(model)), None)
+    if padded is not None:
+        notes.append(
+            f"warning: what a model of type {padded} says of a text changes with the padding behind it: it learns from "
+            "padded batches, and is evaluated without padding, as it reads a text alone"
+        )
     return LabelledRun(
-        parts["train"], parts["validation"], parts.get("unlabelled"), tokenizer, id2label, max_length, tuple(notes)
+        parts["train"],
+        parts["validation"],
+        parts.get("unlabelled"),
+        tokenizer,
+        id2label,
+        max_length,
+        tuple(notes),
+        one_length=padded is not None,
     )
 
 

@@ -137,14 +137,15 @@ def fine_tuned_student(
     if not columns.labels:
         raise InputError("without a teacher there must be labels to learn from; name their column with --label_column")
     problem = "single_label_classification"
-    values: list[Any] = label_values(rows, columns.labels[0])
+    # Rows that were held out of the training file may have classes that none of the others has.
+    parts = [data.train, *([data.validation] if data.validation.rows.source == rows.source else [])]
+    values: list[Any] = [value for part in parts for value in label_values(part.rows, columns.labels[0])]
     names: Any = rows.class_names.get(columns.labels[0])
     kind = label_kind(values)
     several = len(columns.labels) > 1 or separator is not None or kind == "lists"
     if head == "classification" and several:
-        problem, lists = "multi_label_classification", label_lists(rows, columns.labels, separator)[0]
-        names = columns.labels if len(columns.labels) > 1 else names
-        values = _flat(lists)
+        problem, names = "multi_label_classification", columns.labels if len(columns.labels) > 1 else names
+        values = _flat(one for part in parts for one in label_lists(part.rows, columns.labels, separator)[0])
     elif head == "tokens":
         values = _flat(values)
     elif kind == "floats":
