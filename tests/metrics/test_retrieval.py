@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from distilfast import InputError
-from distilfast.metrics.retrieval import retrieval_scores, search
+from distilfast.metrics.retrieval import ranked, retrieval_scores, search
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
@@ -40,3 +40,24 @@ def test_search_finds_the_nearest_and_refuses_nothing() -> None:
         search(vectors, vectors[:0])
     with pytest.raises(InputError, match="query 0 has no relevant document"):
         retrieval_scores(np.array([[0]]), [{0: 0.0}])
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "cos_sim", "dot", "dot_score", "euclidean", None])
+def test_the_nearest_are_those_of_the_encoders_own_similarity(similarity: str | None) -> None:
+    draw = np.random.default_rng(0)
+    queries = draw.standard_normal((5, 6)).astype(np.float32)
+    documents = (draw.standard_normal((40, 6)) * draw.uniform(0.2, 3, (40, 1))).astype(np.float32)
+    products = queries @ documents.T
+    lengths = np.linalg.norm(documents, axis=1)
+    wanted = {
+        "dot": products,
+        "dot_score": products,
+        "euclidean": -np.linalg.norm(queries[:, None] - documents, axis=2),
+    }
+    expected = np.argsort(-wanted.get(str(similarity), products / lengths), axis=1)
+    assert ranked(queries, documents, similarity).tolist() == expected.tolist()
+
+
+def test_a_similarity_that_is_not_computed_is_refused() -> None:
+    with pytest.raises(InputError, match="'manhattan', which is not computed here"):
+        ranked(np.ones((1, 2)), np.ones((1, 2)), "manhattan")

@@ -130,6 +130,8 @@ def test_padded_roberta_keeps_its_positions_behind_a_pad_token_in_the_text() -> 
     torch.testing.assert_close(
         rows_of(model(**attention.model_inputs(model, batch)).logits, False), rows_of(plain, False)
     )
+    assert "position_ids" not in attention.model_inputs(model, batch)  # of rows, which are read as everyone reads them
+    batch["mlm_positions"] = torch.tensor([3])
     batch["input_ids"][1, 3] = 1  # masking drew [PAD] as a random token
     positions = attention.model_inputs(model, batch)["position_ids"]
     assert positions[1].tolist() == list(range(2, 2 + max(LENGTHS)))

@@ -154,6 +154,7 @@ def test_refusals(tmp_path: Path) -> None:
             ("1_Pooling/config.json", lambda it: it.update(pooling_mode="weightedmean"), "'weightedmean' cannot be"),
             ("1_Pooling/config.json", lambda it: it.update(word_embedding_dimension=9), "takes 9 numbers a token"),
             ("2_Dense/config.json", lambda it: it.update(activation_function="mine.Swish"), "of a kind that is not"),
+            ("config_sentence_transformers.json", lambda it: it.update(truncate_dim=8), "cuts vectors to 8 numbers"),
             ("2_Dense/config.json", lambda it: it.update(out_features=9), "the weights of the dense layer in 2_Dense"),
         ]
     ):

@@ -20,9 +20,22 @@ BLOCK = 256
 
 
 def ranked(queries: np.ndarray, documents: np.ndarray, similarity: str | None = None) -> np.ndarray:
-    """What `search` finds by the vectors' cosines, or by their inner products where `similarity` is "dot"."""
-    if similarity not in ("dot", "dot_score"):
+    """What `search` finds by the vectors' cosines, or by `similarity` as sentence-transformers calls it: inner products
+    ("dot") or distances ("euclidean").
+
+    Raises `InputError` for another one.
+    """
+    if similarity == "euclidean":  # |q - d|^2 = |q|^2 - 2 (q d - |d|^2 / 2), and |q| moves no document
+        half = (documents.astype(np.float64) ** 2).sum(1, keepdims=True) / 2
+        queries = np.concatenate([queries, np.ones((len(queries), 1))], 1)
+        documents = np.concatenate([documents, -half], 1)
+    elif similarity in (None, "cosine", "cos_sim"):
         queries, documents = unit(queries).astype(np.float32), unit(documents).astype(np.float32)
+    elif similarity not in ("dot", "dot_score"):
+        raise InputError(
+            f"the similarity_fn_name of a sentence encoder is {similarity!r}, which is not computed here; search is by "
+            "cosine, dot or euclidean"
+        )
     return search(queries, documents)
 
 

@@ -108,6 +108,11 @@ def read_sentence_folder(name: str, hidden_size: int, **where: Any) -> tuple[Sen
     lengths = _json(name, f"{paths[0]}/{LENGTHS}".lstrip("/"), **where) or _json(name, LENGTHS, **where)
     settings = _json(name, SETTINGS, **where)
     longest = lengths.get("max_seq_length")
+    if settings.get("truncate_dim") is not None:
+        raise InputError(
+            f"{name}: the truncate_dim of its {SETTINGS} cuts vectors to {settings['truncate_dim']} numbers, which is "
+            "not computed here; take it away there, and train with --dimensions to keep short vectors good"
+        )
     return modules, SentenceSettings(
         max_length=None if longest is None else int(longest),
         do_lower_case=bool(lengths.get("do_lower_case", False)),
