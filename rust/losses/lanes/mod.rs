@@ -1,7 +1,7 @@
 //! What the kernels ask of a vector unit, and which units there are.
 
 /// The methods of [`Lanes`] that are one instruction, by the names that a vector unit's instructions have.
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", test))]
 macro_rules! one_instruction {
     ($v:ty, $splat:ident, $load:ident, $store:ident, $add:ident, $sub:ident, $mul:ident, $max:ident, $min:ident) => {
         type V = $v;
@@ -44,7 +44,7 @@ macro_rules! one_instruction {
     };
 }
 
-#[cfg(target_arch = "aarch64")]
+#[cfg(any(target_arch = "aarch64", test))]
 mod neon;
 mod scalar;
 #[cfg(target_arch = "x86_64")]
@@ -152,7 +152,7 @@ pub fn run(level: Level, work: impl Work) {
         Level::Avx2 if level.is_available() => return unsafe { x86::run_avx2(work) },
         _ => {}
     }
-    #[cfg(target_arch = "aarch64")]
+    #[cfg(any(target_arch = "aarch64", test))]
     if level == Level::Neon {
         return work.with(neon::Neon);
     }

@@ -1,9 +1,8 @@
 //! NEON, which every 64-bit Arm processor has.
 
-#[allow(clippy::wildcard_imports)]
-use std::arch::aarch64::*;
-
 use super::{EXP2, LEAST_EXPONENT, Lanes};
+#[allow(clippy::wildcard_imports)]
+use crate::neon::*;
 
 /// Four lanes.
 #[derive(Clone, Copy)]

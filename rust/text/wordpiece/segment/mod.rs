@@ -5,7 +5,7 @@
 //! puts in as marks), and bytes of words (all others: letters, digits, control characters and everything of more than
 //! one byte). Every instruction set gives the same positions.
 
-#[cfg(target_arch = "aarch64")]
+#[cfg(any(target_arch = "aarch64", test))]
 mod neon;
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -22,9 +22,9 @@ pub const ADDED: u8 = FIRST_MARK;
 
 // For the vector units: a byte is in a class if its two halves share a bit here, where bits 0 to 4 are punctuation and 5
 // and 6 separators. A look-up at an index past 15 gives 0, so bytes of 0x80 and more are in none.
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", test))]
 const LOW_HALF: [u8; 16] = [0x44, 1, 1, 1, 1, 1, 1, 1, 1, 0x21, 0x23, 0x1B, 0x1B, 0x3B, 0x1B, 0x0B];
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", test))]
 const HIGH_HALF: [u8; 16] = [0x20, 0, 0x41, 2, 4, 8, 4, 0x10, 0, 0, 0, 0, 0, 0, 0, 0];
 
 /// Whether a byte separates words.
@@ -73,7 +73,7 @@ pub fn segment(level: Level, text: &mut [u8], lowercase: bool, starts: &mut Vec<
         // SAFETY: `Level::available` names a level only where the processor has it.
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 | Level::Avx512 => unsafe { x86::avx2(text, lowercase, starts, ends) },
-        #[cfg(target_arch = "aarch64")]
+        #[cfg(any(target_arch = "aarch64", test))]
         Level::Neon => {
             lower(text, lowercase);
             neon::segment(text, starts, ends);

@@ -1,6 +1,6 @@
 //! [`crate::text::wordpiece::segment`] with NEON, which every 64-bit ARM processor has.
 
-use std::arch::aarch64::{
+use crate::neon::{
     uint8x16_t, vaddv_u8, vandq_u8, vceqq_u8, vcgeq_u8, vdupq_n_u8, vget_high_u8, vget_low_u8, vld1q_u8, vmvnq_u8,
     vorrq_u8, vqtbl1q_u8, vshrq_n_u8, vtstq_u8,
 };
@@ -10,6 +10,7 @@ use crate::text::wordpiece::segment::{Carry, FIRST_MARK, HIGH_HALF, LOW_HALF, Ma
 const BIT_OF_LANE: [u8; 16] = [1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128];
 
 /// See [`crate::text::wordpiece::segment::segment`].
+#[cfg_attr(not(target_arch = "aarch64"), expect(unused_unsafe, reason = "emulated instructions need no promise"))]
 pub fn segment(text: &[u8], starts: &mut Vec<u32>, ends: &mut Vec<u32>) {
     let mut carry = Carry::default();
     for (number, block) in text.as_chunks::<SEGMENT_BYTES>().0.iter().enumerate() {
@@ -28,7 +29,7 @@ pub fn segment(text: &[u8], starts: &mut Vec<u32>, ends: &mut Vec<u32>) {
 
 /// The masks of 16 bytes: of words, and of words of their own.
 #[inline]
-#[target_feature(enable = "neon")]
+#[cfg_attr(target_arch = "aarch64", target_feature(enable = "neon"))]
 fn neon_masks(bytes: &[u8; 16]) -> (u16, u16) {
     let load = |bytes: &[u8; 16]| {
         // SAFETY: 16 bytes are read from an array of 16 bytes.
