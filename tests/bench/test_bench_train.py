@@ -15,17 +15,15 @@ from distilfast import InputError
 from distilfast.bench import masked_lm, measure, plain_loop, train, trainers
 from distilfast.models import adaptation
 from distilfast.train.stopped import TrainingInterruptedError
-from transformers import BertConfig, BertForMaskedLM, Trainer, TrainingArguments
+from transformers import BertConfig, BertForMaskedLM, BertTokenizer, Trainer, TrainingArguments
 
 ROWS = [[2, *range(5, 5 + length), 3] for length in (4, 30, 6, 28, 5, 31, 7, 29)]
 
 
 @pytest.fixture
-def tokenizer(tmp_path: Path) -> object:
-    vocabulary = tmp_path / "vocab.txt"
+def tokenizer() -> BertTokenizer:
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{number}" for number in range(60))]
-    vocabulary.write_text("\n".join(words) + "\n")
-    return masked_lm.transformers_tokenizer(vocabulary)
+    return BertTokenizer(vocab={word: number for number, word in enumerate(words)})
 
 
 @pytest.mark.parametrize("layout", ["padded", "packed"])
@@ -58,14 +56,12 @@ def test_the_bench_runs_and_its_result_is_whole(
 
 
 def test_on_a_gpu_ours_is_checked_in_bfloat16_and_the_plain_loop_fits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tokenizer: BertTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel without padding does not compute in float32, in which the student is kept."""
-    vocabulary = tmp_path / "vocab.txt"
-    vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *map(str, range(60))]) + "\n")
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
     config = BertConfig(vocab_size=65, **sizes)
-    contest = masked_lm.Contest(config, ROWS, vocabulary, 40, 100, 2, "packed", torch.device("cpu"))
+    contest = masked_lm.Contest(config, ROWS, tokenizer, 40, 100, 2, "packed", torch.device("cpu"))
     checked = []
     monkeypatch.setattr(adaptation, "use_packed", lambda model, dtype, device: checked.append((dtype, device)))
     contest.our_loop()
@@ -210,7 +206,7 @@ def test_unequal_losses_stop_the_bench(monkeypatch: pytest.MonkeyPatch) -> None:
         masked_lm.check_equal_losses(student, teacher, batch)
 
 
-def test_random_batches_are_padded_to_their_longest_row(tokenizer: object) -> None:
+def test_random_batches_are_padded_to_their_longest_row(tokenizer: BertTokenizer) -> None:
     batches = list(itertools.islice(plain_loop.collated_batches(ROWS, tokenizer, 40, grouped=False), 8))
     assert {len(batch["input_ids"]) for batch in batches} == {2}
     for batch in batches:
@@ -220,7 +216,7 @@ def test_random_batches_are_padded_to_their_longest_row(tokenizer: object) -> No
     assert max(batch["attention_mask"].sum(1).max() / batch["attention_mask"].sum(1).min() for batch in batches) > 3
 
 
-def test_grouped_batches_hold_rows_of_like_length_and_every_row(tokenizer: object) -> None:
+def test_grouped_batches_hold_rows_of_like_length_and_every_row(tokenizer: BertTokenizer) -> None:
     groups = plain_loop._like_lengths(ROWS, list(range(8)), 70)
     assert sorted(itertools.chain(*groups)) == list(range(8))
     for group in groups:
@@ -232,4 +228,4 @@ def test_grouped_batches_hold_rows_of_like_length_and_every_row(tokenizer: objec
 def test_a_missing_text_file_is_refused(tmp_path: Path) -> None:
     arguments = train.TrainBench(text=str(tmp_path / "none.txt"))
     with pytest.raises(InputError, match="there is no such file"):
-        train.rows_of_text(arguments, tmp_path / "vocab.txt", 100)
+        train.texts_of(arguments, BertConfig(vocab_size=100))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from distilfast import InputError, Tokenizer, create_student
+from distilfast import _command as command
 from distilfast.evaluate import run as evaluate
 from distilfast.evaluate.run import EvaluateOptions, run_evaluation
 from distilfast.metrics.held_out import held_out_batches
@@ -122,7 +123,7 @@ def test_the_command_says_what_is_wrong_in_one_line(
         )
         capsys.readouterr()
         with pytest.raises(SystemExit) as stopped:
-            evaluate.command.run(evaluate.main)
+            command.run(evaluate.main)
         assert stopped.value.code == 2
         line = capsys.readouterr().err.strip()
         assert len(line.splitlines()) == 1
@@ -156,7 +157,7 @@ def test_the_flags_print(
     config = tmp_path / "run.yaml"
     config.write_text(f"student: [copy={teacher}]\noutput_dir: {tmp_path / 'out'}\n")
     monkeypatch.setattr(sys, "argv", ["evaluate", *flags, "--config", str(config)])
-    evaluate.command.run(evaluate.main)
+    command.run(evaluate.main)
     shown = capsys.readouterr().out
     assert "| copy " in shown
     assert "batch 32" in shown

@@ -9,6 +9,7 @@ from typing import Any
 import distilfast as df
 import pytest
 import torch
+from distilfast import _command as command
 from distilfast.evaluate import run as evaluate
 from distilfast.metrics.held_out import evaluate_held_out, held_out_batches
 from distilfast.prepare.run import prepare
@@ -110,7 +111,7 @@ def test_other_words_or_other_ids_are_refused(
     flags = ["--teacher", teacher, "--student", student, "--text", str(tmp_path / "text.txt"), "--speed", "false"]
     capsys.readouterr()
     with pytest.raises(SystemExit) as exited:
-        evaluate.command.run(lambda: evaluate.main([*flags, "--output_dir", str(tmp_path / "out")]))
+        command.run(lambda: evaluate.main([*flags, "--output_dir", str(tmp_path / "out")]))
     assert exited.value.code == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1

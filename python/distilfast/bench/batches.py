@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-import re
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +24,7 @@ from .._command import flag, parse, require_positive
 from .._core import __version__
 from ..batches.masked import MaskedBatches, TokenizerLike
 from ..batches.settings import Masking
+from .measure import restart_peak, status_bytes
 from .results import ResultFile
 
 CLS, SEP, MASK, VOCABULARY = 101, 102, 103, 30522
@@ -250,21 +249,6 @@ def measure_plan(number: int, tok: TokenizerLike, id_: int) -> dict[str, float]:
         ratio = figures["LengthGroupedSampler, seconds"] / figures["padded, seconds"]
         print(f"plan: padded is {ratio:.0f}x faster than LengthGroupedSampler")
     return figures
-
-
-def restart_peak() -> int | None:
-    """The memory that is in use now, from which on its peak is counted; None where Linux does not count it."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return None
-    return status_bytes("VmRSS")
-
-
-def status_bytes(name: str) -> int:
-    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None, f"/proc/self/status has no {name}"
-    return int(found[1]) * 1024
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -30,8 +30,6 @@ class Contender:
     slow: bool = False
     instructions: str | None = None
     """The vector instructions that ours runs with, as `DISTILFAST_SIMD` names them."""
-    times_itself: bool = False
-    """Whether `encode` returns its time in seconds, (wall clock, processor), as it works in another process."""
 
 
 def contenders(vocab: Path) -> tuple[Contender, list[Contender]]:

@@ -13,7 +13,6 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ from .._core import InputError
 from .._files import write_text
 from ..metrics.speed import device_name
 from . import rivals
-from .measure import said_errors
+from .measure import restart_peak, said_errors, status_bytes
 from .results import ResultFile
 
 Step = Callable[[], object]
@@ -155,22 +154,12 @@ def measure(steps: dict[str, Step], device: torch.device, runs: int) -> dict[str
 def _peak_bytes(step: Step) -> int | None:
     """How far the memory of the process rises during a step; None where the operating system does not tell."""
     held = [step(), step()]  # so that the memory which is kept from call to call, of two gradients, is in use
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins anew
-        before = _status_bytes("VmRSS")
-        step()
-        return max(0, _status_bytes("VmHWM") - before)
-    except OSError:
+    if (before := restart_peak()) is None:
         return None
-    finally:
-        del held
-
-
-def _status_bytes(name: str) -> int:
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith(f"{name}:"):
-            return 1024 * int(line.split()[1])
-    raise OSError(f"/proc/self/status has no {name}")
+    step()
+    peak = status_bytes("VmHWM")
+    del held
+    return max(0, peak - before)
 
 
 def _milliseconds(step: Step, device: torch.device) -> float:

@@ -7,16 +7,13 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import pyarrow as pa
 import torch
 import transformers
-from tokenizers import Tokenizer as HFTokenizer
-from tokenizers.models import WordPiece
 from torch import Tensor
-from transformers import BertConfig, BertForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
 
 from .. import cpu
 from .._core import InputError
@@ -139,13 +136,13 @@ def plain_step_flops(student: PreTrainedModel, teacher: PreTrainedModel, batch: 
 class Contest:
     """The models, the rows and the sizes that all contenders share.
 
-    rows: of token ids, of the vocabulary in the file `vocabulary`; at most `max_length` long.
+    rows: of token ids of `tokenizer`, one of transformers; at most `max_length` long.
     layout: of our batches.
     """
 
     config: BertConfig
     rows: Sequence[list[int]]
-    vocabulary: Path
+    tokenizer: Any
     max_length: int
     batch_tokens: int
     batches_per_step: int
@@ -158,13 +155,12 @@ class Contest:
         self.student = create_student(self.teacher)
         self.teacher_bf16 = freeze(cast(Any, copy.deepcopy(self.teacher)).to(torch.bfloat16))
         self.optimizer = torch.optim.AdamW(self.student.parameters(), lr=1e-5, fused=True)
-        self.tokenizer = Tokenizer.from_file(str(self.vocabulary))
-        self.collator_tokenizer = transformers_tokenizer(self.vocabulary)
+        self.own_tokenizer = Tokenizer.from_transformers(self.tokenizer)
 
     def our_batches(self, layout: Layout) -> MaskedBatches:
         column = pa.array(self.rows, pa.list_(pa.uint16()))
         batches = MaskedBatches(
-            column, self.tokenizer, self.batch_tokens, self.max_length, layout=layout,
+            column, self.own_tokenizer, self.batch_tokens, self.max_length, layout=layout,
             batches_per_step=self.batches_per_step,
         )  # fmt: skip
         if len(batches) < self.batches_per_step:
@@ -186,7 +182,7 @@ class Contest:
     def plain_loop(self, grouped: bool, bf16: bool, compiled: bool = False) -> Step:
         # On a GPU random rows are as many as fit the budget when padded: logits of more would not fit its memory.
         rows = self.batch_tokens // max(map(len, self.rows)) if self.device.type == "cuda" else None
-        batches = collated_batches(self.rows, self.collator_tokenizer, self.batch_tokens, grouped, number=rows)
+        batches = collated_batches(self.rows, self.tokenizer, self.batch_tokens, grouped, number=rows)
         models = self.student.train(), self.teacher
         return PlainLoop(*models, batches, self.optimizer, self.batches_per_step, bf16, compiled).step
 
@@ -261,16 +257,6 @@ def ratios(measured: dict[str, dict[str, Any]]) -> dict[str, float]:
     if "ours" in speeds and best:
         found["ratio_to_best"] = speeds["ours"] / max(best)
     return found
-
-
-def transformers_tokenizer(vocabulary: Path) -> PreTrainedTokenizerFast:
-    """What `DataCollatorForLanguageModeling` needs: the special tokens and their ids."""
-    words = vocabulary.read_text(encoding="utf-8").splitlines()
-    engine = HFTokenizer(WordPiece({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
-    names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=engine, **{f"{name}_token": token for name, token in names.items()}
-    )
 
 
 def table(result: dict[str, Any]) -> str:

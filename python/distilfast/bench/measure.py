@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import re
 import statistics
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,41 +22,44 @@ Step = Callable[[], int]
 
 
 class PeakMemory:
-    """Within `with`: the most memory in use above what was in use at the start, in `.bytes`."""
+    """Within `with`: the most memory in use above what was in use at the start, in `.bytes`; 0 where the system does
+    not count it."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.bytes = 0
 
     def __enter__(self) -> PeakMemory:
+        self._before: int | None
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
             self._before = torch.cuda.memory_allocated(self.device)
-            return self
-        self._before = _resident()
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
+        else:
+            self._before = restart_peak()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.device.type == "cuda":
-            self.bytes = max(self.bytes, torch.cuda.max_memory_allocated(self.device) - self._before)
-            return
-        self._over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._over.wait(0.01):
-            self.bytes = max(self.bytes, _resident() - self._before)
+        if self._before is not None:
+            on_gpu = self.device.type == "cuda"
+            peak = torch.cuda.max_memory_allocated(self.device) if on_gpu else status_bytes("VmHWM")
+            self.bytes = max(self.bytes, peak - self._before)
 
 
-def _resident() -> int:
-    """Bytes of this process in memory; 0 where the system does not tell."""
+def restart_peak() -> int | None:
+    """The memory of this process that is in use now, from which on its peak is counted (`status_bytes("VmHWM")`); None
+    where Linux does not count it."""
     try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        Path("/proc/self/clear_refs").write_text("5")
     except OSError:
-        return 0
+        return None
+    return status_bytes("VmRSS")
+
+
+def status_bytes(name: str) -> int:
+    """What Linux counts of this process under a name."""
+    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None, f"/proc/self/status has no {name}"
+    return int(found[1]) * 1024
 
 
 def measure(

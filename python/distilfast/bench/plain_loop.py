@@ -15,23 +15,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from transformers import DataCollatorForLanguageModeling, PreTrainedModel, PreTrainedTokenizerBase
 
 TEMPERATURE, ALPHA_CE, ALPHA_MLM, ALPHA_COS = 2.0, 5.0, 2.0, 1.0
-
-
-class RowDataset(Dataset[dict[str, list[int]]]):
-    """Rows of token ids as `DataCollatorForLanguageModeling` takes them."""
-
-    def __init__(self, rows: Sequence[list[int]]) -> None:
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict[str, list[int]]:
-        return {"input_ids": self.rows[index]}
 
 
 def collated_batches(
@@ -50,13 +37,14 @@ def collated_batches(
     if number is None:
         number = batch_tokens * len(rows) // sum(map(len, rows))
     generator = random.Random(seed)
+    features = [{"input_ids": row} for row in rows]
     while True:
         order = list(range(len(rows)))
         generator.shuffle(order)
         groups = _like_lengths(rows, order, batch_tokens) if grouped else _fixed_number(order, max(1, number))
         generator.shuffle(groups)
         yield from DataLoader(
-            RowDataset(rows),
+            features,  # type: ignore[arg-type]
             batch_sampler=groups,
             collate_fn=DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15),
             pin_memory=torch.cuda.is_available(),

@@ -101,11 +101,7 @@ def measure(
 
 def seconds(one: Contender, rows: Rows, threads: int, clock: str) -> float:
     """How long it takes `one` to encode `rows`."""
-    of_the_processor = clock == "cpu" and threads == 1
-    if one.times_itself:
-        wall, processor = one.encode(rows, threads)
-        return float(processor if of_the_processor else wall)
-    now = time.process_time if of_the_processor else time.perf_counter
+    now = time.process_time if clock == "cpu" and threads == 1 else time.perf_counter
     start = now()
     one.encode(rows, threads)
     return now() - start

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,22 +71,25 @@ class TrainBench(ResultFile):
     )
     markdown: str | None = flag(None, "a file to write the printed table to")
 
+    def tokens_of_a_batch(self, device: torch.device) -> int:
+        return self.batch_tokens or (32768 if device.type == "cuda" else 2048)
 
-def rows_of_text(arguments: TrainBench, vocabulary: Path, vocab_size: int) -> tuple[list[list[int]], str]:
-    """Rows of token ids and where they are from; the vocabulary they are of is written to the file `vocabulary`."""
-    data = os.environ.get("DISTILFAST_DATA")
-    text = arguments.text
-    if text is None and data and vocab_size == 30522:
+
+def texts_of(arguments: TrainBench, config: BertConfig) -> tuple[Any, list[str], str]:
+    """A tokenizer of transformers, texts, and where they are from: the lines of a file, or words drawn at random."""
+    data, text, for_masks = os.environ.get("DISTILFAST_DATA"), arguments.text, arguments.head == "masked_lm"
+    if text is None and data and config.vocab_size == 30522:
         text = str(Path(data) / "wikitext-2" / "wiki.train.tokens")
-    lines = [] if text is None else lines_of(text, 6000)
-    vocabulary.write_text("\n".join(words_of(lines, vocab_size)) + "\n", encoding="utf-8")
+    texts = [] if text is None else lines_of(text, 6000 if for_masks else arguments.rows)
+    words = words_of(texts, config.vocab_size)
     if text is None:
         generator = np.random.default_rng(0)
+        number, least = (3000, 10) if for_masks else (arguments.rows, 4)
         # Lengths as WikiText's paragraphs have them: mean and spread of their logarithms.
-        lengths = np.clip(generator.lognormal(4.6, 0.7, 3000), 12, longest(arguments)).astype(int)
-        return [[2, *generator.integers(5, vocab_size, n - 2).tolist(), 3] for n in lengths], "made up"
-    tokens = Tokenizer.from_file(str(vocabulary)).encode_batch(lines, max_length=longest(arguments))
-    return [row for row in tokens.to_pylist() if len(row) >= 12], Path(text).name
+        lengths = np.clip(generator.lognormal(4.6, 0.7, number), least, longest(arguments) - 2).astype(int)
+        texts = [" ".join(words[word] for word in generator.integers(5, len(words), length)) for length in lengths]
+    tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(words)})
+    return tokenizer, texts, "made up" if text is None else Path(text).name
 
 
 def longest(arguments: TrainBench) -> int:
@@ -113,26 +115,23 @@ def words_of(lines: Sequence[str], size: int) -> list[str]:
     return list(words | dict.fromkeys(f"w{number}" for number in range(size)))[:size]
 
 
-def bench_masked_lm(arguments: TrainBench) -> dict[str, Any]:
+def bench_masked_lm(arguments: TrainBench, device: torch.device) -> dict[str, Any]:
     """The training step of masked-language models against the plain loop; the result as JSON values."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if arguments.threads is not None:
-        torch.set_num_threads(arguments.threads)
     layout: masked_lm.Layout = "packed" if device.type == "cuda" else "padded"
     config = BertConfig(**SIZES[arguments.size])
-    with tempfile.TemporaryDirectory() as folder:
-        vocabulary = Path(folder) / "vocab.txt"
-        rows, source = rows_of_text(arguments, vocabulary, config.vocab_size)
-        contest = masked_lm.Contest(
-            config,
-            rows,
-            vocabulary,
-            longest(arguments),
-            arguments.batch_tokens or (32768 if device.type == "cuda" else 2048),
-            arguments.batches_per_step,
-            layout if arguments.layout == "auto" else arguments.layout,
-            device,
-        )
+    tokenizer, texts, source = texts_of(arguments, config)
+    ids = Tokenizer.from_transformers(tokenizer).encode_batch(texts, max_length=longest(arguments))
+    rows = [row for row in ids.to_pylist() if len(row) >= 12]
+    contest = masked_lm.Contest(
+        config,
+        rows,
+        tokenizer,
+        longest(arguments),
+        arguments.tokens_of_a_batch(device),
+        arguments.batches_per_step,
+        layout if arguments.layout == "auto" else arguments.layout,
+        device,
+    )
     of_rows = {"source": source, "mean_length": sum(map(len, rows)) / len(rows), "max_length": longest(arguments)}
 
     def write(result: dict[str, Any]) -> None:
@@ -142,32 +141,19 @@ def bench_masked_lm(arguments: TrainBench) -> dict[str, Any]:
     return masked_lm.run(contest, facts, arguments.compile, arguments.batches, arguments.rounds, write)
 
 
-def bench_trainers(arguments: TrainBench) -> dict[str, Any]:
+def bench_trainers(arguments: TrainBench, device: torch.device) -> dict[str, Any]:
     """Our trainer against the usual one, for heads other than masked_lm; the result as JSON values."""
     from . import rows, sentences, trainers
 
-    if arguments.threads is not None:
-        torch.set_num_threads(arguments.threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    config, data = BertConfig(**SIZES[arguments.size]), os.environ.get("DISTILFAST_DATA")
-    text = arguments.text
-    if text is None and data and config.vocab_size == 30522:
-        text = str(Path(data) / "wikitext-2" / "wiki.train.tokens")
-    texts = [] if text is None else lines_of(text, arguments.rows)
-    words = words_of(texts, config.vocab_size)
-    tokenizer: Any = BertTokenizer(vocab={word: number for number, word in enumerate(words)})
-    if text is None:
-        generator = np.random.default_rng(0)
-        lengths = np.clip(generator.lognormal(4.6, 0.7, arguments.rows), 4, longest(arguments) - 2).astype(int)
-        texts = [" ".join(words[word] for word in generator.integers(5, len(words), length)) for length in lengths]
-    bf16 = bf16_is_fast(device)
+    config = BertConfig(**SIZES[arguments.size])
+    tokenizer, texts, source = texts_of(arguments, config)
+    longest_row, bf16 = longest(arguments), bf16_is_fast(device)
     if arguments.head == "embedding":
-        batch_tokens = arguments.batch_tokens or (32768 if device.type == "cuda" else 2048)
-        contest = sentences.contest(config, tokenizer, texts, batch_tokens, longest(arguments), bf16)
+        batch_tokens = arguments.tokens_of_a_batch(device)
+        contest = sentences.contest(config, tokenizer, texts, batch_tokens, longest_row, bf16)
     else:
         size = arguments.per_device_train_batch_size
-        contest = rows.contest(arguments.head, config, tokenizer, texts, size, longest(arguments), bf16)
-    source = "made up" if text is None else Path(text).name
+        contest = rows.contest(arguments.head, config, tokenizer, texts, size, longest_row, bf16)
     facts = {"head": arguments.head, "size": arguments.size, "rows": len(texts), "source": source, **contest.facts}
     return trainers.run(contest._replace(facts=facts), device, arguments.rounds)
 
@@ -182,12 +168,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     (arguments,) = parse([TrainBench], argv)
     require_positive(arguments, "batch_tokens", "max_length", "batches", "rounds", "batches_per_step", "threads")
     arguments.refuse_lost_files(arguments.markdown)
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if arguments.head == "masked_lm":
-        print(masked_lm.table(bench_masked_lm(arguments)))
+        print(masked_lm.table(bench_masked_lm(arguments, device)))
     else:
         from .trainers import table as table_of_trainers
 
         quiet()  # a model is loaded and saved at every turn
-        result = bench_trainers(arguments)
+        result = bench_trainers(arguments, device)
         print(table_of_trainers(result))
         save(arguments, result, table_of_trainers(result))

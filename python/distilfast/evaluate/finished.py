@@ -11,26 +11,39 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 
 from .._core import InputError
+from .._files import first_line
+from ..batches.encode import EncodedRows
+from ..batches.labelled import LabelledBatches
+from ..heads.choice import choose_head
 from ..heads.classification import problem_type_of
-from ..metrics.compare import Answers, Comparison, Numbers, Ranking, compared, comparison_of
+from ..heads.head import Head, Predictions
+from ..heads.objective import Objective
+from ..heads.tokens import Tokens
+from ..metrics.compare import compared, comparison_of
 from ..models.classes import class_order, label_names
+from ..models.families import evaluating, longest_row, reads_padding
 from ..models.head import head_of
 from ..models.load import load_model
 from ..models.sentence_folder import refuse_single_texts
 from ..prepare.columns import Columns, find_columns
 from ..prepare.labelled import Part
 from ..prepare.records import Rows
+from ..prepare.split import choose_rows
 from ..prepare.table import RaggedRows, read_rows
-from ..prepare.targets import answer_targets, sequence_targets, tag_targets, with_text
+from ..prepare.targets import with_text
 from ..tokenizer import load_transformers_tokenizer
-from .forward import answers, sequence_logits, word_classes
+from ..train.evaluation import predict
+from ..train.labelled import encode_part, targets_of
+from ..train.report import outputs_of
+from ..train.step import DistillationStep
 
+BATCH = 32
 HEADS = ("classification", "tokens", "questions")
 
 
@@ -72,65 +85,93 @@ def rows_report(
     for name, other in heads.items():
         if other != head:
             raise InputError(f"{name} is a {type(models[name]).__name__}, {teacher} a {type(models[teacher]).__name__}")
-    rows, columns = _rows(head, options)
+    part = _part(head, options)
+    rows, columns, config = part.rows, part.columns, models[teacher].config
+    names = label_names(config)
+    problem = problem_type_of(config) if head == "classification" else head
     file = Path(rows.source if isinstance(options.source, Rows) else options.source)
-    config = models[teacher].config
-    if head == "classification" and problem_type_of(config) == "regression" and len(config.id2label) != 1:
-        raise InputError(f"the teacher gives {len(config.id2label)} numbers a row; rows have one label, a number")
+    if problem == "regression" and len(names) != 1:
+        raise InputError(f"the teacher gives {len(names)} numbers a row; rows have one label, a number")
     if head == "classification":
         refuse_single_texts(config, columns.texts, rows.source)
     notes = [columns.note, *rows.notes, *(f"{count:,} {what}" for what, count in rows.counts.items())]
     orders: dict[str, list[int]] = {}
     if head != "questions":
         for name, model in models.items():
-            orders[name], note = class_order(label_names(config), label_names(model.config), name)
+            orders[name], note = class_order(names, label_names(model.config), name)
             notes += [note] if note else []
-            kinds = [problem_type_of(each) if head == "classification" else head for each in (model.config, config)]
-            if kinds[0] != kinds[1]:
-                raise InputError(f"{name} is for {kinds[0]}, {teacher} for {kinds[1]}")
-    comparison, said = _truth(head, rows, columns, config, options.label_separator)
-    notes += said
+            own = problem_type_of(model.config) if head == "classification" else head
+            if own != problem:
+                raise InputError(f"{name} is for {own}, {teacher} for {problem}")
+    targets = targets_of(part, head, config, options.label_separator, None)
+    notes += targets.notes
+    groups = part.compared if problem == "regression" else None
+    if groups is not None and columns.labels and not np.isfinite(targets.values).all():
+        raise InputError(
+            f"{rows.source}: a row of a group has no {columns.labels[0]!r}; a ranking needs it of each row"
+        )
     outputs: dict[str, Any] = {}
     for name, path in paths.items():
-        tokenizer = load_transformers_tokenizer(path)
-        outputs[name], cut = _outputs(
-            head,
-            models[name],
-            tokenizer,
-            rows,
-            columns,
-            options,
-            device,
-            orders.get(name),
-            label_names(config),
-            comparison,
-            progress,
-        )
-        notes += [f"{name}: {count:,} {what}" for what, count in cut.items()]
+        model, tokenizer = models[name], load_transformers_tokenizer(path)
+        longest = longest_row(model, tokenizer=tokenizer) or options.max_length
+        encoded = encode_part(part, targets, head, tokenizer, min(options.max_length, longest))
+        order = orders.get(name, [])
+        own_head = choose_head(model, head)
+        if isinstance(own_head, Tokens):
+            own_head = Tokens([names[order.index(number)] for number in range(len(names))])
+        said = said_of(model, own_head, tokenizer, encoded, device, progress)
+        logits = said.student[:, order] if head == "classification" else said.student
+        outputs[name] = outputs_of(own_head, said, logits, targets.values)
+        notes += [f"{name}: {count:,} {what}" for what, count in encoded.counts.items()]
     return {
         "file": file.name,
         "fingerprint": rows_fingerprint(rows, columns, options.max_length),
         "head": head,
-        "problem": problem_type_of(config) if head == "classification" else head,
+        "problem": problem,
         "rows": len(rows),
         # A card may carry them to the world, which the folders of this machine are no business of.
         "notes": [note.replace(str(file), file.name) for note in notes],
-        **compared(comparison, outputs, teacher),
+        **compared(comparison_of(head, problem, targets.values, names, groups), outputs, teacher),
     }
 
 
-def _rows(head: str, options: RowOptions) -> tuple[Rows, Columns]:
+def _part(head: str, options: RowOptions) -> Part:
+    """The rows that are scored."""
     kind: Any = "text" if head == "classification" else head
     rows = read_rows(options.source, split="validation", ragged=options.ragged)
     columns = find_columns(rows, kind, options.text_column, options.label_column, options.group_column)
     rows = with_text(rows, columns)
-    if options.max_rows is not None and options.max_rows < 1:
-        raise InputError(f"--max_dev_rows is {options.max_rows}; at least 1 is needed")
-    if options.max_rows is not None and len(rows) > options.max_rows:
-        total = len(rows)
-        chosen = np.random.Generator(np.random.Philox(0)).permutation(total)[: options.max_rows]
-        rows = rows.take(sorted(chosen.tolist())).noting(f"scored on {options.max_rows:,} of {total:,} rows")
-    return rows, columns
+    if options.max_rows is not None:
+        total, chosen = len(rows), choose_rows(rows, columns, options.max_rows)
+        if len(chosen) < total:
+            rows = rows.take(chosen).noting(f"scored on {options.max_rows:,} of {total:,} rows")
+    return Part(rows, columns)
+
+
+def said_of(
+    model: Any, head: Head, tokenizer: Any, rows: EncodedRows, device: torch.device, progress: bool = False
+) -> Predictions:
+    """What a finished model says of rows, in their order.
+
+    Raises `InputError` for token ids that the model has no embedding for, where another model's tokenizer lies beside
+    it, and for a model that cannot read them.
+    """
+    size, most = int(model.get_input_embeddings().num_embeddings), int(rows.input_ids.flat.max(initial=0))
+    if most >= size:
+        raise InputError(
+            f"the tokenizer beside {type(model).__name__} gives token {most}, but the model has {size} embeddings; "
+            "save the tokenizer that it was trained with"
+        )
+    tokenizer.padding_side = "right"
+    step = DistillationStep(model, objective=Objective(alpha_ce=0.0, alpha_cos=0.0), head=head)
+    batches = LabelledBatches(rows, tokenizer, BATCH, shuffle=False, one_length=reads_padding(model))
+    with evaluating(model, device=device), torch.inference_mode():
+        try:
+            return predict(step, batches, device, progress=progress)
+        except InputError:
+            raise
+        except (AttributeError, IndexError, TypeError, ValueError) as error:
+            raise InputError(f"this {type(model).__name__} cannot read the rows: {first_line(error)}") from None
 
 
 def rows_fingerprint(rows: Rows, columns: Columns, max_length: int) -> str:
@@ -140,59 +181,3 @@ def rows_fingerprint(rows: Rows, columns: Columns, max_length: int) -> str:
         content = json.dumps([name, rows.column(name)], ensure_ascii=False, default=str)
         digest.update(content.encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
-
-
-def _truth(head: str, rows: Rows, columns: Columns, config: Any, separator: str | None) -> tuple[Comparison, list[str]]:
-    """The comparison with the rows' labels, and what reading them has to say."""
-    id2label = dict(enumerate(label_names(config)))
-    names, problem = list(id2label.values()), cast(Any, problem_type_of(config) if head == "classification" else "")
-    if head == "tokens":
-        targets = tag_targets(rows, columns, id2label)
-    elif head == "questions":
-        targets = answer_targets(rows, columns)
-    else:
-        targets = sequence_targets(rows, columns, problem, id2label, separator)
-    groups = Part(rows, columns).compared if head == "classification" and problem == "regression" else None
-    if groups is None:
-        return comparison_of(head, problem, targets.values, names), list(targets.notes)
-    numbers = np.array(targets.values, np.float64)
-    if not columns.labels:
-        return Ranking(None, groups), list(targets.notes)
-    if not np.isfinite(numbers).all():
-        raise InputError(
-            f"{rows.source}: a row of a group has no {columns.labels[0]!r}; a ranking needs it of each row"
-        )
-    return Ranking(numbers, groups), list(targets.notes)
-
-
-def _outputs(
-    head: str,
-    model: Any,
-    tokenizer: Any,
-    rows: Rows,
-    columns: Columns,
-    options: RowOptions,
-    device: torch.device,
-    order: list[int] | None,
-    names: list[str],
-    comparison: Comparison,
-    progress: bool,
-) -> tuple[Any, Mapping[str, int]]:
-    """A model's outputs in the teacher's classes, and what was cut."""
-    length = options.max_length
-    if head == "questions":
-        assert isinstance(comparison, Answers)
-        first, second = (rows.column(name) for name in columns.texts)
-        unanswerable = any(not truths for truths in comparison.truth)
-        return answers(model, tokenizer, first, second, length, device, unanswerable, progress)
-    assert order is not None
-    if head == "tokens":
-        classes, cut = word_classes(model, tokenizer, rows.column(columns.texts[0]), length, device, progress)
-        named = {own: names[number] for number, own in enumerate(order)} | {-1: ""}
-        return [[named[int(one)] for one in row] for row in classes], cut
-    texts = [rows.column(name) for name in columns.texts]
-    logits, cut = sequence_logits(
-        model, tokenizer, texts[0], texts[1] if len(texts) == 2 else None, length, device, progress
-    )
-    logits = logits[:, order]
-    return (logits[:, 0] if isinstance(comparison, Numbers | Ranking) else logits), cut

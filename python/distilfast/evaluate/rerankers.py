@@ -14,16 +14,18 @@ import numpy as np
 import torch
 
 from .._core import InputError
+from ..batches.encode import encode_texts
+from ..heads.choice import choose_head
 from ..metrics.retrieval import CUTOFF, candidates, retrieval_scores
 from ..metrics.scores import ranking_metrics
-from ..models.families import layers_of
+from ..models.families import layers_of, longest_row
 from ..models.head import head_of, head_of_class
 from ..models.load import load_config, load_model
 from ..models.sentence_folder import transformer_folder
 from ..models.student import create_student
 from ..prepare.sentence_data import Collection, read_collection
 from ..tokenizer import load_transformers_tokenizer
-from .forward import sequence_logits
+from .finished import said_of
 from .sentences import SentenceOptions, fingerprint, with_share
 
 CANDIDATES = 30
@@ -86,8 +88,10 @@ def _scores(
     """[queries, candidates]: what the model says of each query with each of its candidates; and what was cut."""
     first = [query for query in collection.queries for _ in range(shown.shape[1])]
     second = [collection.documents[document] for document in shown.ravel()]
-    logits, cut = sequence_logits(model, tokenizer, first, second, max_length, on, progress=sys.stderr.isatty())
-    return logits[:, 0].reshape(shown.shape), cut
+    longest = longest_row(model, tokenizer=tokenizer) or max_length
+    rows = encode_texts(tokenizer, first, second, max_length=min(max_length, longest))
+    said = said_of(model, choose_head(model, "classification"), tokenizer, rows, on, progress=sys.stderr.isatty())
+    return said.student[:, 0].reshape(shown.shape), rows.counts
 
 
 def _ranked(

@@ -73,10 +73,13 @@ def compared(comparison: Comparison, outputs: dict[str, Any], teacher: str) -> d
     }
 
 
-def comparison_of(head: str, problem: str, values: Sequence[Any], names: Sequence[str]) -> Comparison:
+def comparison_of(
+    head: str, problem: str, values: Sequence[Any], names: Sequence[str], groups: np.ndarray | None = None
+) -> Comparison:
     """The comparison with the labels of some rows, as `prepare.targets` reads them for a head.
 
-    head: classification, tokens or questions; problem: `problem_type` of a classifier; names: of its classes."""
+    head: classification, tokens or questions; problem: `problem_type` of a classifier; names: of its classes; groups
+    [rows]: of rows that are ranked."""
     if head == "tokens":
         return Tags([[names[one] if one >= 0 else None for one in row] for row in values], names)
     if head == "questions":
@@ -86,7 +89,10 @@ def comparison_of(head: str, problem: str, values: Sequence[Any], names: Sequenc
         return ManyLabels(np.array(rows, np.float64), names)
     if problem == "single_label_classification":
         return OneClass(np.array(values, np.int64), names)
-    return Numbers(np.array(values, np.float64))
+    numbers = np.array(values, np.float64)
+    if groups is not None:
+        return Ranking(numbers if np.isfinite(numbers).any() else None, groups)
+    return Numbers(numbers)
 
 
 class OneClass(Comparison):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 from transformers import EvalPrediction
 
 from .._core import InputError
@@ -160,11 +161,12 @@ def predict(
     device: torch.device,
     remembered: MutableMapping[Any, Any] | None = None,
     ask: Callable[[], None] = lambda: None,
+    progress: bool = False,
 ) -> Predictions:
     """What student and teachers say of the rows of all batches: by row number, where batches have those.
 
     `remembered`: {batches: what the teachers said of them}, for those that are the same at every evaluation. `ask` as
-    in `evaluate`.
+    in `evaluate`. `progress`: with a bar.
     """
     known = None if remembered is None else remembered.get(batches)
     head = step.head
@@ -172,7 +174,7 @@ def predict(
     theirs: list[Tensor] = []
     labels: list[Tensor] = []
     numbers: list[Tensor] = []
-    for number in range(len(batches)):
+    for number in tqdm(range(len(batches)), desc=type(step.student).__name__, disable=not progress):
         ask()
         batch = _on(batches[number], device)
         rows = head.rows(batch, LOGITS_ALONE)

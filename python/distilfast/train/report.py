@@ -21,7 +21,7 @@ from ..heads.objective import Objective
 from ..heads.questions import Questions
 from ..heads.reranking import Reranking
 from ..heads.tokens import Tokens
-from ..metrics.compare import Comparison, Ranking, compared, comparison_of
+from ..metrics.compare import compared, comparison_of
 from ..metrics.speed import hardware, measure_size, measure_speed, speed_warnings
 from .evaluation import LOGITS_ALONE, predict
 from .step import DistillationStep
@@ -55,13 +55,8 @@ def report(
     found: dict[str, Any] = {"rows": len(labels), "metrics": head.metrics(predictions)}
     outputs = {"teacher": outputs_of(head, predictions, predictions.teacher, labels)} if teachers else {}
     outputs["student"] = outputs_of(head, predictions, predictions.student, labels)
-    comparison: Comparison
-    if isinstance(head, Reranking):
-        assert held_out.rows.groups is not None
-        scores = np.array(labels, np.float64)
-        comparison = Ranking(scores if np.isfinite(scores).any() else None, held_out.rows.groups)
-    else:
-        comparison = comparison_of(head.name, str(getattr(head, "problem_type", "")), labels, names)
+    groups = held_out.rows.groups if isinstance(head, Reranking) else None
+    comparison = comparison_of(head.name, str(getattr(head, "problem_type", "")), labels, names, groups)
     if teachers:
         quality = compared(comparison, outputs, "teacher")
         found |= {"quality": quality, "warnings": quality.pop("warnings")}
