@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 from distilfast import InputError
-from distilfast.evaluate.idle import PARTS, refuse_idle
-from distilfast.evaluate.run import EvaluateOptions
+from distilfast.evaluate.options import PARTS, EvaluateOptions, refuse_idle
 
 EVERYWHERE = {"teacher", "output_dir", "student", "device", "pictures"}
 

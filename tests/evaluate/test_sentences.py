@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from distilfast import InputError
-from distilfast.evaluate.sentences import SentenceOptions, sentence_report, sentences_markdown
+from distilfast.evaluate.options import EvaluateOptions
+from distilfast.evaluate.sentences import sentence_report, sentences_markdown
 from distilfast.metrics.retrieval import retrieval_scores
 from distilfast.metrics.vectors import unit
 from distilfast.models.sentence import load_sentence_encoder
@@ -56,7 +57,7 @@ def test_everything_together(paths: dict[str, str], tmp_path: Path) -> None:
     texts = tmp_path / "texts.txt"
     texts.write_text("\n".join(sentences(30)) + "\n")
     file, folder = pairs_file(tmp_path), collection(tmp_path / "search")
-    options = SentenceOptions([file], [str(texts)], [folder])
+    options = EvaluateOptions("t", "out", sts_file=[file], sentences=[str(texts)], retrieval_dir=[folder])
     report = sentence_report(paths, "teacher", options, CPU)
     names = ["teacher", "student", "cut, 2 layers", "random weights, 2 layers"]
     sts, neighbours, found = report["sts"]["pairs"], report["neighbours"]["texts"], report["retrieval"]["search"]
@@ -104,7 +105,7 @@ def test_documents_are_found_by_the_similarity_that_the_model_names(similarity: 
     by = {"dot": queries @ documents.T, "cosine": unit(queries) @ unit(documents).T}
     orders = {name: np.argsort(-each, kind="stable") for name, each in by.items()}
     assert (orders["dot"] != orders["cosine"]).any()
-    options = SentenceOptions(retrieval_dir=[str(tmp_path / "search")], controls=False)
+    options = EvaluateOptions("t", "out", retrieval_dir=[str(tmp_path / "search")], controls=False)
     report = sentence_report({"model": model}, "model", options, CPU)["retrieval"]["search"]["models"]["model"]
     expected = retrieval_scores(orders["dot" if similarity == "dot" else "cosine"], read.relevant)
     assert report["ndcg@10"] == pytest.approx(expected["ndcg@10"].mean(), abs=1e-6)
@@ -121,7 +122,7 @@ def test_a_collapsed_student_is_told(paths: dict[str, str], tmp_path: Path) -> N
     student.save_pretrained(tmp_path / "collapsed")
     texts = tmp_path / "texts.txt"
     texts.write_text("\n".join(sentences(30)) + "\n")
-    options = SentenceOptions(sentences=[str(texts)], controls=False)
+    options = EvaluateOptions("t", "out", sentences=[str(texts)], controls=False)
     models = {"teacher": paths["teacher"], "flat": str(tmp_path / "collapsed")}
     report = sentence_report(models, "teacher", options, CPU)["neighbours"]["texts"]
     spread = [report["models"][name]["uniformity"] for name in models]
@@ -189,7 +190,7 @@ def test_refusals(paths: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         read_collection(str(tmp_path / "nowhere"))
     bare = encoder_folder(tmp_path / "bare", bare=True)
-    options = SentenceOptions([pairs_file(tmp_path)], controls=False)
+    options = EvaluateOptions("t", "out", sts_file=[pairs_file(tmp_path)], controls=False)
     with pytest.raises(InputError, match=r"without modules.json"):
         sentence_report({**paths, "bare": bare}, "teacher", options, CPU)
 
@@ -204,7 +205,9 @@ def test_texts_that_are_cut_are_counted(paths: dict[str, str], tmp_path: Path) -
         file.write(json.dumps({"_id": "long", "title": "", "text": long}) + "\n")
     pairs = tmp_path / "long.tsv"
     pairs.write_text(f"sentence1\tsentence2\tscore\n{long}\t{short[0]}\t1\n{short[1]}\t{short[2]}\t2\n")
-    options = SentenceOptions([str(pairs)], [str(texts)], [folder], controls=False)
+    options = EvaluateOptions(
+        "t", "out", sts_file=[str(pairs)], sentences=[str(texts)], retrieval_dir=[folder], controls=False
+    )
 
     read = [[long, *short[:3]], [*short, long, f"{long} more"], [*sentences(30), long, *sentences(6, seed=1)[:5]]]
     tokenizer = load_sentence_encoder(paths["teacher"]).tokenizer
@@ -223,7 +226,7 @@ def test_texts_that_are_cut_are_counted(paths: dict[str, str], tmp_path: Path) -
             found.append([lines[0][1]] if same else [f"{name}: {each}" for name, each in lines])
         return found
 
-    def said(given: SentenceOptions) -> list[list[str]]:
+    def said(given: EvaluateOptions) -> list[list[str]]:
         report = sentence_report(models, "teacher", given, CPU)
         parts = (report["sts"]["long"], report["neighbours"]["texts"], report["retrieval"]["search"])
         return [[note for note in part["notes"] if "longer than" in note] for part in parts]

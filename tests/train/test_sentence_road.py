@@ -15,7 +15,8 @@ import pytest
 import torch
 from distilfast import InputError
 from distilfast import _command as command
-from distilfast.evaluate.sentences import SentenceOptions, sentence_report
+from distilfast.evaluate.options import EvaluateOptions
+from distilfast.evaluate.sentences import sentence_report
 from distilfast.models.sentence import load_sentence_encoder
 from distilfast.models.sentence_folder import SentenceSettings
 from distilfast.train import run as train
@@ -205,7 +206,7 @@ def test_scored_pairs_choose_the_best_model(folder: Path) -> None:
         report = sentence_report(
             {"teacher": str(folder / "teacher"), "small": str(folder / name)},
             "teacher",
-            SentenceOptions([options["sts_file"]], controls=False),
+            EvaluateOptions("t", "out", sts_file=[options["sts_file"]], controls=False),
             torch.device("cpu"),
         )
         assert report["sts"]["pairs"]["models"]["small"]["spearman"] == pytest.approx(max(found), abs=1e-4)
@@ -241,7 +242,7 @@ def test_a_search_chooses_the_best_model(folder: Path, capsys: pytest.CaptureFix
     report = sentence_report(
         {"teacher": str(folder / "teacher"), "small": str(folder / "search")},
         "teacher",
-        SentenceOptions(retrieval_dir=[str(made)], controls=False),
+        EvaluateOptions("t", "out", retrieval_dir=[str(made)], controls=False),
         torch.device("cpu"),
     )["retrieval"]["collection"]["models"]
     best = alone["evaluations"][scores.index(max(scores))]

@@ -23,11 +23,12 @@ from .._command import REQUIRED, changed, flag, given, idle, parse, refuse_idle
 from .._core import InputError
 from .._files import may_be_folder, refuse_occupied, write_json, write_text
 from ..evaluate.cells import claim, model_fingerprint
+from ..evaluate.options import EvaluateOptions
 from ..evaluate.published import ABLATION
-from ..evaluate.scores import TaskPlan, parse_tasks, task_report
-from ..evaluate.texts import TextOptions, text_scores
+from ..evaluate.scores import parse_tasks, task_report
+from ..evaluate.texts import text_scores
 from ..metrics.held_out import pick_device
-from ..models.load import load_teacher, quiet, refuse_bare_directory
+from ..models.load import existing, load_teacher, quiet
 from ..prepare.directory import load_tokens
 from ..prepare.run import prepare
 from ..prepare.text import read_texts
@@ -169,7 +170,7 @@ def _check(options: AblateOptions) -> tuple[list[str], dict[str, Any]]:
         if name in named:
             raise InputError(f"--{name} {named[name]} does nothing with --teacher, which is there; leave it out")
     if options.teacher is not None:
-        refuse_bare_directory(options.teacher)
+        existing(options.teacher)
         load_teacher(options.teacher, "masked_lm")  # what is wrong with it is said before anything is written
     read_texts(options.held_out, options.max_lines)
     for name in ("steps", "seeds", "teacher_layers", "teacher_hidden", "teacher_steps", "task_seeds"):
@@ -286,7 +287,21 @@ def train(
 
 def judge(paths: Mapping[str, str], options: AblateOptions, folder: Path) -> dict[str, Any]:
     """{"held_out": facts, "scores": {name: {metric: value}}} of the teacher and every student."""
-    evaluation = TextOptions(max_length=options.max_length, device=options.device)
+    evaluation = EvaluateOptions(
+        teacher=TEACHER,
+        output_dir=str(folder),
+        max_length=options.max_length,
+        device=options.device,
+        controls=False,
+        tasks=options.tasks,
+        data_dir=options.data_dir,
+        seeds=options.task_seeds,
+        learning_rate=options.task_learning_rate,
+        epochs=options.task_epochs,
+        max_train_rows=options.max_train_rows,
+        max_dev_rows=options.max_dev_rows,
+        bf16=options.task_bf16,
+    )
     lines = read_texts(options.held_out, options.max_lines)
     held_out = text_scores(paths, TEACHER, evaluation, {"held_out": lines})["held_out"]
     models = held_out.pop("models")
@@ -301,16 +316,7 @@ def judge(paths: Mapping[str, str], options: AblateOptions, folder: Path) -> dic
     }
     judged: dict[str, Any] = {"held_out": held_out, "scores": scores}
     if options.tasks is not None:
-        settings = {
-            "learning_rate": options.task_learning_rate,
-            "epochs": options.task_epochs,
-            "max_train_rows": options.max_train_rows,
-            "max_dev_rows": options.max_dev_rows,
-            "bf16": options.task_bf16,
-        }
-        tasks = parse_tasks(options.tasks)
-        plan = TaskPlan(tasks, options.task_seeds, settings, data_dir=options.data_dir)
-        found, missing = task_report(paths, plan, folder, pick_device(options.device))
+        found, missing = task_report(paths, evaluation, folder, pick_device(options.device))
         if missing:
             raise InputError(f"{len(missing)} task cells are run by other processes; run the same again when they end")
         for name in scores:

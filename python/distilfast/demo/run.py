@@ -174,7 +174,8 @@ def train_from_scratch(arguments: DemoArguments, folder: Path) -> None:
 
 def compare(arguments: DemoArguments, folder: Path) -> list[dict[str, Any]]:
     """The table's rows, one a model: quality on `held_out.txt`, size, latency; also in `evaluation/`."""
-    from ..evaluate.run import EvaluateOptions, run_evaluation
+    from ..evaluate.options import EvaluateOptions
+    from ..evaluate.run import run_evaluation
 
     options = EvaluateOptions(
         teacher=f"teacher={folder / 'teacher'}",

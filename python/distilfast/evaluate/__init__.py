@@ -9,7 +9,7 @@ from .._lazy import attach
 if TYPE_CHECKING:
     from ..metrics.held_out import HeldOutScores as HeldOutScores
     from ..metrics.held_out import evaluate_held_out as evaluate_held_out
-    from .run import EvaluateOptions as EvaluateOptions
+    from .options import EvaluateOptions as EvaluateOptions
     from .run import evaluate_models as evaluate_models
     from .run import main as main
     from .run import run_evaluation as run_evaluation
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "EvaluateOptions": ".run",
+        "EvaluateOptions": ".options",
         "HeldOutScores": "..metrics.held_out",
         "evaluate_held_out": "..metrics.held_out",
         "evaluate_models": ".run",

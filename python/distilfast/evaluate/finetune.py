@@ -15,7 +15,8 @@ from .._core import InputError
 from ..models.load import load_model
 from ..train.labelled import KINDS
 from ..train.run import distil
-from .finished import RowOptions, rows_report
+from .finished import rows_report
+from .options import EvaluateOptions
 from .tasks import Task, TaskData, score
 
 LOG_LINES = 50
@@ -131,9 +132,10 @@ def with_new_head(path: str, data: TaskData, head: str, seed: int) -> Any:
 
 def scores_of(folder: Path, data: TaskData, max_length: int, device: torch.device) -> dict[str, float]:
     """The task's metrics in per cent of the finished model in `folder` on each dev split."""
+    options = EvaluateOptions(teacher=str(folder), output_dir=str(folder), max_length=max_length)
     found = {}
     for split, rows in data.dev.items():
-        part = rows_report({"tuned": str(folder)}, "tuned", RowOptions(rows, max_length=max_length), device)
+        part = rows_report({"tuned": str(folder)}, "tuned", rows, options, device)
         for metric in data.task.metrics or part["main"][:1]:
             name = metric if len(data.dev) == 1 else f"{metric} {split}"
             found[name] = 100 * part["models"]["tuned"]["metrics"][metric]

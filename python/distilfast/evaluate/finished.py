@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,30 +34,17 @@ from ..prepare.columns import Columns, find_columns
 from ..prepare.labelled import Part
 from ..prepare.records import Rows
 from ..prepare.split import choose_rows
-from ..prepare.table import RaggedRows, read_rows
+from ..prepare.table import read_rows
 from ..prepare.targets import with_text
 from ..tokenizer import load_transformers_tokenizer
 from ..train.evaluation import predict
 from ..train.labelled import encode_part, targets_of
 from ..train.report import outputs_of
 from ..train.step import DistillationStep
+from .options import LONGEST, EvaluateOptions
 
 BATCH = 32
 HEADS = ("classification", "tokens", "questions")
-
-
-@dataclass(frozen=True)
-class RowOptions:
-    """Where the rows are and which of their columns are read; None: by the usual names."""
-
-    source: str | Rows
-    text_column: tuple[str, ...] = ()
-    label_column: tuple[str, ...] = ()
-    group_column: str | None = None
-    label_separator: str | None = None
-    max_length: int = 512
-    max_rows: int | None = None
-    ragged: RaggedRows = "refuse"
 
 
 def labelled_head(model: Any, name: str) -> str:
@@ -73,9 +59,14 @@ def labelled_head(model: Any, name: str) -> str:
 
 
 def rows_report(
-    paths: Mapping[str, str], teacher: str, options: RowOptions, device: torch.device, progress: bool = False
+    paths: Mapping[str, str],
+    teacher: str,
+    source: str | Rows,
+    options: EvaluateOptions,
+    device: torch.device,
+    progress: bool = False,
 ) -> dict[str, Any]:
-    """What every model scores on the rows, JSON-ready; `teacher`: its name in `paths`.
+    """What every model scores on the rows of `source`, JSON-ready; `teacher`: its name in `paths`.
 
     Raises `InputError` for models of several heads or of other classes, and for rows that cannot be read.
     """
@@ -85,11 +76,11 @@ def rows_report(
     for name, other in heads.items():
         if other != head:
             raise InputError(f"{name} is a {type(models[name]).__name__}, {teacher} a {type(models[teacher]).__name__}")
-    part = _part(head, options)
+    part = _part(head, source, options)
     rows, columns, config = part.rows, part.columns, models[teacher].config
     names = label_names(config)
     problem = problem_type_of(config) if head == "classification" else head
-    file = Path(rows.source if isinstance(options.source, Rows) else options.source)
+    file = Path(rows.source if isinstance(source, Rows) else source)
     if problem == "regression" and len(names) != 1:
         raise InputError(f"the teacher gives {len(names)} numbers a row; rows have one label, a number")
     if head == "classification":
@@ -110,11 +101,12 @@ def rows_report(
         raise InputError(
             f"{rows.source}: a row of a group has no {columns.labels[0]!r}; a ranking needs it of each row"
         )
+    most = options.max_length or LONGEST
     outputs: dict[str, Any] = {}
     for name, path in paths.items():
         model, tokenizer = models[name], load_transformers_tokenizer(path)
-        longest = longest_row(model, tokenizer=tokenizer) or options.max_length
-        encoded = encode_part(part, targets, head, tokenizer, min(options.max_length, longest))
+        longest = longest_row(model, tokenizer=tokenizer) or most
+        encoded = encode_part(part, targets, head, tokenizer, min(most, longest))
         order = orders.get(name, [])
         own_head = choose_head(model, head)
         if isinstance(own_head, Tokens):
@@ -125,7 +117,7 @@ def rows_report(
         notes += [f"{name}: {count:,} {what}" for what, count in encoded.counts.items()]
     return {
         "file": file.name,
-        "fingerprint": rows_fingerprint(rows, columns, options.max_length),
+        "fingerprint": rows_fingerprint(rows, columns, most),
         "head": head,
         "problem": problem,
         "rows": len(rows),
@@ -135,16 +127,16 @@ def rows_report(
     }
 
 
-def _part(head: str, options: RowOptions) -> Part:
+def _part(head: str, source: str | Rows, options: EvaluateOptions) -> Part:
     """The rows that are scored."""
     kind: Any = "text" if head == "classification" else head
-    rows = read_rows(options.source, split="validation", ragged=options.ragged)
+    rows = read_rows(source, split="validation", ragged=options.ragged)
     columns = find_columns(rows, kind, options.text_column, options.label_column, options.group_column)
     rows = with_text(rows, columns)
-    if options.max_rows is not None:
-        total, chosen = len(rows), choose_rows(rows, columns, options.max_rows)
+    if options.max_dev_rows is not None:
+        total, chosen = len(rows), choose_rows(rows, columns, options.max_dev_rows)
         if len(chosen) < total:
-            rows = rows.take(chosen).noting(f"scored on {options.max_rows:,} of {total:,} rows")
+            rows = rows.take(chosen).noting(f"scored on {options.max_dev_rows:,} of {total:,} rows")
     return Part(rows, columns)
 
 

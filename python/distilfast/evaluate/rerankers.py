@@ -26,7 +26,8 @@ from ..models.student import create_student
 from ..prepare.sentence_data import Collection, read_collection
 from ..tokenizer import load_transformers_tokenizer
 from .finished import said_of
-from .sentences import SentenceOptions, fingerprint, with_share
+from .options import LONGEST, EvaluateOptions
+from .sentences import fingerprint, with_share
 
 CANDIDATES = 30
 """Documents of a query that are put in order."""
@@ -44,7 +45,7 @@ def is_reranker(model: Any) -> bool:
 
 
 def reranker_report(
-    paths: Mapping[str, str], teacher: str, options: SentenceOptions, on: torch.device
+    paths: Mapping[str, str], teacher: str, options: EvaluateOptions, on: torch.device
 ) -> dict[str, Any]:
     """{"retrieval": {folder: ...}}: nDCG@10 and MRR@10 of each model's order of each query's `CANDIDATES`, the share of
     the teacher's that is kept, and Kendall's tau to the teacher's order.
@@ -76,7 +77,7 @@ def reranker_report(
         shown = candidates(collection.queries, collection.documents, CANDIDATES)
         outputs, notes = {}, []
         for name, model in models.items():
-            outputs[name], cut = _scores(model, tokenizers[name], collection, shown, options.max_length or 512, on)
+            outputs[name], cut = _scores(model, tokenizers[name], collection, shown, options.max_length or LONGEST, on)
             notes += [f"{name}: {count:,} {what}" for what, count in cut.items() if name in paths]
         found[Path(folder).name] = _ranked(collection, shown, outputs, teacher, notes)
     return {"retrieval": found}

@@ -4,36 +4,29 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from .._command import require_positive
 from .._core import InputError
 from ..metrics.kept import share_of
 from ..tokenizer import load_transformers_tokenizer
 from .cells import Cell, Runner, model_fingerprint
 from .finetune import published_settings
-from .tasks import load_task
+from .options import EvaluateOptions
+from .tasks import TaskData, load_task
 
-SWEEP = (2e-5, 3e-5, 5e-5)
 DISTILLED = " (D)"
 
 
-@dataclass(frozen=True)
-class TaskPlan:
-    """What to run. seeds: their number, counted from 0; settings: changes to the published ones, None where not
-    changed; learning_rates: all that are tried, empty for the published one of each task; distil: also each student
-    beside the task-tuned teacher."""
-
-    tasks: Sequence[str]
-    seeds: int
-    settings: Mapping[str, Any]
-    learning_rates: Sequence[float] = ()
-    distil: bool = False
-    data_dir: str | None = None
-    shard: str = "1/1"
+# Options that change the published settings, where they are not None.
+_CHANGES = (
+    *("learning_rate", "epochs", "batch_size", "max_train_rows", "max_dev_rows"),
+    *("alpha_ce", "alpha_task", "temperature", "bf16"),
+)
 
 
 def parse_tasks(names: str) -> list[str]:
@@ -44,40 +37,50 @@ def parse_tasks(names: str) -> list[str]:
     return tasks
 
 
+def check_tasks(options: EvaluateOptions) -> None:
+    """Raises `InputError` for what cannot be fine-tuned with."""
+    parse_tasks(str(options.tasks))
+    if options.sweep and options.learning_rate is not None:
+        raise InputError("--sweep and --learning_rate contradict each other; give --sweep_learning_rates")
+    require_positive(options, "learning_rate", "epochs", "batch_size", "task_max_length", "temperature")
+    if options.seeds < 1:
+        raise InputError(f"--seeds is {options.seeds}; at least 1 is needed")
+
+
 def task_report(
-    paths: Mapping[str, str], plan: TaskPlan, folder: Path, device: torch.device
+    paths: Mapping[str, str], options: EvaluateOptions, folder: Path, device: torch.device
 ) -> tuple[dict[str, Any], list[str]]:
     """Runs what is missing into `folder`; then the scores by task and row, and the names of cells still missing.
 
     paths: models by name, the teacher first.
     """
-    if plan.seeds < 1:
-        raise InputError(f"--seeds is {plan.seeds}; at least 1 is needed")
+    check_tasks(options)
     data = {
-        task: load_task(task, plan.data_dir, plan.settings.get("max_train_rows"), plan.settings.get("max_dev_rows"))
-        for task in plan.tasks
+        task: load_task(task, options.data_dir, options.max_train_rows, options.max_dev_rows)
+        for task in parse_tasks(str(options.tasks))
     }
     for path in paths.values():
         load_transformers_tokenizer(path)  # named now rather than after the first task
     runner = Runner(folder, data, {path: model_fingerprint(path) for path in paths.values()}, device)
-    cells = planned_cells(paths, plan, runner)
-    runner.run(cells, plan.shard)
+    cells = planned_cells(paths, options, data)
+    runner.run(cells, options.shard)
     return collect(cells, runner, next(iter(paths)))
 
 
-def planned_cells(paths: Mapping[str, str], plan: TaskPlan, runner: Runner) -> list[Cell]:
+def planned_cells(paths: Mapping[str, str], options: EvaluateOptions, data: Mapping[str, TaskData]) -> list[Cell]:
     """Every cell, task by task and seed by seed, so that whole rows of the table come early."""
     teacher = next(iter(paths))
+    changes = {name: getattr(options, name) for name in _CHANGES} | {"max_length": options.task_max_length}
     cells: list[Cell] = []
-    for task in plan.tasks:
-        settings = published_settings(runner.data[task].task, **plan.settings)
-        rates = plan.learning_rates or (settings.learning_rate,)
-        for seed in range(plan.seeds):
+    for task, of_task in data.items():
+        settings = published_settings(of_task.task, **changes)
+        rates = options.sweep_learning_rates if options.sweep else [settings.learning_rate]
+        for seed in range(options.seeds):
             for rate in rates:
                 tuned = replace(settings, learning_rate=rate)
                 alone = {name: Cell(name, path, task, seed, tuned) for name, path in paths.items()}
                 cells += alone.values()
-                if plan.distil:
+                if options.distil:
                     cells += [
                         replace(cell, row=name + DISTILLED, teacher=alone[teacher])
                         for name, cell in alone.items()

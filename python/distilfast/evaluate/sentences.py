@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,29 +27,13 @@ from ..models.sentence_folder import Role
 from ..models.student import create_student
 from ..prepare.sentence_data import read_collection, read_pairs
 from ..prepare.text import read_texts
+from .options import EvaluateOptions
 
 FEW_SENTENCES = 10_000
 
 
-@dataclass(frozen=True)
-class SentenceOptions:
-    """What is scored on; `pooling`, `normalize`: of models that are bare encoders; `max_length`: of texts and pairs in
-    tokens (None: what an encoder reads, 512 for rerankers)."""
-
-    sts_file: Sequence[str] = ()
-    sentences: Sequence[str] = ()
-    retrieval_dir: Sequence[str] = ()
-    text_column: tuple[str, ...] = ()
-    label_column: tuple[str, ...] = ()
-    pooling: str | None = None
-    normalize: bool | None = None
-    max_lines: int | None = None
-    controls: bool = True
-    max_length: int | None = None
-
-
 def sentence_report(
-    paths: Mapping[str, str], teacher: str, options: SentenceOptions, on: torch.device
+    paths: Mapping[str, str], teacher: str, options: EvaluateOptions, on: torch.device
 ) -> dict[str, Any]:
     """{"sts": {file: ...}, "neighbours": {file: ...}, "retrieval": {folder: ...}} of what `options` name.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +14,7 @@ from ..models.load import load_model
 from ..models.student import create_student
 from ..prepare.directory import unknown_note
 from ..prepare.text import read_texts
-
-
-@dataclass(frozen=True)
-class TextOptions:
-    """Which texts (files, or a prepared directory), how much of them, and how they are masked."""
-
-    text: Sequence[str] = ()
-    tokens: str | None = None
-    max_lines: int | None = None
-    max_length: int = 512
-    batch_tokens: int = 8192
-    mask_seed: int = 0
-    device: str = "auto"
-    controls: bool = False
+from .options import LONGEST, EvaluateOptions
 
 
 def held_out_texts(given_texts: Sequence[str]) -> dict[str, str]:
@@ -44,7 +30,7 @@ def held_out_texts(given_texts: Sequence[str]) -> dict[str, str]:
     return texts
 
 
-def held_out_report(paths: dict[str, str], teacher: str, options: TextOptions) -> dict[str, Any]:
+def held_out_report(paths: dict[str, str], teacher: str, options: EvaluateOptions) -> dict[str, Any]:
     """Masked-LM quality of every model on each held-out text, by its name."""
     texts: dict[str, Sequence[str]] = {Path(options.tokens).name: ()} if options.tokens is not None else {}
     for name, file in held_out_texts(options.text).items():
@@ -53,7 +39,7 @@ def held_out_report(paths: dict[str, str], teacher: str, options: TextOptions) -
 
 
 def text_scores(
-    paths: Mapping[str, str], teacher: str, options: TextOptions, texts: Mapping[str, Sequence[str]]
+    paths: Mapping[str, str], teacher: str, options: EvaluateOptions, texts: Mapping[str, Sequence[str]]
 ) -> dict[str, dict[str, Any]]:
     """Masked-LM quality of every model on the lines of each text (none: on `options.tokens`), and of the cuts
     (`options.controls`)."""
@@ -67,7 +53,7 @@ def _scores(
     paths: Mapping[str, str],
     models: Mapping[str, Any],
     teacher: str,
-    options: TextOptions,
+    options: EvaluateOptions,
     lines: Sequence[str],
     no_cuts: Sequence[str],
 ) -> dict[str, Any]:
@@ -76,7 +62,7 @@ def _scores(
         paths,
         lines=lines,
         tokens=options.tokens,
-        max_length=min([options.max_length, *room]),
+        max_length=min([options.max_length or LONGEST, *room]),
         batch_tokens=options.batch_tokens,
         seed=options.mask_seed,
     )

@@ -1,4 +1,4 @@
-"""New models of a configuration, with weights drawn from a seed."""
+"""New models of a configuration, with weights drawn from a seed, and such that take after another model."""
 
 from __future__ import annotations
 
@@ -26,3 +26,18 @@ def new_model(
         torch.manual_seed(seed)
         model = make(config)
     return cast(PreTrainedModel, model.to(device=device, dtype=dtype))
+
+
+def drop_pooler_as(model: PreTrainedModel, smaller: PreTrainedModel) -> None:
+    """Takes the pooler out of `smaller` where `model` has none, although its class does: its file has none."""
+    bare: Any = smaller.base_model
+    if getattr(model.base_model, "pooler", True) is None and hasattr(bare, "pooler"):
+        bare.pooler = None
+
+
+def train_as(model: PreTrainedModel, smaller: PreTrainedModel) -> None:
+    """Puts `smaller` into the mode of `model`, and lets the parameters of the same names be trained."""
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for name, parameter in smaller.named_parameters():
+        parameter.requires_grad_(name in trained)
+    smaller.train(model.training)

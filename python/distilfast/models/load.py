@@ -187,12 +187,6 @@ def existing(name_or_path: str | Path, flag: str = "") -> str:
     return str(folder)
 
 
-def refuse_bare_directory(path: str, flag: str = "") -> None:
-    """Raises `InputError` where `path`, given with `flag`, is on this machine, or can only be meant to be, and holds no
-    model."""
-    existing(path, flag)
-
-
 def _refuse_parts(name: str, config: PreTrainedConfig, subfolder: str) -> None:
     """Refuses what is not all of a model in floating point."""
     if (Path(name) / subfolder / "adapter_config.json").is_file():

@@ -23,7 +23,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from .._core import InputError
 from .attention import model_inputs
-from .build import new_model
+from .build import drop_pooler_as, new_model, train_as
 from .families import encoder_of, evaluating, layers_of, layers_path
 
 
@@ -153,20 +153,15 @@ def narrow(model: PreTrainedModel, asked: Widths, batches: Sequence[Mapping[str,
     if getattr(config, "embedding_size", None) == whole.hidden:
         config.embedding_size = sizes.hidden  # of an ELECTRA whose embeddings are the hidden states
     smaller = new_model(type(model), config, model.device, model.dtype, seed=0)
-    bare: Any = encoder_of(smaller)
-    if getattr(encoder_of(model), "pooler", True) is None and hasattr(bare, "pooler"):
-        bare.pooler = None
+    drop_pooler_as(model, smaller)
     with evaluating(model):
         hidden = _hidden_dimensions(model, sizes.hidden, batches)
         sums = _measure(model, hidden, batches)
     state = _gather(model, smaller, hidden, sums, sizes)
     smaller.load_state_dict(state)
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    for name, parameter in smaller.named_parameters():
-        parameter.requires_grad_(name in trained)
     if sizes.hidden < whole.hidden:
         remember_dimensions(smaller, hidden)
-    smaller.train(model.training)
+    train_as(model, smaller)
     return smaller
 
 

@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedConfig, Pre
 from .._core import InputError
 from .._files import first_line
 from ..vocabulary import Vocabulary
-from .build import new_model
+from .build import drop_pooler_as, new_model
 from .distilbert import CLASSES as DISTILBERT_CLASSES
 from .distilbert import can_be_distilbert, distilbert_config, distilbert_state
 from .families import check_family, encoder_of, layers_of, layers_path
@@ -143,9 +143,7 @@ def create_student(
     if tied is not None:
         config.tie_word_embeddings = tied  # what the weights are, whatever the teacher's configuration says
     student = new_model(student_class, config, teacher.device, dtype, seed)
-    bare: Any = encoder_of(student)
-    if getattr(encoder_of(teacher), "pooler", True) is None and hasattr(bare, "pooler"):
-        bare.pooler = None  # the teacher's file has none
+    drop_pooler_as(teacher, student)
     _check_fits(state, student, teacher, chosen)
     if init == "teacher":
         student.load_state_dict(state, strict=False)

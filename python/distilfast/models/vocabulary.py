@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .._core import InputError
-from .build import new_model
+from .build import drop_pooler_as, new_model, train_as
 from .families import encoder_of, evaluating
 
 
@@ -32,9 +32,7 @@ def keep_words(model: PreTrainedModel, teacher_ids: Sequence[int] | npt.NDArray[
         raise InputError(f"the words to keep must be different ids from 0 to {size - 1}, and at least one")
     config = _fewer_words(model.config, kept)
     smaller = new_model(type(model), config, model.device, model.dtype, seed=0)
-    bare: Any = encoder_of(smaller)
-    if getattr(encoder_of(model), "pooler", True) is None and hasattr(bare, "pooler"):
-        bare.pooler = None
+    drop_pooler_as(model, smaller)
     index = torch.from_numpy(kept).to(model.device)
     needed = smaller.state_dict()
     state = {}
@@ -47,10 +45,7 @@ def keep_words(model: PreTrainedModel, teacher_ids: Sequence[int] | npt.NDArray[
             value = value.index_select(axis, index)
         state[name] = value
     smaller.load_state_dict(state)
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    for name, parameter in smaller.named_parameters():
-        parameter.requires_grad_(name in trained)
-    smaller.train(model.training)
+    train_as(model, smaller)
     _check_same(model, smaller, index)
     return smaller
 

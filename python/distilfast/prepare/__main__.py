@@ -8,17 +8,8 @@ COMMAND = Command(
     "prepare.run:main",
     ("prepare.run:PrepareArguments",),
     shown=(
-        "text",
-        "dataset",
-        "column",
-        "tokenizer",
-        "output_dir",
-        "mode",
-        "max_length",
-        "min_length",
-        "max_unknown",
-        "threads",
-        "overwrite",
+        *("text", "dataset", "column", "tokenizer", "output_dir", "mode", "max_length", "min_length"),
+        *("max_unknown", "threads", "overwrite"),
     ),
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ class Collection:
     notes: list[str]
 
 
-def read_pairs(file: str, text_column: tuple[str, ...] = (), label_column: tuple[str, ...] = ()) -> Pairs:
+def read_pairs(file: str, text_column: Sequence[str] = (), label_column: Sequence[str] = ()) -> Pairs:
     """The rows of a csv, tsv, jsonl or parquet file: two columns of text and one of numbers, by the usual names or as
     named; rows with other numbers of cells, without a text or without a score are left out and counted. Raises
     `InputError` for files without such columns, and for scores that are not numbers."""

@@ -11,7 +11,7 @@ import logging
 import math
 import os
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from transformers import TrainingArguments
@@ -359,30 +359,11 @@ class DistillationArguments(TrainingArguments):
     @property
     def objective(self) -> Objective:
         """The losses asked for."""
-        return Objective(
-            alpha_ce=self.alpha_ce,
-            alpha_mlm=self.alpha_mlm,
-            alpha_task=self.alpha_task,
-            alpha_cos=self.alpha_cos,
-            alpha_mse=self.alpha_mse,
-            temperature=self.temperature,
-            kl_positions=self.kl_positions,
-            cos_positions=self.cos_positions,
-            alpha_hidden=self.alpha_hidden,
-            hidden_map=None if self.hidden_map is None else tuple(parse_layer_map(self.hidden_map)),
-            hidden_kind=self.hidden_kind,
-            alpha_rel=self.alpha_rel,
-            relation_heads=self.relation_heads,
-            alpha_embedding=self.alpha_embedding,
-            alpha_similarity=self.alpha_similarity,
-            similarity_temperature=self.similarity_temperature,
-            alpha_margin_mse=self.alpha_margin_mse,
-            alpha_listnet=self.alpha_listnet,
-            dimensions=None if self.dimensions is None else tuple(self.dimensions),
-            relation_layers=None if self.relation_layers is None else (*self.relation_layers,),  # type: ignore[arg-type]
-            seed=self.seed,
-            impl=self.loss_impl,
-        )
+        values: dict[str, Any] = {each.name: getattr(self, each.name, None) for each in fields(Objective)}
+        layers = None if self.hidden_map is None else parse_layer_map(self.hidden_map)
+        values |= {"hidden_map": layers, "impl": self.loss_impl}
+        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        return Objective(**{**values, **lists})
 
     @property
     def compute_dtype(self) -> torch.dtype:

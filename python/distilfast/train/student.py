@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from .._core import InputError
 from ..models.classes import align_classes
 from ..models.head import head_called
-from ..models.load import head_in, load_model, load_student, load_teacher, refuse_bare_directory
+from ..models.load import existing, head_in, load_model, load_student, load_teacher
 from ..models.narrow import Widths, check_widths
 from ..models.student import build_from_config, create_student, read_student_config
 from ..prepare.labelled import LabelledData
@@ -36,7 +36,7 @@ def load_teachers(
     wanted = "auto" if args.head is None else head_called(args.head)
     for name, model in zip(names, loaded, strict=True):
         if model is None:
-            refuse_bare_directory(name, "--teacher")
+            existing(name, "--teacher")
     teachers = [
         load_teacher(name, wanted, revision=models.revision, trust_remote_code=models.trust_remote_code)
         if model is None
