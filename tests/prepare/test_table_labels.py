@@ -72,7 +72,7 @@ def test_named_columns() -> None:
         (("review", "title", "label"), {}, "could be any of 'review', 'title'"),
         (("a", "b", "c"), {}, "could be any of 'a', 'b', 'c'"),
         (("id", "label"), {}, "none of its columns is text by its name"),
-        (("text", "label"), {"text_column": "txt"}, "no column 'txt'; it has 'text', 'label'; did you mean 'text'"),
+        (("text", "label"), {"text_column": "txt"}, "no column 'txt', only 'text', 'label'; did you mean 'text'"),
         (("text", "label"), {"label_column": "text"}, "both text and label"),
         (("text", "label"), {"text_column": ["text", "text"]}, "two different"),
         (("text", "label"), {"kind": "tokens"}, "no column of words"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,7 +9,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from .._core import InputError
-from .records import Rows, listed
+from .records import Rows, check_column, listed
 
 Kind = Literal["text", "tokens", "questions"]
 """What a row is: one or two texts; a list of words; a question and its passage."""
@@ -83,7 +82,7 @@ def find_columns(
     labels_named = (label_column,) if isinstance(label_column, str) else tuple(label_column or ())
     for name in (*named, *labels_named, *([group_column] if group_column else [])):
         if name != "none" or name in rows.column_names:
-            check_named(name, rows)
+            check_column(name, rows.column_names, rows.source)
     kind = kind or _kind(rows, named)
     texts, label_names = (_words if kind == "tokens" else _questions if kind == "questions" else _texts)(rows, named)
     if len(set(texts)) != len(texts) or len(texts) > 2:
@@ -104,14 +103,6 @@ def find_columns(
     elif group is None and kind == "text" and len(texts) == 2 and texts[0].lower() == "query":
         group = texts[0]
     return Columns(kind, texts, labels, group, _note(rows, texts, labels, group, bool(named), bool(labels_named)))
-
-
-def check_named(name: str, rows: Rows) -> None:
-    """Raises `InputError` where `name` is no column, with those there are and the nearest."""
-    if name not in rows.column_names:
-        nearest = difflib.get_close_matches(name, rows.column_names, n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        raise InputError(f"{rows.source} has no column {name!r}; it has {listed(rows.column_names)}{hint}")
 
 
 def _note(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -43,8 +44,7 @@ class Rows:
 
     def column(self, name: str) -> list[Any]:
         """The values of a column as Python objects, None for null; raises `InputError` naming the columns there are."""
-        if name not in self.table.column_names:
-            raise InputError(f"{self.source} has no column {name!r}; it has {listed(self.column_names)}")
+        check_column(name, self.column_names, self.source)
         values: list[Any] = self.table.column(name).to_pylist()
         return values
 
@@ -64,6 +64,14 @@ def listed(names: Iterable[object], most: int = 30) -> str:
     shown = [repr(name) for name in names]
     rest = f" and {len(shown) - most} more" if len(shown) > most else ""
     return (", ".join(shown[:most]) or "none") + rest
+
+
+def check_column(column: str, names: Sequence[str], where: str, flag: str = "") -> None:
+    """Raises `InputError` where `column` is not among `names`, with those, and the nearest or the `flag` to pass."""
+    if column not in names:
+        nearest = difflib.get_close_matches(column, names, n=1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; pass {flag}" if flag else ""
+        raise InputError(f"{where} has no column {column!r}, only {listed(names)}{hint}")
 
 
 def file_bytes(path: Path) -> bytes:

@@ -15,8 +15,8 @@ from .._core import InputError
 from .._files import whole_directory
 from ..tokenizer import Tokenizer, load_tokenizer
 from .directory import TokenWriter, write_description
+from .records import check_column
 from .rules import RowRuleFields, RowRules, check_specials
-from .sources import check_column
 from .text import column_block
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class BatchTokenizer:
         indices: the numbers of the rows in the whole data set, for what is said of them.
         """
         start, where = (0, "the table") if indices is None or not len(indices) else (int(indices[0]), "the dataset")
-        check_column(self.column, table.column_names, where)
+        check_column(self.column, table.column_names, where, "--column")
         texts = column_block(table.column(self.column), self.column, where, start, len(table)).texts
         token_ids = self.tokenizer.encode_batch(
             texts, add_special_tokens=False, threads=self.threads, split_special_tokens=True
@@ -93,7 +93,7 @@ def tokenize_dataset(
 
     Raises `InputError` for a missing column, for a row without text, and for a tokenizer without [MASK].
     """
-    check_column(column, dataset.column_names, "the dataset")
+    check_column(column, dataset.column_names, "the dataset", "--column")
     tokenize = BatchTokenizer(tokenizer, column, threads, **rules)
     features = id_features(tokenize.tokenizer)
     if not len(dataset):

@@ -28,8 +28,9 @@ from ..tokenizer import load_tokenizer as load_tokenizer
 from .directory import PreparedTokens as PreparedTokens
 from .directory import TokenWriter, unknown_note, write_description
 from .directory import load_tokens as load_tokens
+from .records import check_column
 from .rules import RowRuleFields, RowRules
-from .sources import TEXT_COLUMN, TextCounts, check_column, find_texts, refuse_idle_column
+from .sources import TEXT_COLUMN, TextCounts, find_texts, refuse_idle_column
 from .text import TextBlock, read_dataset, read_files
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def prepare(
         total, unit = sum(path.stat().st_size for path in paths), "B"
     else:
         _refuse_other_datasets(dataset)
-        check_column(column, dataset.column_names, "the dataset")
+        check_column(column, dataset.column_names, "the dataset", "--column")
         reads += [file["filename"] for file in getattr(dataset, "cache_files", [])]
         blocks = ((0, block) for block in read_dataset(dataset, column, counts=counts))
         total, unit = len(dataset), " rows"

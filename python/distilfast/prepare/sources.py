@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import glob
 import os
 import re
@@ -232,12 +231,3 @@ def refuse_idle_column(column: str, names: Sequence[str | Path]) -> None:
             f"--column {column} names the text of jsonl and parquet, and {shown(paths[0])} is plain text, where every "
             "line is one; leave it out"
         )
-
-
-def check_column(column: str, names: Sequence[str], where: str) -> None:
-    """Raises `InputError` where `column` is not among `names`, naming those and the nearest."""
-    if column in names:
-        return
-    nearest = difflib.get_close_matches(column, names, n=1)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else "; pass --column"
-    raise InputError(f"{where} has no column {column!r}, only {', '.join(map(repr, names)) or 'none'}{hint}")

@@ -20,12 +20,12 @@ import pyarrow.parquet
 
 from .._core import InputError, split_lines
 from .._files import describe_fault
+from .records import check_column
 from .sources import (
     BYTE_ORDER_MARK,
     JSONL_SUFFIXES,
     PARQUET_SUFFIXES,
     TextCounts,
-    check_column,
     find_text_files,
     shown,
     text_suffix,
@@ -105,7 +105,7 @@ def read_dataset(
     dataset: Any, column: str = "text", block_bytes: int = BLOCK_BYTES, counts: TextCounts | None = None
 ) -> Iterator[TextBlock]:
     """The texts of a `datasets.Dataset`; raises `InputError` for a missing column and a row without text."""
-    check_column(column, dataset.column_names, "the data set")
+    check_column(column, dataset.column_names, "the data set", "--column")
     rows = _rows_per_block(dataset.data.nbytes, len(dataset), block_bytes)
     start = 0
     for table in dataset.select_columns([column]).with_format("arrow").iter(batch_size=rows):
@@ -227,7 +227,7 @@ def _read_jsonl(path: Path, column: str, block_bytes: int, counts: TextCounts) -
             )
         texts = table.column(column)
         if start == 0 and texts.null_count == len(texts) and (names := _keys(rows)) is not None:
-            check_column(column, names, shown(path))
+            check_column(column, names, shown(path), "--column")
         yield column_block(texts, column, shown(path), start, progress, counts)
         start += len(texts)
 
@@ -247,7 +247,7 @@ def _read_parquet(path: Path, column: str, block_bytes: int, counts: TextCounts)
             file = pyarrow.parquet.ParquetFile(opened)
         except (OSError, pa.ArrowException) as error:
             raise InputError(f"{shown(path)}: not a parquet file, or a damaged one: {_one_line(error)}") from None
-        check_column(column, file.schema_arrow.names, shown(path))
+        check_column(column, file.schema_arrow.names, shown(path), "--column")
         size, rows = path.stat().st_size, file.metadata.num_rows
         groups = (file.metadata.row_group(index).total_byte_size for index in range(file.metadata.num_row_groups))
         start = 0

@@ -1,4 +1,4 @@
-"""What accompanies the loop: the epoch told to the batches, what ends a run early.
+"""What accompanies the loop: the epoch told to the batches, int8 in its last stretch, what ends a run early.
 
 A run ends early at a SIGTERM or Ctrl-C, after a checkpoint, and at a loss that is not finite, before one.
 """
@@ -19,6 +19,8 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..batches.loader import Batches
+from .arguments import DistillationArguments
+from .step import DistillationStep
 
 
 class SetEpoch(TrainerCallback):
@@ -46,6 +48,28 @@ class BeforeFirstStep(TrainerCallback):
         if not self._called:
             self._called = True
             self.call()
+
+
+def int8_steps(args: DistillationArguments, steps: int) -> int:
+    """How many optimiser steps, the last ones of a run of `steps`, are computed in int8."""
+    return max(1, round(args.quantize_last * steps)) if args.quantize else 0
+
+
+class QuantizeLastSteps(TrainerCallback):
+    """`--quantize int8`: lets `step` compute in int8, as the file that is made of the student will, from a step on that
+    the length of the run alone decides.
+
+    The best model is one of the stretch: what evaluations before it found is forgotten when it begins.
+    """
+
+    def __init__(self, step: DistillationStep) -> None:
+        self.step = step
+
+    def on_step_begin(self, args: DistillationArguments, state: TrainerState, control: Any, **_: Any) -> None:  # type: ignore[override]
+        first = state.max_steps - int8_steps(args, state.max_steps)
+        self.step.computes_int8 = state.global_step >= first
+        if state.global_step == first:
+            state.best_metric = state.best_model_checkpoint = state.best_global_step = None
 
 
 class NonFiniteLossError(RuntimeError):

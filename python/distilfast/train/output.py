@@ -16,12 +16,12 @@ from .._core import InputError, __version__
 from ..heads.embedding import Embedding
 from ..models.sentence import SentenceEncoder
 from .arguments import DistillationArguments
+from .callbacks import int8_steps
 from .checkpoint import SEAL, checkpoints, find_checkpoint
 from .continuing import LENGTHS, evaluations, steps_to_come
 from .inputs import Arguments
 from .labelled import rows_seen
 from .material import Material
-from .quantize import int8_steps
 from .sentence_material import check_saved
 from .trainer import DistillationTrainer
 

@@ -48,9 +48,8 @@ from .row_arguments import COLUMNS
 from .sample import of_tokens
 from .sentence_material import sentence_material
 from .stopped import TrainingInterruptedError, resume, told_when_stopped
-from .student import load_teachers, make_student
+from .student import check_words, load_teachers, make_student, with_fewer_words
 from .trainer import DistillationTrainer
-from .words import check_words, with_fewer_words
 
 
 def distil(

@@ -18,6 +18,7 @@ from .._files import first_line
 from ..batches.encode import Ragged
 from ..batches.sentences import NOTHING_KNOWN, Known, SentenceBatches
 from ..models.sentence_folder import Role, SentenceSettings
+from ..prepare.records import check_column
 from ..prepare.rows import encode_and_cut
 from ..prepare.sentence_data import read_collection, read_pairs
 from ..prepare.sources import find_text_files
@@ -109,8 +110,7 @@ def _with_vectors(paths: Sequence[Path], column: str, text: str) -> Iterator[Blo
         except (OSError, pa.ArrowException) as error:
             raise InputError(f"{path}: not a parquet file, or a damaged one: {first_line(error)}") from None
         for name in (text, column):
-            if name not in file.schema_arrow.names:
-                raise InputError(f"{path} has no column {name!r}; it has {', '.join(file.schema_arrow.names)}")
+            check_column(name, file.schema_arrow.names, str(path))
         start = 0
         for batch in file.iter_batches(columns=[text, column]):
             texts = pc.utf8_trim_whitespace(column_block(batch.column(text), text, str(path), start, 0).texts)

@@ -34,7 +34,7 @@ from ..models.bf16 import ForgetCopies
 from ..models.saved_tokenizer import save_tokenizer
 from . import checkpoint
 from .arguments import DistillationArguments
-from .callbacks import BeforeFirstStep, Interruption, NonFiniteLossError, SetEpoch
+from .callbacks import BeforeFirstStep, Interruption, NonFiniteLossError, QuantizeLastSteps, SetEpoch
 from .continuing import LENGTHS, follow_schedule, lengthened, steps_to_come
 from .evaluating import EvaluatingTrainer
 from .evaluation import choose_best_metric
@@ -42,7 +42,6 @@ from .handed import check_batches, check_evaluation, check_models, check_optimis
 from .layer_losses import BoundsOnHost
 from .meter import Meter, add_states
 from .progress import say_progress
-from .quantize import QuantizeLastSteps
 from .step import DistillationStep, as_teachers
 
 logger = logging.getLogger(__name__)
