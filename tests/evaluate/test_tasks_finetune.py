@@ -15,9 +15,9 @@ import safetensors.torch
 import torch
 from distilfast import InputError
 from distilfast.evaluate import cells
-from distilfast.evaluate import run as evaluate
 from distilfast.evaluate.finetune import fine_tune, published_settings
 from distilfast.evaluate.run import EvaluateOptions, run_evaluation
+from distilfast.evaluate.scores import parse_tasks
 from distilfast.evaluate.tasks import TASKS, load_task
 from distilfast.models.load import quiet
 from sklearn.metrics import accuracy_score
@@ -287,7 +287,7 @@ def test_bad_input_is_named(models: Path, data: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     BertForMaskedLM.from_pretrained(models / "teacher").save_pretrained(bare)
     refused("bare has no tokenizer", student=[str(bare)])
-    assert evaluate.parse_tasks("sst2") == ["sst2"]
+    assert parse_tasks("sst2") == ["sst2"]
     assert not (tmp_path / "out").exists()
 
 

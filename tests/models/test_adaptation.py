@@ -8,8 +8,9 @@ import pytest
 import torch
 import transformers
 from distilfast import InputError
+from distilfast.batches.tensors import padded_batch
 from distilfast.models import adapt, encode, model_input_names
-from distilfast.models.attention import PACKED, _padded_batch, pack
+from distilfast.models.attention import PACKED, pack
 from distilfast.models.last_layer import stops_early
 from distilfast.models.student import create_student
 
@@ -48,7 +49,7 @@ def test_teachers_are_frozen_and_moved_and_the_student_trains_on() -> None:
 
 def test_without_dropout_the_student_trains_as_it_is_evaluated_and_its_configuration_keeps_dropout() -> None:
     student = create_student(teacher_of(), 1)
-    batch = _padded_batch(SEQUENCES, 0)
+    batch = padded_batch(SEQUENCES, 0)
     adapt(student, dropout=False)
     torch.testing.assert_close(encode(student, batch).picked, encode(student.eval(), batch).picked, rtol=0, atol=0)
     assert student.config.dropout == pytest.approx(0.1)
@@ -58,7 +59,7 @@ def test_packed_models_take_packed_batches_and_may_stop_early() -> None:
     teacher = teacher_of()
     student = create_student(teacher, 1).eval()
     positions = torch.tensor([0, 3, 11])
-    padded = [encode(model, _padded_batch(SEQUENCES, 0)).picked.view(2, 9, 32) for model in (teacher.eval(), student)]
+    padded = [encode(model, padded_batch(SEQUENCES, 0)).picked.view(2, 9, 32) for model in (teacher.eval(), student)]
     for _ in range(2):
         adapt(student, [teacher], layout="packed", stops_early=True)
     for model, states in zip((teacher, student), padded, strict=True):
@@ -85,9 +86,9 @@ def test_a_student_that_is_its_own_teacher_is_refused() -> None:
 
 def test_an_answer_as_a_tuple_is_understood() -> None:
     teacher = teacher_of().eval()
-    expected = encode(teacher, _padded_batch(SEQUENCES, 0), layers=True)
+    expected = encode(teacher, padded_batch(SEQUENCES, 0), layers=True)
     teacher.config.return_dict = False
-    found = encode(teacher, _padded_batch(SEQUENCES, 0), layers=True)
+    found = encode(teacher, padded_batch(SEQUENCES, 0), layers=True)
     torch.testing.assert_close(found.picked, expected.picked, rtol=0, atol=0)
     assert found.layers is not None
     assert len(found.layers) == 3

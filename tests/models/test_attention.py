@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from distilfast import InputError
+from distilfast.batches.tensors import padded_batch
 from distilfast.models import attention
 from small_families import FAMILIES, VOCAB
 from torch import Tensor
@@ -46,7 +47,7 @@ def run(model: torch.nn.Module, batch: dict[str, object], packed: bool) -> tuple
 def test_packed_equals_padded_forward_and_backward(family: str) -> None:
     model = build(family).eval()
     pad = FAMILIES[family].pad_token_id
-    padded_logits, padded_gradients = run(model, attention._padded_batch(sequences(), pad), packed=False)
+    padded_logits, padded_gradients = run(model, padded_batch(sequences(), pad), packed=False)
     attention.use_packed(model)
     packed_logits, packed_gradients = run(model, attention.pack(sequences(), pad), packed=True)
 
@@ -66,9 +67,7 @@ def test_positions_alone_would_let_sequences_see_each_other(family: str) -> None
         attention.model_inputs(model, inputs)
     inputs["position_ids"] = inputs["position_ids"] + attention.position_offset(model)
     with torch.no_grad():
-        padded = rows_of(
-            model(**attention.model_inputs(model, attention._padded_batch(sequences(), pad))).logits, False
-        )
+        padded = rows_of(model(**attention.model_inputs(model, padded_batch(sequences(), pad))).logits, False)
         wrong = rows_of(model(input_ids=inputs["input_ids"], position_ids=inputs["position_ids"]).logits, True)
     assert (wrong - padded).norm() / padded.norm() > 0.01
 
@@ -106,7 +105,7 @@ def test_a_padded_batch_is_refused() -> None:
     model = build("bert").eval()
     attention.use_packed(model)
     with pytest.raises(InputError, match="packed attention got a padded batch"):
-        model(**attention.model_inputs(model, attention._padded_batch(sequences(), 0)))
+        model(**attention.model_inputs(model, padded_batch(sequences(), 0)))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -125,7 +124,7 @@ def test_attention_dropout_is_off_and_the_configuration_keeps_it(family: str) ->
 
 def test_padded_roberta_keeps_its_positions_behind_a_pad_token_in_the_text() -> None:
     model = build("roberta").eval()
-    batch = attention._padded_batch(sequences(), 1)
+    batch = padded_batch(sequences(), 1)
     plain = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     torch.testing.assert_close(
         rows_of(model(**attention.model_inputs(model, batch)).logits, False), rows_of(plain, False)

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from distilfast import InputError
+from distilfast.batches.tensors import padded_batch
 from distilfast.heads.positions import select_positions
 from distilfast.models import attention
 from distilfast.models.last_layer import can_stop_early, encode, let_last_layer_stop, spread_rows
@@ -26,7 +27,7 @@ def build(config: PretrainedConfig) -> torch.nn.Module:
 def batch_of(layout: str, pad: int) -> dict[str, object]:
     generator = torch.Generator().manual_seed(1)
     sequences = [torch.randint(5, 53, (length,), generator=generator) for length in LENGTHS]
-    return attention.pack(sequences, pad) if layout == "packed" else attention._padded_batch(sequences, pad)
+    return attention.pack(sequences, pad) if layout == "packed" else padded_batch(sequences, pad)
 
 
 def outcome(model: torch.nn.Module, states: Tensor) -> list[Tensor]:

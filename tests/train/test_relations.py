@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from distilfast import InputError
+from distilfast.batches.tensors import padded_batch
 from distilfast.models import attention
 from distilfast.models.adaptation import adapt
 from distilfast.train.layer_losses import BoundsOnHost, RelationLoss, query_key_value
@@ -48,7 +49,7 @@ def teacher_and_student() -> tuple[PreTrainedModel, PreTrainedModel]:
 def batch_of(layout: str) -> dict[str, object]:
     generator = torch.Generator().manual_seed(1)
     sequences = [torch.randint(5, 41, (length,), generator=generator) for length in LENGTHS]
-    batch = attention.pack(sequences, 0) if layout == "packed" else attention._padded_batch(sequences, 0)
+    batch = attention.pack(sequences, 0) if layout == "packed" else padded_batch(sequences, 0)
     return {**batch, "num_tokens": torch.tensor(sum(LENGTHS))}
 
 

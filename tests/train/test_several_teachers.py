@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from distilfast import InputError, create_student
+from distilfast.batches.tensors import padded_batch
 from distilfast.heads.masked_lm import MaskedLM
 from distilfast.heads.objective import Objective
 from distilfast.models import attention
@@ -62,7 +63,7 @@ def batch_of(layout: str = "padded", pad: int = 0) -> dict[str, object]:
         batch = attention.pack(sequences, pad)
         positions = [2, 12, 27]
     else:
-        batch = attention._padded_batch(sequences, pad)
+        batch = padded_batch(sequences, pad)
         positions = [2, 17 + 3, 2 * 17 + 1]
     return {
         **batch,

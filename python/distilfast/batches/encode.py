@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from .._core import InputError
@@ -44,6 +45,12 @@ class Ragged:
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         flat = np.concatenate([np.asarray(row, dtype) for row in rows]) if len(rows) else np.zeros(0, dtype)
         return cls(flat.astype(dtype, copy=False), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+
+    @classmethod
+    def of_arrow(cls, lists: pa.ChunkedArray) -> Ragged:
+        """Lists of ids, int32."""
+        parts = ((each.values.to_numpy(), each.offsets.to_numpy()) for each in lists.chunks)
+        return cls.joined([cls(ids.astype(np.int32), offsets.astype(np.int64)) for ids, offsets in parts])
 
     @classmethod
     def joined(cls, parts: Sequence[Ragged]) -> Ragged:
@@ -120,7 +127,7 @@ def encode_texts(
         whole = fast.encode_batch(list(first))
         long = np.flatnonzero(np.diff(whole.offsets.to_numpy()) > max_length)
         limited = fast.encode_batch(list(first), max_length=max_length) if len(long) else whole
-        ids = Ragged(limited.values.to_numpy().astype(np.int32), limited.offsets.to_numpy().astype(np.int64))
+        ids = Ragged.of_arrow(pa.chunked_array([limited]))
         columns["input_ids"].append(ids)
         cut = len(long)
         if "token_type_ids" in tokenizer.model_input_names:

@@ -14,6 +14,7 @@ from .._core import InputError
 from .encode import Ragged
 from .masked import MaskedBatches, TokenizerLike
 from .settings import Masking
+from .tensors import padded_batch
 
 # The plan always draws one position a batch; it stays what it was.
 NOTHING_CHANGED = Masking(prob=1e-6, mask=0.0, keep=1.0, random=0.0)
@@ -143,7 +144,8 @@ class SentenceBatches:
         batch["num_rows_in_step"] = torch.tensor(self._rows_in_step(number))
         for teacher, each in enumerate(self.teachers):
             if each is not None:
-                batch |= _padded([each[0][row] for row in rows], each[1], f"teacher_{teacher}_")
+                own = padded_batch([each[0][row] for row in rows], each[1])
+                batch |= {f"teacher_{teacher}_{name}": value for name, value in own.items()}
         places = len(batch["input_ids"]) if self.layout == "padded" else len(batch["cu_seqlens"]) - 1
         if self.vectors is not None:
             vectors = torch.zeros(places, self.vectors.shape[1])
@@ -172,13 +174,3 @@ class _Unmasked:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.tok, name)
-
-
-def _padded(rows: Sequence[NDArray[Any]], pad_id: int, prefix: str) -> dict[str, torch.Tensor]:
-    width = max(len(row) for row in rows)
-    ids = np.full((len(rows), width), pad_id, np.int64)
-    mask = np.zeros((len(rows), width), np.int64)
-    for place, row in enumerate(rows):
-        ids[place, : len(row)] = row
-        mask[place, : len(row)] = 1
-    return {f"{prefix}input_ids": torch.from_numpy(ids), f"{prefix}attention_mask": torch.from_numpy(mask)}

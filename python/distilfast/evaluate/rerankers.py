@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,16 +18,15 @@ from ..batches.encode import encode_texts
 from ..heads.choice import choose_head
 from ..metrics.retrieval import CUTOFF, candidates, retrieval_scores
 from ..metrics.scores import ranking_metrics
-from ..models.families import layers_of, longest_row
+from ..models.families import longest_row
 from ..models.head import head_of, head_of_class
 from ..models.load import load_config, load_model
 from ..models.sentence_folder import transformer_folder
-from ..models.student import create_student
 from ..prepare.sentence_data import Collection, read_collection
 from ..tokenizer import load_transformers_tokenizer
 from .finished import said_of
 from .options import LONGEST, EvaluateOptions
-from .sentences import fingerprint, with_share
+from .sentences import control_models, fingerprint, with_share
 
 CANDIDATES = 30
 """Documents of a query that are put in order."""
@@ -64,13 +63,9 @@ def reranker_report(
             raise InputError(f"{name} is a {type(model).__name__}, which gives no score of a pair, as {teacher} does")
     tokenizers = {name: load_transformers_tokenizer(path) for name, path in paths.items()}
     if options.controls:
-        whole = models[teacher]
-        for depth in sorted({len(layers_of(model)) for name, model in models.items() if name != teacher}):
-            for kind, init in (("cut", "teacher"), ("random weights", "random")):
-                if depth <= len(layers_of(whole)):
-                    name = f"{kind}, {depth} layers"
-                    models[name] = create_student(whole, depth, cast(Any, init))
-                    tokenizers[name] = tokenizers[teacher]
+        controls = control_models(models, teacher)
+        models |= controls
+        tokenizers |= dict.fromkeys(controls, tokenizers[teacher])
     found = {}
     for folder in options.retrieval_dir:
         collection = read_collection(folder)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -51,7 +52,9 @@ def sentence_report(
     if (most := options.max_length) is not None:
         encoders = {name: encoder.reading_at_most(most) for name, encoder in encoders.items()}
     if options.controls:
-        encoders |= control_encoders(encoders, teacher)
+        whole = encoders[teacher]
+        for name, model in control_models({name: each.model for name, each in encoders.items()}, teacher).items():
+            encoders[name] = replace(whole, model=model, modules=student_modules(model, whole.modules))
     for encoder in encoders.values():
         cast(nn.Module, encoder.model).to(on)
     found: dict[str, Any] = {}
@@ -99,20 +102,16 @@ def _of_bare(path: str, value: Any) -> Any:
     return None if (Path(path) / "modules.json").is_file() else value
 
 
-def control_encoders(encoders: Mapping[str, SentenceEncoder], teacher: str) -> dict[str, SentenceEncoder]:
-    """For each depth of a student below the teacher's: the teacher cut to it, untrained, and random weights."""
-    whole = encoders[teacher]
-    depths = {len(layers_of(each.model)) for name, each in encoders.items() if name != teacher}
-    found = {}
-    for depth in sorted(depths):
-        if depth > len(layers_of(whole.model)):
-            continue
-        for kind, init in (("cut", "teacher"), ("random weights", "random")):
-            model = create_student(whole.model, depth, cast(Any, init))
-            model.train(False)
-            modules = student_modules(model, whole.modules)
-            found[f"{kind}, {depth} layers"] = SentenceEncoder(model, modules, whole.settings, whole.tokenizer)
-    return found
+def control_models(models: Mapping[str, Any], teacher: str) -> dict[str, Any]:
+    """For each depth of a student, up to the teacher's: the teacher cut to it, untrained, and random weights."""
+    whole = models[teacher]
+    depths = {len(layers_of(model)) for name, model in models.items() if name != teacher}
+    return {
+        f"{kind}, {depth} layers": create_student(whole, depth, cast(Any, init)).train(False)
+        for depth in sorted(depths)
+        if depth <= len(layers_of(whole))
+        for kind, init in (("cut", "teacher"), ("random weights", "random"))
+    }
 
 
 def with_share(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from .._core import InputError
+from ..batches.tensors import on_device, padded_batch
 from ..cpu.attention import attend, can_attend
 from .families import evaluating, model_input_names, position_offset
 
@@ -211,13 +212,13 @@ def check_packed(
     rounding = min(64 * torch.finfo(dtype).eps, 0.05)
 
     with evaluating(encoder):
-        padded = _padded_batch(sequences, pad)
+        rows = padded_batch(sequences, pad)
         with _attention(encoder, "sdpa"):
-            reference = encoder(**model_inputs(encoder, _to(padded, device))).last_hidden_state
+            reference = encoder(**model_inputs(encoder, on_device(rows, device))).last_hidden_state
             reference = torch.cat([row[:length] for row, length in zip(reference, lengths, strict=True)]).float()
         with _attention(encoder, PACKED):
             states = [
-                encoder(**model_inputs(encoder, _to(pack(parts, pad), device))).last_hidden_state[0].float()
+                encoder(**model_inputs(encoder, on_device(pack(parts, pad), device))).last_hidden_state[0].float()
                 for parts in (sequences, others)
             ]
     packed, beside_others = (each[: sum(lengths)] for each in states)
@@ -245,16 +246,6 @@ def pack(sequences: list[Tensor], pad_id: int, tail: int = 5) -> dict[str, Any]:
         "cu_seqlens": torch.tensor([0, *ends, ends[-1]], dtype=torch.int32),
         "max_seqlen": int(lengths.max()),
     }
-
-
-def _padded_batch(sequences: list[Tensor], pad_id: int) -> dict[str, Any]:
-    rows = nn.utils.rnn.pad_sequence(sequences, batch_first=True, padding_value=pad_id)
-    lengths = torch.tensor([len(sequence) for sequence in sequences])
-    return {"input_ids": rows, "attention_mask": (torch.arange(rows.shape[1]) < lengths[:, None]).long()}
-
-
-def _to(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
 
 
 @contextmanager

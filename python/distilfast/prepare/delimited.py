@@ -13,7 +13,7 @@ import pyarrow.csv
 
 from .._core import InputError
 from .._files import first_line
-from .records import Rows, decoded, file_bytes, listed
+from .records import Rows, decoded, file_bytes, listed, refuse_twice
 
 RaggedRows = Literal["refuse", "skip"]
 
@@ -56,7 +56,7 @@ def read_delimited(path: Path, delimiter: str | None = None, ragged: RaggedRows 
         names = list(COLA)
         notes.append(f"{path}: no header; its columns are taken for CoLA's, {listed(names)}")
     names = [name if name.strip() else f"Unnamed: {number}" for number, name in enumerate(names)]
-    _refuse_twice(names, path)
+    refuse_twice(names, str(path))
     bad: list[Any] = []
 
     def handle(row: Any) -> str:
@@ -139,12 +139,6 @@ def _header(data: bytes, delimiter: str, quoted: bool) -> list[str]:
     """The cells of the first line that is not blank."""
     names: list[str] = next(row for row in _records(data, delimiter, quoted) if row)
     return names
-
-
-def _refuse_twice(names: list[str], path: Path) -> None:
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InputError(f"{path} has more than one column {listed(twice)}; its header is {listed(names)}")
 
 
 def _line_of_row(data: bytes, delimiter: str, quoted: bool, cells: int) -> int:

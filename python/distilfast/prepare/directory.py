@@ -64,11 +64,16 @@ class PreparedTokens:
             )
 
 
+def id_type(vocab_size: int) -> str:
+    """The type in which ids are stored."""
+    return "uint16" if vocab_size <= 1 << 16 else "uint32"
+
+
 class TokenWriter:
     """Writes rows into the Arrow files of a directory that `datasets.load_from_disk` opens."""
 
     def __init__(self, directory: Path, vocab_size: int, shard_bytes: int = SHARD_BYTES) -> None:
-        kind = "uint16" if vocab_size <= 1 << 16 else "uint32"
+        kind = id_type(vocab_size)
         self._features = {"input_ids": {"feature": {"dtype": kind, "_type": "Value"}, "_type": "List"}}
         self._schema = pa.schema(
             [pa.field("input_ids", pa.list_(pa.type_for_alias(kind)))],

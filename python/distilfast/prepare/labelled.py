@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .._core import InputError
 from .columns import Columns, Kind, find_columns
 from .records import Rows
-from .split import HELD_OUT_SHARE, choose_rows, hold_out, shared_rows
+from .split import choose_rows, hold_out, shared_rows
 from .table import RaggedRows, Source, pick_split, read_rows, read_splits
 from .targets import with_text
 
@@ -73,14 +73,13 @@ def load_labelled(
     group_column: str | None = None,
     config_name: str | None = None,
     max_train_rows: int | None = None,
-    share: float = HELD_OUT_SHARE,
     seed: int = 0,
     ragged: RaggedRows = "refuse",
 ) -> LabelledData:
     """Rows to train on and to validate on, from whatever `read_splits` takes.
 
     `validation`: rows of their own; None takes the validation split of `train` (its first, where it has two), or holds
-    out a `share` of it by a hash of the text. `unlabelled`: more rows to train on, whose labels are not read.
+    out a tenth of it by a hash of the text. `unlabelled`: more rows to train on, whose labels are not read.
     `max_train_rows`: so many of the training rows, a fixed choice by `seed`, made after the rows were held out.
 
     Raises `InputError` for files and columns that are not there, and for validation rows of another kind.
@@ -100,25 +99,17 @@ def load_labelled(
         checked = _part(splits[beside], kind, named)
         notes.append(f"{checked.rows.source}: validated on its split {beside}, {len(checked)} rows")
     else:
-        split = hold_out(first.rows, first.columns, share)
+        split = hold_out(first.rows, first.columns)
         checked = Part(first.rows.take(split.validation), first.columns)
         first = Part(first.rows.take(split.train), first.columns)
         notes.append(split.note)
-    if len(checked.columns.texts) != len(first.columns.texts):
-        raise InputError(
-            f"{checked.rows.source} has {len(checked.columns.texts)} columns of text ({checked.columns.note}), the "
-            f"training rows have {len(first.columns.texts)}; name them with --text_column"
-        )
+    _refuse_other_texts(checked, first)
     more = None
     if unlabelled is not None:
         rows = read_rows(unlabelled, "train", None, ragged)
         group = group_column if group_column in rows.column_names else None
         more = _part(rows, kind, {**named, "label_column": "none", "group_column": group})
-        if len(more.columns.texts) != len(first.columns.texts):
-            raise InputError(
-                f"{more.rows.source} has {len(more.columns.texts)} columns of text, the training rows have "
-                f"{len(first.columns.texts)}; name them with --text_column"
-            )
+        _refuse_other_texts(more, first)
     if max_train_rows is not None:
         chosen = choose_rows(first.rows, first.columns, max_train_rows, seed)
         if len(chosen) < len(first):
@@ -153,6 +144,14 @@ def compared_groups(part: Part) -> tuple[NDArray[np.int64], str]:
     several, alone = sizes[sizes > 1], int((sizes == 1).sum())
     beside = f", and {alone:,} rows alone in theirs" if alone else ""
     return groups, f"{len(several):,} groups of {several.min()} to {several.max()} rows{beside}"
+
+
+def _refuse_other_texts(part: Part, train: Part) -> None:
+    if len(part.columns.texts) != len(train.columns.texts):
+        raise InputError(
+            f"{part.rows.source} has {len(part.columns.texts)} columns of text ({part.columns.note}), the training "
+            f"rows have {len(train.columns.texts)}; name them with --text_column"
+        )
 
 
 def _part(rows: Rows, kind: Kind | None, named: dict[str, Any]) -> Part:

@@ -74,6 +74,13 @@ def check_column(column: str, names: Sequence[str], where: str, flag: str = "") 
         raise InputError(f"{where} has no column {column!r}, only {listed(names)}{hint}")
 
 
+def refuse_twice(names: Sequence[str], source: str) -> None:
+    """Raises `InputError` for two columns of one name."""
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"{source} has more than one column {listed(twice)}; its columns are {listed(names)}")
+
+
 def file_bytes(path: Path) -> bytes:
     """The content of a file without a byte-order mark, unpacked where it is gzip, zstd, bzip2 or lz4.
 

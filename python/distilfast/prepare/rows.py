@@ -14,7 +14,7 @@ import pyarrow as pa
 from .._core import InputError
 from .._files import whole_directory
 from ..tokenizer import Tokenizer, load_tokenizer
-from .directory import TokenWriter, write_description
+from .directory import TokenWriter, id_type, write_description
 from .records import check_column
 from .rules import RowRuleFields, RowRules, check_specials
 from .text import column_block
@@ -127,8 +127,7 @@ def id_features(tokenizer: Tokenizer) -> datasets.Features:
     """The `datasets.Features` of rows of ids of `tokenizer`."""
     import datasets
 
-    kind = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
-    return datasets.Features({"input_ids": datasets.List(datasets.Value(kind))})
+    return datasets.Features({"input_ids": datasets.List(datasets.Value(id_type(tokenizer.vocab_size)))})
 
 
 def save_tokens(
@@ -166,7 +165,6 @@ def save_tokens(
 
 def _checked(rows: pa.ListArray, tokenizer: Tokenizer, max_length: int, start: int) -> pa.ListArray:
     """`rows` in the type they are stored in, each known to be a row of `tokenizer`; the first is row `start`."""
-    kind = pa.uint16() if tokenizer.vocab_size <= 1 << 16 else pa.uint32()
     if not pa.types.is_list(rows.type) or not pa.types.is_integer(rows.type.value_type):
         raise InputError(f"input_ids holds {rows.type}, not lists of token ids")
     # From its parts, so that a slice does not bring the ids outside it along.
@@ -188,4 +186,4 @@ def _checked(rows: pa.ListArray, tokenizer: Tokenizer, max_length: int, start: i
         raise InputError(
             f"input_ids goes from {ids.min()} to {ids.max()}; the vocabulary has {tokenizer.vocab_size:,} ids from 0"
         )
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(ids.astype(kind.to_pandas_dtype())))
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(ids.astype(id_type(tokenizer.vocab_size))))

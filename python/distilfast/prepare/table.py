@@ -15,7 +15,7 @@ from .._files import first_line
 from .conll import looks_like_conll, read_conll
 from .delimited import RaggedRows, read_delimited
 from .json_rows import read_json_rows
-from .records import Rows, file_text, listed, rows_of_columns, rows_of_records
+from .records import Rows, file_text, listed, refuse_twice, rows_of_columns, rows_of_records
 
 __all__ = ["RaggedRows", "Rows", "read_rows", "read_splits"]
 
@@ -150,9 +150,7 @@ def _from_table(table: pa.Table, source: str) -> Rows:
             names = _class_names(datasets.Features.from_arrow_schema(table.schema))
         except (ValueError, TypeError, KeyError):  # a type that only another release of datasets knows
             names = {}
-    twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
-    if twice:
-        raise InputError(f"{source} has more than one column {listed(twice)}")
+    refuse_twice(table.column_names, source)
     for place, column in enumerate(table.schema):
         if pa.types.is_dictionary(column.type):
             table = table.set_column(place, column.name, table.column(place).cast(column.type.value_type))

@@ -18,6 +18,7 @@ from transformers import EvalPrediction
 from .._core import InputError
 from ..batches.encode import EncodedRows
 from ..batches.sentences import NOTHING_KNOWN, SentenceBatches
+from ..batches.tensors import on_device
 from ..heads.head import Head, Predictions
 from ..heads.hidden_states import HiddenStates
 from ..heads.masked_lm import MaskedLM
@@ -176,7 +177,7 @@ def predict(
     numbers: list[Tensor] = []
     for number in tqdm(range(len(batches)), desc=type(step.student).__name__, disable=not progress):
         ask()
-        batch = _on(batches[number], device)
+        batch = on_device(batches[number], device)
         rows = head.rows(batch, LOGITS_ALONE)
         counts = rows.weight != 0
         ours.append(head.outputs(step.student, batch, rows, LOGITS_ALONE).compared[counts].float().cpu())
@@ -221,7 +222,7 @@ def masked_lm_metrics(scores: HeldOutScores) -> dict[str, float]:
 def _hidden_states(step: DistillationStep, batches: HeldOutBatches, device: torch.device) -> dict[str, float]:
     total, tokens = torch.zeros((), dtype=torch.float64), 0
     for number in range(len(batches)):
-        batch = _on(batches[number], device)
+        batch = on_device(batches[number], device)
         rows, counted = step.head.rows(batch, LOGITS_ALONE), counted_positions(batch)
         student = step.head.outputs(step.student, batch, rows, LOGITS_ALONE).compared[counted].float()
         for teacher, weight in zip(step.teachers, step.teacher_weights, strict=True):
@@ -229,10 +230,6 @@ def _hidden_states(step: DistillationStep, batches: HeldOutBatches, device: torc
             total += weight * nn.functional.cosine_similarity(student, target, dim=-1).sum(dtype=torch.float64).cpu()
         tokens += int(counted.sum())
     return {"cosine": float(total / tokens)}
-
-
-def _on(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
 
 
 def has_labels(held_out: Any) -> bool:

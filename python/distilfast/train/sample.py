@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..batches.tensors import padded_batch
 from ..prepare.directory import PreparedTokens
 from ..prepare.labelled import Part
 from ..tokenizer import tokenize
@@ -70,10 +70,5 @@ def of_texts(files: Sequence[str], reader: Reader, column: str) -> list[Batch]:
 
 
 def _batches(rows: Sequence[Sequence[int]], pad_id: int) -> list[Batch]:
-    found = []
-    for start in range(0, len(rows), ROWS):
-        ids = [torch.tensor(row[:LONGEST], dtype=torch.int64) for row in rows[start : start + ROWS]]
-        padded = nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=pad_id)
-        lengths = torch.tensor([len(row) for row in ids])
-        found.append({"input_ids": padded, "attention_mask": (torch.arange(padded.shape[1]) < lengths[:, None]).long()})
-    return found
+    cut = [row[:LONGEST] for row in rows]
+    return [padded_batch(cut[start : start + ROWS], pad_id) for start in range(0, len(cut), ROWS)]

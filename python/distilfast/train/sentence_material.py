@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from .._core import InputError
 from ..batches.encode import Ragged
+from ..batches.tensors import on_device, padded_batch
 from ..heads.embedding import Embedding
 from ..models.attention import model_inputs
 from ..models.families import encoder_of, longest_row, model_input_names
@@ -203,7 +204,7 @@ def with_kept_vectors(
     """`texts` with the vectors that `teacher` makes of them, float16 and memory-mapped, out of `folder`: found there by
     the texts' ids, the teacher's weights and what follows it, or made once (by the process that is to `write`)."""
     own = texts.teachers[0]
-    ids = Ragged(*_flat(texts)) if own is None else own[0]
+    ids = Ragged.of_arrow(texts.ids) if own is None else own[0]
     pad_id = int(teacher.reader.tokenizer.pad_id or 0) if own is None else own[1]
     key = ids_digest(ids)
     key.update(f"{fingerprint([teacher.model, teacher.modules])} {teacher.modules}".encode())
@@ -212,15 +213,6 @@ def with_kept_vectors(
         return replace(texts, teachers=(), vectors=np.broadcast_to(np.float16(0), (len(ids), teacher.modules.width)))
     vectors, _ = kept_outputs(folder, key.hexdigest(), len(ids), np.float16, parts, write)
     return replace(texts, teachers=(), vectors=vectors)
-
-
-def _flat(texts: Sentences) -> tuple[np.ndarray, np.ndarray]:
-    parts = [
-        Ragged(chunk.values.to_numpy().astype(np.int32), chunk.offsets.to_numpy().astype(np.int64))
-        for chunk in texts.ids.chunks
-    ]
-    whole = Ragged.joined(parts)
-    return whole.flat, whole.offsets
 
 
 @torch.inference_mode()
@@ -233,10 +225,7 @@ def _vectors(
     order = np.argsort(-ids.lengths, kind="stable")
     for start in range(0, len(order), AT_ONCE):
         here = order[start : start + AT_ONCE]
-        rows = [torch.from_numpy(ids[row].astype(np.int64)) for row in here]
-        padded = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad_id)
-        mask = torch.arange(padded.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
-        batch = {"input_ids": padded.to(device), "attention_mask": mask.long().to(device)}
+        batch = on_device(padded_batch([ids[row] for row in here], pad_id), device)
         encoder: Any = encoder_of(teacher.model)
         made = teacher.modules(encoder(**model_inputs(teacher.model, batch)).last_hidden_state, batch)
         if not bool(made.isfinite().all()):

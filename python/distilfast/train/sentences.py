@@ -206,18 +206,13 @@ def encode_sentences(
     return Sentences(
         whole,
         [
-            None if reader is None else (_ragged(parts), int(reader.tokenizer.pad_id or 0))
+            None if reader is None else (Ragged.of_arrow(pa.chunked_array(parts)), int(reader.tokenizer.pad_id or 0))
             for parts, reader in zip(theirs, own, strict=True)
         ],
         np.concatenate(found) if found else None,
         sample,
         [", ".join(notes)],
     )
-
-
-def _ragged(parts: Sequence[pa.Array]) -> Ragged:
-    each = [Ragged(part.values.to_numpy().astype(np.int32), part.offsets.to_numpy().astype(np.int64)) for part in parts]
-    return Ragged.joined(each)
 
 
 def batches_of(
