@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -297,15 +296,10 @@ def fast_tokenizer(tokenizer: Any, sample: Sequence[str]) -> Tokenizer | None:
     `sample`, special tokens and cutting included; None otherwise."""
     if not getattr(tokenizer, "is_fast", False) or tokenizer.truncation_side != "right":
         return None
-    with tempfile.TemporaryDirectory() as scratch:
-        tokenizer.save_pretrained(scratch)
-        file = Path(scratch) / "tokenizer.json"
-        if not file.is_file():
-            return None
-        try:
-            fast = Tokenizer.from_file(file)
-        except InputError:
-            return None
+    try:
+        fast = Tokenizer.from_transformers(tokenizer)
+    except (InputError, FileNotFoundError):
+        return None
     if fast.engine != "wordpiece" or not len(sample):
         return None
     texts = [*sample, "A test, [SEP] of [MASK] them."]

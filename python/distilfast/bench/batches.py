@@ -55,20 +55,20 @@ class Vocabulary:
     word_starts = np.arange(VOCABULARY) % 5 != 0
 
 
-def wikipedia_lengths(number: int, longest: int = 512) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Log-normal lengths cut at `longest`, as chunking leaves them."""
+def wikipedia_lengths(number: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Log-normal lengths cut at 512, as chunking leaves them."""
     generator = np.random.default_rng(0)
-    return np.clip(generator.lognormal(4.6, 0.9, number).astype(np.int64), 12, longest)
+    return np.clip(generator.lognormal(4.6, 0.9, number).astype(np.int64), 12, 512)
 
 
 def length_grouped(batch_size: int, lengths: list[int]) -> Any:
     return transformers.trainer_pt_utils.LengthGroupedSampler(batch_size, lengths=lengths)
 
 
-def wikipedia_like(number: int, longest: int = 512) -> pa.LargeListArray:
-    """Rows with log-normal lengths cut at `longest` (as chunking leaves them) and ids with Zipf frequencies."""
+def wikipedia_like(number: int) -> pa.LargeListArray:
+    """Rows with the lengths of `wikipedia_lengths` and ids with Zipf frequencies."""
     generator = np.random.default_rng(1)
-    lengths = wikipedia_lengths(number, longest)
+    lengths = wikipedia_lengths(number)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     share = 1 / np.arange(1, VOCABULARY - 999 + 1)
     ids = generator.choice(np.arange(999, VOCABULARY), p=share / share.sum(), size=offsets[-1]).astype(np.uint16)

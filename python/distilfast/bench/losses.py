@@ -23,6 +23,7 @@ from .. import losses
 from .._command import flag, parse, require_positive
 from .._core import InputError
 from .._files import write_text
+from ..metrics.markdown import table
 from ..metrics.speed import device_name
 from . import rivals
 from .measure import restart_peak, said_errors, status_bytes
@@ -49,7 +50,7 @@ class LossesBenchArguments(ResultFile):
     linear: bool = flag(True, "time the linear and the hidden-state losses too")
     runs: int = flag(0, "runs of each, in turn; the median counts; 0: by device")
     threads: int = flag(0, "CPU threads; 0: torch's own number")
-    markdown: str = flag("", "a file to write the figures to, as a Markdown table")
+    markdown: str = flag("", "a file to write the figures to, as Markdown tables")
 
 
 def eager_loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
@@ -179,20 +180,27 @@ def _milliseconds(step: Step, device: torch.device) -> float:
     return 1e3 * (time.perf_counter() - begin)
 
 
-def show(title: str, results: dict[str, dict[str, Any]]) -> None:
-    print(f"\n{title}")
-    print(f"  {'':28} {'median ms':>10} {'spread ms':>17} {'ours is':>9} {'of floor':>9} {'peak MB':>9}")
+def as_table(results: dict[str, dict[str, Any]]) -> str:
+    """The figures of a case as a Markdown table; `of floor`: how many times as long it took."""
     ours = results["distilfast"].get("median_ms", float("nan"))
-    floor = results.get(FLOOR, {}).get("median_ms", 0.0)
+    floor = results.get(FLOOR, {}).get("median_ms")
+    rows = []
     for name, figures in results.items():
         if "error" in figures:
-            print(f"  {name:28} {figures['error']}")
+            rows.append([name, figures["error"], *[""] * 4])
             continue
-        spread = f"{figures['least_ms']:.3f}-{figures['most_ms']:.3f}"
-        peak = f"{figures['peak_bytes'] / 1e6:9.0f}" if "peak_bytes" in figures else f"{'-':>9}"
-        of_floor = f"{figures['median_ms'] / floor:8.2f}x" if floor else f"{'-':>9}"
-        ratio = figures["median_ms"] / ours
-        print(f"  {name:28} {figures['median_ms']:10.3f} {spread:>17} {ratio:8.2f}x {of_floor} {peak}")
+        median, spread = figures["median_ms"], f"{figures['least_ms']:.3f}-{figures['most_ms']:.3f}"
+        of_floor = "" if floor is None else f"{median / floor:.2f}x"
+        peak = f"{figures['peak_bytes'] / 1e6:.0f}" if "peak_bytes" in figures else ""
+        rows.append([name, f"{median:.3f}", spread, f"{median / ours:.2f}x", of_floor, peak])
+    return table(["", "median ms", "spread ms", "ours is", "of floor", "peak MB"], rows)
+
+
+def show(title: str, results: dict[str, dict[str, Any]]) -> str:
+    """Prints the figures of a case, and returns them as a section of Markdown."""
+    section = f"### {title}\n\n{as_table(results)}\n"
+    print(f"\n{section}", end="", flush=True)
+    return section
 
 
 def bench(arguments: LossesBenchArguments) -> dict[str, Any]:
@@ -226,6 +234,7 @@ def bench(arguments: LossesBenchArguments) -> dict[str, Any]:
         "dtype": name,
         "cases": [],
     }
+    sections = [f"{report['device']}, torch {torch.__version__}, {name}, median of value and gradient:\n"]
     for vocabulary in vocabularies:
         for rows in all_rows:
             torch.manual_seed(0)
@@ -237,43 +246,20 @@ def bench(arguments: LossesBenchArguments) -> dict[str, Any]:
             labels[0] = 0
             results = measure(logits_steps(student, teacher, labels, arguments.compile), device, runs)
             del student, teacher
-            show(f"logits, {rows:,} x {vocabulary:,}, {name}", results)
+            sections.append(show(f"logits, {rows:,} x {vocabulary:,}, {name}", results))
             case: dict[str, Any] = {"rows": rows, "vocabulary": vocabulary, "logits": results}
             if arguments.linear:
                 case["linear"] = measure(linear_steps(rows, vocabulary, arguments.hidden, labels, dtype), device, runs)
-                show(f"linear, {rows:,} x {arguments.hidden} x {vocabulary:,}, {name}", case["linear"])
+                title = f"linear, {rows:,} x {arguments.hidden} x {vocabulary:,}, {name}"
+                sections.append(show(title, case["linear"]))
                 for loss in ("cosine", "mse"):
                     case[loss] = measure(hidden_steps(loss, rows, arguments.hidden, device, dtype), device, runs)
-                    show(f"{loss}, {rows:,} x {arguments.hidden}, {name}", case[loss])
+                    sections.append(show(f"{loss}, {rows:,} x {arguments.hidden}, {name}", case[loss]))
             report["cases"].append(case)
             arguments.write(report)
             if arguments.markdown:
-                write_text(arguments.markdown, markdown(report))
+                write_text(arguments.markdown, "\n".join(sections))
     return report
-
-
-def markdown(report: dict[str, Any]) -> str:
-    """The figures of a run as a table."""
-    lines = [
-        f"{report['device']}, torch {report['torch']}, {report['dtype']}, median of value and gradient:",
-        "",
-        "| loss | rows | vocabulary | | ms (least-most) | ours is | share of the floor's speed | peak MB |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for case in report["cases"]:
-        for loss in ("logits", "linear", "cosine", "mse"):
-            results = case.get(loss, {})
-            for name, figures in results.items():
-                shape = f"{case['rows']} | {case['vocabulary']}"
-                if "error" in figures:
-                    lines.append(f"| {loss} | {shape} | {name} | {figures['error']} | | | |")
-                    continue
-                ratio = figures["median_ms"] / results["distilfast"].get("median_ms", float("nan"))
-                share = f"{100 * figures['share_of_floor_speed']:.0f} %" if "share_of_floor_speed" in figures else ""
-                peak = f"{figures['peak_bytes'] / 1e6:.0f}" if "peak_bytes" in figures else ""
-                taken = f"{figures['median_ms']:.3f} ({figures['least_ms']:.3f}-{figures['most_ms']:.3f})"
-                lines.append(f"| {loss} | {shape} | {name} | {taken} | {ratio:.2f}x | {share} | {peak} |")
-    return "\n".join(lines) + "\n"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -26,7 +26,6 @@ def collated_batches(
     tokenizer: PreTrainedTokenizerBase,
     batch_tokens: int,
     grouped: bool,
-    seed: int = 0,
     number: int | None = None,
 ) -> Iterator[dict[str, Tensor]]:
     """Endless masked batches of about `batch_tokens` tokens of text, padded to the longest row.
@@ -36,7 +35,7 @@ def collated_batches(
     """
     if number is None:
         number = batch_tokens * len(rows) // sum(map(len, rows))
-    generator = random.Random(seed)
+    generator = random.Random(0)
     features = [{"input_ids": row} for row in rows]
     while True:
         order = list(range(len(rows)))

@@ -28,13 +28,13 @@ COLA = ("source", "label", "original_label", "sentence")
 """The columns of GLUE's CoLA, whose files have no header."""
 
 
-def read_delimited(path: Path, delimiter: str | None = None, ragged: RaggedRows = "refuse") -> Rows:
+def read_delimited(path: Path, ragged: RaggedRows = "refuse") -> Rows:
     """The rows of a csv or tsv file with a header line, all columns strings.
 
-    `delimiter`: None takes a tab for `.tsv` and a comma for `.csv`, or what divides the header where those do not: a
-    comma, a tab, a semicolon or a bar, which a note says. Quotes in csv are those of RFC 4180. In tsv, which many write
-    without quoting, a quote is text unless every cell that begins with one is quoted well and some need it. `ragged`:
-    rows with too many or too few cells are refused or left out and counted.
+    The delimiter is a tab for `.tsv` and a comma for `.csv`, or what divides the header where those do not: a comma, a
+    tab, a semicolon or a bar, which a note says. Quotes in csv are those of RFC 4180. In tsv, which many write without
+    quoting, a quote is text unless every cell that begins with one is quoted well and some need it. `ragged`: rows with
+    too many or too few cells are refused or left out and counted.
 
     Raises `InputError` naming line and file for ragged rows, a quoted cell without an end, two columns of one name,
     bytes that are not UTF-8, and a file without rows.
@@ -43,10 +43,9 @@ def read_delimited(path: Path, delimiter: str | None = None, ragged: RaggedRows 
     decoded(data, path)
     first = data[: data.find(b"\n") + 1 or len(data)].decode().rstrip("\r\n")
     notes: list[str] = []
-    if delimiter is None:
-        delimiter = _delimiter(path, first)
-        if delimiter != DELIMITERS[_is_tsv(path)][0]:
-            notes.append(f"{path}: its columns are divided by {NAMES[delimiter]}")
+    delimiter = _delimiter(path, first)
+    if delimiter != DELIMITERS[_is_tsv(path)][0]:
+        notes.append(f"{path}: its columns are divided by {NAMES[delimiter]}")
     quoted = _is_quoted(data, delimiter, path)
     if b'"' in data and delimiter == "\t":
         notes.append(f"{path}: quotation marks are {'quoting, and taken off' if quoted else 'text, and kept'}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,25 +104,16 @@ def _questions(articles: Sequence[Any], path: Path) -> dict[str, list[Any]]:
     """SQuAD 1.1 and 2.0 as the columns that `datasets` has for them; a question without an answer has empty lists."""
     columns: dict[str, list[Any]] = {"id": [], "title": [], "context": [], "question": [], "answers": []}
     try:
-        for title, passage, question in _each_question(articles):
-            answers = question.get("answers", [])
-            columns["id"].append(str(question["id"]))
-            columns["title"].append(title)
-            columns["context"].append(passage)
-            columns["question"].append(question["question"])
-            columns["answers"].append(
-                {
-                    "text": [answer["text"] for answer in answers],
-                    "answer_start": [int(answer["answer_start"]) for answer in answers],
-                }
-            )
+        for article in articles:
+            for paragraph in article["paragraphs"]:
+                for question in paragraph["qas"]:
+                    answers = question.get("answers", [])
+                    starts = [int(answer["answer_start"]) for answer in answers]
+                    columns["id"].append(str(question["id"]))
+                    columns["title"].append(str(article.get("title", "")))
+                    columns["context"].append(paragraph["context"])
+                    columns["question"].append(question["question"])
+                    columns["answers"].append({"text": [each["text"] for each in answers], "answer_start": starts})
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{path} is no SQuAD file: {type(error).__name__}: {error}") from None
     return columns
-
-
-def _each_question(articles: Sequence[Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    for article in articles:
-        for paragraph in article["paragraphs"]:
-            for question in paragraph["qas"]:
-                yield str(article.get("title", "")), paragraph["context"], question

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from ..batches.loader import Batches
 from .arguments import DistillationArguments
@@ -129,9 +129,7 @@ class Interruption(TrainerCallback):
             value = loss.detach().float()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> TrainerControl:
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> TrainerControl:
         names = list(self._sums)
         values = torch.stack([self._sums[name] for name in names])
         self._sums = {}
@@ -149,9 +147,7 @@ class Interruption(TrainerCallback):
             control.should_save = control.should_training_stop = True
         return control
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> TrainerControl:
+    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> TrainerControl:
         if self.requested:  # the checkpoint is written
             control.should_evaluate = control.should_save = False
         return control

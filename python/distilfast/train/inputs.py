@@ -90,19 +90,14 @@ class Given(NamedTuple):
 
 def reads(arguments: Arguments, given: Given) -> list[str]:
     """The names of all that a run reads, which may be files, folders, or ids on the Hub: none of them may be lost."""
-    models, rows, data, _ = arguments
-    named: list[Any] = [
-        *(models.teacher or []),
-        *(models.vocabulary_text or []),
-        *(data.text or []),
-        *(data.validation_text or []),
-        *as_list(data.guard_text),
-        *(each for each in (models.student, models.student_config, models.vocabulary) if each is not None),
-        *(each for each in (data.sts_file, data.retrieval_dir) if each is not None),
-        *(each for each in (rows.train_file, rows.validation_file, rows.unlabelled_file) if each is not None),
-        *(each for each in (rows.dataset_name, rows.data_dir, data.tokens, data.tokenizer) if each is not None),
-        *(each for part in (given.train, given.validation, given.unlabelled) for each in as_list(part)),
-    ]
+    named: list[Any] = []
+    for part, names in (
+        (arguments.models, ("teacher", "vocabulary_text", "student", "student_config", "vocabulary")),
+        (arguments.rows, ("train_file", "validation_file", "unlabelled_file", "dataset_name", "data_dir")),
+        (arguments.data, ("text", "validation_text", "guard_text", "sts_file", "retrieval_dir", "tokens", "tokenizer")),
+        (given, ("train", "validation", "unlabelled")),
+    ):
+        named += [each for name in names for each in as_list(getattr(part, name))]
     return [str(each) for each in named if isinstance(each, str | PathLike)]
 
 

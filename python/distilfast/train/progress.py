@@ -7,15 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import (
-    PrinterCallback,
-    ProgressCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainerControl, TrainerState
 
 TIMED_STEPS = 10
 """Steps after which the rest is estimated; the first of them, which warms up, does not count."""
@@ -38,14 +30,7 @@ def say_progress(trainer: Trainer, takes_rows: bool) -> None:
 class ProgressBar(ProgressCallback):
     """Trainer's bar, with the losses beside it and the lines of the log above it."""
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Mapping[str, Any] | None = None,
-        **_: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **_: Any) -> None:
         said = line(state.global_step, logs or {})
         if not state.is_world_process_zero or self.training_bar is None or said is None or logs is None:
             return
@@ -58,14 +43,7 @@ class ProgressBar(ProgressCallback):
 class ProgressLines(TrainerCallback):
     """A line a log step and an evaluation, where there is no terminal to draw a bar in."""
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Mapping[str, Any] | None = None,
-        **_: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **_: Any) -> None:
         said = line(state.global_step, logs or {})
         if state.is_world_process_zero and said is not None:
             print(said, flush=True)
@@ -74,9 +52,7 @@ class ProgressLines(TrainerCallback):
 class LastStep(TrainerCallback):
     """The last step is logged, wherever `logging_steps` falls."""
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> TrainerControl:
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> TrainerControl:
         if state.global_step >= state.max_steps:
             control.should_log = True
         return control
@@ -91,17 +67,10 @@ class RemainingTime(TrainerCallback):
         self._first = 0
         self._evaluating = 0.0
 
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: Mapping[str, float] | None = None,
-        **_: Any,
-    ) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:
         self._evaluating += sum(value for name, value in (metrics or {}).items() if name.endswith("_runtime"))
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         if self._begun is None:
             self._begun, self._first, self._evaluating = time.perf_counter(), state.global_step, 0.0
             return

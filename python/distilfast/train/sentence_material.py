@@ -241,17 +241,17 @@ def saved_tokenizer(path: str, student: PreTrainedModel, reader: Reader) -> Any:
     return tokenizer
 
 
-def check_saved(folder: str | Path, encoder: SentenceEncoder, texts: Sequence[str], tolerance: float = 1e-5) -> float:
+def check_saved(folder: str | Path, encoder: SentenceEncoder, texts: Sequence[str]) -> float:
     """The largest difference between the vectors of `texts` by `encoder`, as it was trained, and by `folder`.
 
-    Raises `InputError` where it is above `tolerance` of the longest vector.
+    Raises `InputError` where it is above 1e-5 of the longest vector.
     """
     again = load_sentence_encoder(folder)
     if again.settings != encoder.settings:
         raise InputError(f"{folder} reads back with other settings than were saved: {again.settings}")
     vectors, expected = again.encode(texts), encoder.encode(texts)
     difference = float(np.abs(vectors - expected).max())
-    if not difference <= tolerance * max(1.0, float(np.linalg.norm(expected, axis=1).max())):
+    if not difference <= 1e-5 * max(1.0, float(np.linalg.norm(expected, axis=1).max())):
         raise InputError(
             f"{folder} gives other vectors than the student that was trained: they differ by {difference:.1e}"
         )
