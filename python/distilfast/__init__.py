@@ -13,6 +13,7 @@ from ._lazy import attach
 
 if TYPE_CHECKING:
     from . import losses as losses
+    from . import prepare as prepare
     from .batches.masked import MaskedBatches as MaskedBatches
     from .batches.settings import Masking as Masking
     from .evaluate.run import evaluate_models as evaluate_models
@@ -30,26 +31,5 @@ if TYPE_CHECKING:
     from .trim.run import trim_model as trim_model
     from .vocabulary.trimmed import Vocabulary as Vocabulary
 
-__getattr__, __dir__, _names = attach(
-    __name__,
-    {
-        "BatchTokenizer": ".prepare.rows",
-        "DistillationArguments": ".train.arguments",
-        "DistillationTrainer": ".train.trainer",
-        "MaskedBatches": ".batches.masked",
-        "Masking": ".batches.settings",
-        "Tokenizer": ".tokenizer",
-        "Vocabulary": ".vocabulary.trimmed",
-        "create_student": ".models.student",
-        "evaluate_models": ".evaluate.run",
-        "distil": ".train.run",
-        "evaluate_held_out": ".metrics.held_out",
-        "export_student": ".export.run",
-        "load_teacher": ".models.load",
-        "load_tokens": ".prepare.directory",
-        "losses": ".losses",
-        "tokenize_dataset": ".prepare.rows",
-        "trim_model": ".trim.run",
-    },
-)
+__getattr__, __dir__, _names = attach(__name__, __file__)
 __all__ = ["InputError", "__version__", *_names]

@@ -281,7 +281,7 @@ def test_bad_input_is_named(models: Path, data: Path, tmp_path: Path) -> None:
 
     refused("two models are called 'teacher'", student=[str(models / "teacher")])
     refused("contradict", sweep=True)
-    refused("epochs is 0", epochs=0.0)
+    refused("--epochs 0: must be above 0", epochs=0.0)
     refused("--seeds is 0", seeds=0)
     refused("task 'rte': .* has a folder of that name", tasks="rte")
     bare = tmp_path / "bare"

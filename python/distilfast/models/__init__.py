@@ -18,18 +18,4 @@ if TYPE_CHECKING:
     from .load import load_teacher as load_teacher
     from .student import create_student as create_student
 
-__getattr__, __dir__, __all__ = attach(
-    __name__,
-    {
-        "adapt": ".adaptation",
-        "align_classes": ".classes",
-        "encode": ".last_layer",
-        "model_input_names": ".families",
-        "create_student": ".student",
-        "head_of": ".head",
-        "load_model": ".load",
-        "load_student": ".load",
-        "load_teacher": ".load",
-        "longest_row": ".families",
-    },
-)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

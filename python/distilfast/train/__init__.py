@@ -11,11 +11,4 @@ if TYPE_CHECKING:
     from .run import main as main
     from .trainer import DistillationTrainer as DistillationTrainer
 
-__getattr__, __dir__, __all__ = attach(
-    __name__,
-    {
-        "DistillationArguments": ".arguments",
-        "DistillationTrainer": ".trainer",
-        "main": ".run",
-    },
-)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -9,4 +9,4 @@ from .._lazy import attach
 if TYPE_CHECKING:
     from .run import trim_model as trim_model
 
-__getattr__, __dir__, __all__ = attach(__name__, {"trim_model": ".run"})
+__getattr__, __dir__, __all__ = attach(__name__, __file__)
