@@ -14,6 +14,11 @@ def test_numbers_as_reports_write_them() -> None:
     assert percent(None) == "-"
 
 
+def test_a_name_divides_no_cell() -> None:
+    lines = table(["model", "score"], [["s|x", "1.0"], ["two\nlines", "2.0"]]).splitlines()
+    assert lines[2:] == [r"| s\|x      |   1.0 |", "| two lines |   2.0 |"]
+
+
 def test_columns_line_up() -> None:
     lines = table(["model", "score"], [["teacher", "1.0"], ["a", "100.25"]]).splitlines()
     assert lines[1] == "| ------- | -----: |"

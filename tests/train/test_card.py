@@ -13,6 +13,7 @@ import tiny_rows
 import tiny_sentence
 import transformers
 import yaml
+from distilfast.models import card as model_card
 from distilfast.train import run as train
 from film_rows import QUICK, reviews, save_blank
 from train_command import flags as text_flags
@@ -124,3 +125,8 @@ def test_the_best_evaluation_is_named(tmp_path: Path) -> None:
     assert f"| accuracy | {teacher:.4f} | {student:.4f} |" in card
     assert "| on 40 held-out rows | teacher | student |" in card
     assert transformers.AutoConfig.from_pretrained(tmp_path / "out").num_hidden_layers == 2
+
+
+def test_a_class_name_with_a_bar_divides_no_cell() -> None:
+    said = model_card._report({"rows": 2, "metrics": {"f1": 0.5}, "titles": {"f1": "F1 of a|b"}})
+    assert said.splitlines()[-1] == r"| F1 of a\|b | 0.5000 |"

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, its first column to the left and the others to the right, aligned as text too."""
-    cells = [list(header), *map(list, rows)]
+    """A Markdown table, its first column to the left and the others to the right, aligned as text too; bars and line
+    ends within a cell divide nothing."""
+    cells = [[" ".join(cell.splitlines()).replace("|", r"\|") for cell in row] for row in (header, *rows)]
     widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(header))]
     sides = [str.ljust] + [str.rjust] * (len(header) - 1)
     lines = [

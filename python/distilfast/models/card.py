@@ -216,7 +216,12 @@ def _recipe(summary: Mapping[str, Any]) -> str:
     }
     if not plain:
         return "## Recipe\n\nNo record of the training run was beside the model."
-    return "## Recipe\n\n| | |\n|---|---|\n" + "\n".join(f"| {key} | {value} |" for key, value in plain.items())
+    return "## Recipe\n\n| | |\n|---|---|\n" + "\n".join(f"| {key} | {_cell(value)} |" for key, value in plain.items())
+
+
+def _cell(value: Any) -> str:
+    """In a table, where a bar would begin the next cell."""
+    return str(value).replace("|", r"\|")
 
 
 def _scores(summary: Mapping[str, Any]) -> str:
@@ -266,7 +271,7 @@ def _report(report: Mapping[str, Any]) -> str:
         values = [models[name]["metrics"].get(metric) for name in names]
         values[-1] = report["metrics"].get(metric) if values[-1] is None else values[-1]
         said = ["-" if value is None else f"{value:.4f}" for value in values]
-        lines.append(f"| {titles.get(metric, metric.replace('_', ' '))} | {' | '.join(said)} |")
+        lines.append(f"| {_cell(titles.get(metric, metric.replace('_', ' ')))} | {' | '.join(said)} |")
     kept = models["student"].get("kept", {})
     shares = [f"{each['text']} of its {titles.get(metric, metric.replace('_', ' '))}" for metric, each in kept.items()]
     of_teacher = f"\n\nKept of the teacher: {', '.join(shares)} (in brackets the 95 % interval)." if shares else ""

@@ -70,7 +70,7 @@ def tear(checkpoint: str | Path) -> str | None:
     try:
         content = json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return f"it has no {SEAL}: it was not written to the end"
+        return f"it has no {SEAL}: it was not written to the end, or not by distilfast"
     except (ValueError, OSError) as error:
         return f"its {SEAL} cannot be read: {error}"
     if content.get("format") != FORMAT:
