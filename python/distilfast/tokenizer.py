@@ -127,6 +127,8 @@ class Tokenizer:
         `from_file` does, and for such a folder alone is `lowercase`. Raises `InputError` where there is no tokenizer to
         be had.
         """
+        if not isinstance(name_or_path, str | os.PathLike):
+            return as_tokenizer(name_or_path)
         folder = Path(name_or_path)
         if folder.is_dir() and is_bare_vocabulary(folder):
             return cls.from_file(folder / "vocab.txt", lowercase)
@@ -305,7 +307,10 @@ class Tokenizer:
 
 
 def load_tokenizer(name: str | os.PathLike[str], lowercase: bool | None = None) -> Tokenizer:
-    """The tokenizer that a file (`vocab.txt`, `tokenizer.json`), a folder or a name on the Hub stands for."""
+    """The tokenizer that a file (`vocab.txt`, `tokenizer.json`), a folder or a name on the Hub stands for; one of
+    `transformers` is taken as it is."""
+    if not isinstance(name, str | os.PathLike):
+        return as_tokenizer(name)
     if Path(name).is_file():
         return Tokenizer.from_file(name, lowercase=lowercase)
     return Tokenizer.from_pretrained(name, lowercase=lowercase)

@@ -9,6 +9,8 @@ import pytest
 from distilfast import InputError
 from distilfast._command import changed, idle, refuse_idle
 from distilfast.ablate import run as ablate
+from distilfast.bench import train as bench_train
+from distilfast.demo import run as demo
 from distilfast.export import run as export
 from distilfast.prepare import run as prepare
 from distilfast.train.inputs import PARTS, arguments_of
@@ -73,6 +75,7 @@ def test_a_flag_of_a_part_of_training_that_nobody_asked_for(asker: str, name: st
         ({"init": "random", "student": "owner/s"}, "--init random does nothing with --student"),
         ({"student_type": "same", "student_config": "c.json"}, "--student_type same does nothing with --student_con"),
         ({"student_config": "c.json", "student": "owner/s"}, "--student_config c.json does nothing with --student"),
+        ({"per_device_eval_batch_size": 2, "head": "masked_lm"}, "--per_device_eval_batch_size 2 does nothing with"),
         ({"revision": "v2", "teacher": ["./teacher"]}, "--revision v2 does nothing with a teacher on this machine"),
     ],
 )
@@ -99,6 +102,8 @@ COMMANDS: dict[str, tuple[Any, list[str]]] = {
     "export": (export, ["--student", "teacher"]),
     "prepare": (prepare, ["--tokenizer", "vocab.txt", "--text", "text.txt"]),
     "trim": (trim, ["--model", "teacher", "--vocabulary", "70", "--text", "text.txt"]),
+    "bench": (bench_train, ["--size", "tiny"]),
+    "demo": (demo, []),
     "ablate": (ablate, ["--text", "text.txt", "--held_out", "text.txt", "--teacher", "teacher"]),
 }
 
@@ -113,6 +118,14 @@ COMMANDS: dict[str, tuple[Any, list[str]]] = {
         ("prepare", ["--column", "body"], "--column body names the text of jsonl and parquet"),
         ("trim", ["--column", "body"], "--column body names the text of jsonl and parquet"),
         ("ablate", ["--task_seeds", "2"], "--task_seeds 2 does nothing without --tasks"),
+        (
+            "bench",
+            ["--head", "classification", "--batch_tokens", "64"],
+            "--batch_tokens 64 does nothing with --head cl",
+        ),
+        ("bench", ["--rows", "64"], "--rows 64 does nothing with --head masked_lm"),
+        ("bench", ["--overwrite", "true"], "--overwrite does nothing where no file is written"),
+        ("demo", ["--text", "text.txt", "--megabytes", "2"], "--megabytes 2 does nothing with --text"),
         ("ablate", ["--teacher_steps", "2"], "--teacher_steps 2 does nothing with --teacher"),
     ],
 )
@@ -124,7 +137,7 @@ def test_each_command_refuses_them(
     Path("text.txt").write_text("a a a\n")
     module, call = COMMANDS[command]
     with pytest.raises(InputError, match=said):
-        module.main([*call, *flags, "--output_dir", "out"])
+        module.main([*call, *flags, *(["--output_dir", "out"] if command != "bench" else [])])
     assert not Path("out").exists()
 
 

@@ -19,3 +19,4 @@ from .parser import require_positive as require_positive
 from .start import Command as Command
 from .start import choose as choose
 from .start import run as run
+from .values import fitted as fitted

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .._command import flag
+from .._core import InputError
 from .._files import refuse_no_file, write_json
 
 
@@ -19,6 +20,8 @@ class ResultFile:
     def refuse_lost_files(self, *others: str | None) -> None:
         """Raises `InputError`, before anything is measured, where nothing may be written to the file (or to `others`,
         which the bench writes too), or it holds something and `overwrite` was not given."""
+        if self.overwrite and not any((self.json, *others)):
+            raise InputError("--overwrite does nothing where no file is written; name one with --json, or leave it out")
         for path in (self.json, *others):
             if path:
                 refuse_no_file(path, self.overwrite)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .._command import REQUIRED, flag, parse
+from .._command import REQUIRED, changed, flag, parse
 from .._core import InputError
 from .._files import refuse_occupied, write_json, write_text
 from ..metrics.markdown import number, percent, table
@@ -327,6 +327,10 @@ def _say(title: str) -> None:
 
 
 def _check(arguments: DemoArguments) -> None:
+    if arguments.text is not None and "megabytes" in changed(arguments):
+        raise InputError(
+            f"--megabytes {arguments.megabytes:g} does nothing with --text, all of which is read; leave it out"
+        )
     if arguments.hidden_size < 64 or arguments.hidden_size % 64:
         raise InputError(f"--hidden_size {arguments.hidden_size}: must be a multiple of 64, the width of a head")
     if arguments.layers < 2 or arguments.layers % 2:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import transformers
 
-from .._command import parse, require_positive
+from .._command import fitted, parse, require_positive
 from .._core import InputError, __version__
 from .._files import may_be_folder, write_json, write_text
 from ..metrics.held_out import pick_device
@@ -141,6 +141,7 @@ def evaluate_models(
             raise InputError(f"evaluate_models has no option {name!r}; it has {', '.join(known)}")
         if isinstance(value, str) and known[name].default_factory is not MISSING:
             options[name] = [value]
+    options = fitted(EvaluateOptions, options)
     students = [student] if isinstance(student, str) else list(student)
     return run_evaluation(EvaluateOptions(teacher=teacher, output_dir=output_dir, student=students, **options))
 

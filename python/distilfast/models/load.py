@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 from typing import Any, cast
 
@@ -170,6 +171,10 @@ def existing(name_or_path: str | Path, flag: str = "") -> str:
 
     Raises `InputError` for a path (see `is_path`) that is not there, is a file, or holds no model.
     """
+    if not isinstance(name_or_path, str | PathLike):
+        raise InputError(
+            f"a {type(name_or_path).__name__} is no name of a model; give a directory, or an id on the Hub"
+        )
     folder, given = Path(name_or_path).expanduser(), f"{flag} {name_or_path}".lstrip()
     if not is_path(name_or_path) and not folder.exists():
         return str(name_or_path)
@@ -329,6 +334,10 @@ def named_models(arguments: list[str]) -> dict[str, str]:
     """Names and paths of models; raises `InputError` where two share a name."""
     models: dict[str, str] = {}
     for argument in arguments:
+        if not isinstance(argument, str):
+            raise InputError(
+                f"a {type(argument).__name__} is no name of a model; give a directory, or an id on the Hub"
+            )
         name, path = split_name(argument)
         if name in models:
             raise InputError(f"two models are called {name!r}: {models[name]} and {path}; name one, as in other={path}")

@@ -10,7 +10,7 @@ import copy
 import itertools
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -60,7 +60,10 @@ def choose_layers(teacher_layers: int, layers: int | Sequence[int] | None = None
     """
     if layers is None:
         layers = max(1, teacher_layers // 2)
-    if isinstance(layers, int):
+    if not isinstance(layers, Iterable):
+        if int(layers) != layers:
+            raise InputError(f"layers is {layers!r}; give a number of layers, or their numbers")
+        layers = int(layers)
         if not 1 <= layers <= teacher_layers:
             raise InputError(
                 f"a student of {layers} layers cannot be cut out of a teacher of {teacher_layers}; "

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -177,6 +178,8 @@ def load_tokens(directory: str | Path) -> PreparedTokens:
     """
     import datasets  # here, so that `prepare` itself starts without its second of imports
 
+    if not isinstance(directory, str | PathLike):
+        raise InputError(f"a {type(directory).__name__} is no directory that prepare wrote; give its path")
     directory = Path(directory)
     info = _read_info(directory)
     again = "it is not whole; run distilfast.prepare again"

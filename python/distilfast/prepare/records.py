@@ -153,7 +153,7 @@ def rows_of_columns(columns: Mapping[str, Sequence[Any]], source: str) -> Rows:
 
 
 def _as_list(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray) or type(value).__module__ == "torch":
         return value.tolist()
     return list(value) if isinstance(value, tuple | set | frozenset) else value
 

@@ -93,6 +93,10 @@ def tokenize_dataset(
 
     Raises `InputError` for a missing column, for a row without text, and for a tokenizer without [MASK].
     """
+    if not hasattr(dataset, "column_names"):
+        raise InputError(
+            f"dataset is a {type(dataset).__name__}; make one with datasets.Dataset.from_dict or from_list"
+        )
     check_column(column, dataset.column_names, "the dataset", "--column")
     tokenize = BatchTokenizer(tokenizer, column, threads, **rules)
     features = id_features(tokenize.tokenizer)

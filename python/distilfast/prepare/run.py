@@ -99,7 +99,7 @@ def prepare(
     """
     if (text is None) == (dataset is None):
         raise InputError("name the text, either files (--text) or a dataset (--dataset), not both")
-    reads = [] if isinstance(tokenizer, Tokenizer) else [tokenizer]
+    reads = [tokenizer] if isinstance(tokenizer, str | Path) else []
     refuse_occupied(output_dir, overwrite, reads)
     tokenizer = tokenizer if isinstance(tokenizer, Tokenizer) else load_tokenizer(tokenizer)
     row_rules = RowRules(**rules)

@@ -17,7 +17,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.integrations import integration_utils
 
-from .._command import flag
+from .._command import fitted, flag
 from .._core import InputError
 from .._files import first_line
 from ..heads.head import Head
@@ -204,6 +204,8 @@ class DistillationArguments(TrainingArguments):
     def __post_init__(self) -> None:
         if not self.output_dir:
             raise InputError("--output_dir is needed: the directory that the student and its checkpoints go to")
+        for name, value in fitted(type(self), {each.name: getattr(self, each.name) for each in fields(self)}).items():
+            setattr(self, name, value)
         if self.bf16:
             # Trainer's own bf16 is autocast, which keeps activations between layers and all outputs in float32.
             self.bf16, self.precision = False, "bf16"

@@ -63,6 +63,22 @@ PARTS: command.Parts = (
 )
 
 
+OF_OTHERS = {
+    "train_dataset": "train",
+    "eval_dataset": "validation",
+    "validation_dataset": "validation",
+    "epochs": "num_train_epochs",
+    "lr": "learning_rate",
+    "batch_size": "per_device_train_batch_size",
+    "device": "use_cpu",
+    "num_layers": "layers",
+    "processing_class": "tokenizer",
+    "no_dropout": "dropout=False",
+}
+"""What other packages call the options of `distil`."""
+OF_TRAINER = ("args", "callbacks", "compute_metrics", "data_collator", "optimizers")
+
+
 class Arguments(NamedTuple):
     """What a run is told."""
 
@@ -103,12 +119,10 @@ def reads(arguments: Arguments, given: Given) -> list[str]:
 
 def arguments_of(values: Mapping[str, Any]) -> Arguments:
     """The dataclasses with `values` in their fields, and their own defaults elsewhere."""
-    return Arguments(
-        *(
-            kind(**{field.name: values[field.name] for field in dataclasses.fields(kind) if field.name in values})
-            for kind in KINDS
-        )
+    of_kinds = (
+        {field.name: values[field.name] for field in dataclasses.fields(kind) if field.name in values} for kind in KINDS
     )
+    return Arguments(*(kind(**command.fitted(kind, given)) for kind, given in zip(KINDS, of_kinds, strict=True)))
 
 
 def refuse_unknown(options: Mapping[str, Any]) -> None:
@@ -116,8 +130,10 @@ def refuse_unknown(options: Mapping[str, Any]) -> None:
     known = {field.name for kind in KINDS for field in dataclasses.fields(kind) if field.init}
     for name in options:
         if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1)
+            nearest = [OF_OTHERS[name]] if name in OF_OTHERS else difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {nearest[0]}?" if nearest else ""
+            if name in OF_TRAINER:
+                hint = "; DistillationTrainer has it, which distil() makes itself"
             raise InputError(f"distil() has no option {name!r}{hint}")
 
 
@@ -185,6 +201,8 @@ def refuse_idle(values: Mapping[str, Any], arguments: Arguments) -> None:
         strategy = str(getattr(strategy, "value", strategy))
         if strategy != "steps" and (what, strategy) != ("eval", "no"):  # which the trainer has its own words for
             reasons[f"{what}_steps"] = f"with --{what}_strategy {strategy}; give --{what}_strategy steps"
+    if args.head in ("masked_lm", "hidden_states"):
+        reasons["per_device_eval_batch_size"] = f"with the head {args.head}, whose batches are of --batch_tokens"
     if models.student is not None or models.student_config is not None:
         of = "--student" if models.student is not None else "--student_config"
         reasons |= dict.fromkeys(("init", "student_type"), f"with {of}: nothing is cut out of the teacher")
@@ -220,8 +238,15 @@ def as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
 
 
-def name_of(model: Model) -> str:
-    """The path or id of a model; of one that is loaded, where it is from, or its class."""
+def name_of(model: Model, whose: str) -> str:
+    """The path or id of a model; of one that is loaded, where it is from, or its class. Raises `InputError` for what is
+    none."""
     if isinstance(model, PreTrainedModel):
         return model.name_or_path or type(model).__name__
-    return str(model)
+    if isinstance(model, str | PathLike):
+        return str(model)
+    given = model if isinstance(model, type) else type(model)
+    hint = "; its .model is one" if isinstance(getattr(model, "model", None), PreTrainedModel) else ""
+    raise InputError(
+        f"{whose} is a {given.__name__}; give a directory, an id on the Hub, or a loaded model of transformers{hint}"
+    )

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from os import PathLike
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .. import _command as command
 from .._core import InputError
@@ -23,6 +23,7 @@ from ..models.head import head_called, head_of, is_sentence_encoder, modules_of
 from ..models.load import head_in, load_model
 from ..models.saved_tokenizer import save_tokenizer
 from ..prepare.directory import PreparedTokens
+from ..tokenizer import Tokenizer
 from ..vocabulary.from_files import describe
 from . import labelled, output, text
 from .defaults import defaults_of, evaluation_defaults
@@ -91,13 +92,19 @@ def distil(
     is_prepared = not is_tokens and text.is_prepared(train)
     by_name = tokenizer is None or isinstance(tokenizer, str | PathLike)
     values: dict[str, Any] = {
-        "teacher": [name_of(each) for each in teachers] or None,
+        "teacher": [name_of(each, "teacher") for each in teachers] or None,
         "tokens": str(train) if is_prepared else None,
-        "output_dir": str(output_dir),
-        "student": None if student is None else name_of(student),
-        "layers": None if layers is None else [layers] if isinstance(layers, int | str) else list(layers),
+        "output_dir": output_dir,
+        "student": None if student is None else name_of(student, "student"),
+        "layers": None if layers is None else list(layers) if isinstance(layers, Iterable | str) else [layers],
         "tokenizer": str(tokenizer) if tokenizer is not None and by_name else None,
     }
+    if not isinstance(output_dir, str | PathLike):
+        raise InputError(f"output_dir is {output_dir!r}; give the directory that the student goes to")
+    if not (by_name or isinstance(tokenizer, Tokenizer | PreTrainedTokenizerBase)):
+        raise InputError(
+            f"tokenizer is a {type(tokenizer).__name__}; give a directory, an id on the Hub, or a tokenizer"
+        )
     values = {name: value for name, value in values.items() if value is not None}
     refuse_unknown(options)
     values |= {name: value for name, value in options.items() if value is not None}

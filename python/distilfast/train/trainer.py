@@ -74,7 +74,7 @@ class DistillationTrainer(EvaluatingTrainer):
 
     def __init__(
         self,
-        student: PreTrainedModel,
+        student: PreTrainedModel | None = None,
         teacher: PreTrainedModel | Sequence[PreTrainedModel] | None = None,
         args: DistillationArguments | None = None,
         train_dataset: Batches | None = None,
@@ -84,11 +84,13 @@ class DistillationTrainer(EvaluatingTrainer):
         head: Head | str | None = None,
         **kwargs: Any,
     ) -> None:
+        student = kwargs.pop("model", None) if student is None else student  # as Trainer calls it
         args = DistillationArguments("distilled") if args is None else args
         refuse_ignored(kwargs)
         check_batches(args, train_dataset)
         check_evaluation(args, kwargs.get("eval_dataset"))
         check_models(student, [teacher] if isinstance(teacher, str) else as_teachers(teacher))
+        assert student is not None
         assert train_dataset is not None
         if args.n_gpu > 1:
             logger.warning("one process trains on one GPU; start one for each with torchrun --nproc-per-node")

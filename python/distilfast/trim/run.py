@@ -12,7 +12,7 @@ from .._core import InputError
 from .._files import refuse_occupied, whole_directory, write_json
 from ..models.card import without_paths
 from ..models.head import modules_of
-from ..models.load import load_model, quiet
+from ..models.load import existing, load_model, quiet
 from ..models.saved_tokenizer import save_tokenizer
 from ..models.sentence import load_sentence_encoder
 from ..models.sentence_folder import transformer_folder
@@ -48,7 +48,7 @@ def trim_model(
     Raises `InputError`, with nothing written, for what cannot be loaded, trimmed or written; see `choose_tokens`,
     `read_vocabulary`, `keep_words`.
     """
-    name = str(model)
+    name = existing(model)
     refuse_occupied(output_dir, overwrite, [name, *text])
     refuse_idle_column(column, text)
     folder = transformer_folder(name)
