@@ -138,12 +138,14 @@ def test_bad_input_is_named(options: AblateOptions, tmp_path: Path) -> None:
     refused("No closing quotation", train_flags="'")
     refused("--steps is 0", steps=0)
     refused("multiple of 64", teacher_hidden=100)
-    refused("no config.json", teacher=str(tmp_path))
+    refused("--teacher_layers 2 does nothing with --teacher", teacher=str(tmp_path))
+    given: dict[str, Any] = {"teacher_layers": 4, "teacher_hidden": 128, "teacher_steps": 1000}  # as by default
+    refused("no config.json", teacher=str(tmp_path), **given)
     refused("there is no such file", held_out=[str(tmp_path / "gone.txt")])
     refused("there is no such file", text=[str(tmp_path / "gone.txt")])
     refused("there is no such file", tokenizer=str(tmp_path / "gone.txt"))
     tiny_exports.model("bert", "classification").save_pretrained(tmp_path / "classifier")
-    refused("which has the head classification; masked_lm needs", teacher=str(tmp_path / "classifier"))
+    refused("which has the head classification; masked_lm needs", teacher=str(tmp_path / "classifier"), **given)
     assert not (tmp_path / "out").exists()
     for folder in ("students/full-seed0", "teacher"):
         text = tmp_path / "out" / folder / "held_out.txt"
