@@ -340,6 +340,16 @@ def test_answers() -> None:
         {"text": ["ran"], "answer_start": [4]},
         {"text": [], "answer_start": []},
     ]
+    blank = {"text": [""], "answer_start": [0]}
+    listed = [[{"text": "ran", "answer_start": 4}], []]  # as SQuAD's own files have them
+    for answers, expected in (
+        ([good, blank], [good, {"text": [], "answer_start": []}]),
+        (listed, answer_targets(flat, find_columns(flat)).values),
+    ):
+        given = rows_of(question=["Who?"] * 2, context=["Ann ran."] * 2, answers=answers)
+        found = answer_targets(given, find_columns(given))
+        assert (found.values, found.labelled) == (expected, 2)
+        assert found.notes == ("1 of 2 questions have no answer in their passage",)
     wrong = rows_of(question=["Who?"], context=["Ann ran."], answers=[{"text": ["Bob"], "answer_start": [0]}])
     with pytest.raises(InputError, match="row 1: an answer is not in the passage where it says"):
         answer_targets(wrong, find_columns(wrong))

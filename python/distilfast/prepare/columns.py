@@ -186,9 +186,11 @@ def _questions(rows: Rows, named: tuple[str, ...]) -> tuple[tuple[str, ...], tup
 
 
 def _answers(rows: Rows) -> tuple[str, ...]:
-    """The column of answers as SQuAD in `datasets` has it, or flat columns of text and start."""
+    """The column of answers as `datasets` has SQuAD's or as its files have them, a list of objects; or flat columns of
+    text and start."""
     for name in _found(rows, ("answers", "answer")):
-        if pa.types.is_struct(rows.table.schema.field(name).type):
+        kind = _type(rows, name)
+        if pa.types.is_struct(kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind):
             return (name,)
     texts = _found(rows, ("answer_text", "answers.text", "answer", "answers"))
     starts = _found(rows, ("answer_start", "answers.answer_start", "start", "answer_starts"))

@@ -152,7 +152,8 @@ def tag_targets(
 
 
 def answer_targets(rows: Rows, columns: Columns) -> Targets:
-    """The targets of questions: {"text": [...], "answer_start": [...]}, both empty where the passage has no answer.
+    """The targets of questions: {"text": [...], "answer_start": [...]}, both empty where the passage has no answer; an
+    answer without text is none.
 
     Raises `InputError` naming the row whose answer is not in its passage at the place it names.
     """
@@ -171,17 +172,18 @@ def answer_targets(rows: Rows, columns: Columns) -> Targets:
             answers.append(None)
             continue
         try:
-            texts, starts = list(value["text"]), [int(start) for start in value["answer_start"]]
+            if isinstance(value, list):  # of an object an answer
+                value = {name: [answer[name] for answer in value] for name in ("text", "answer_start")}
+            pairs = zip(value["text"], value["answer_start"], strict=True)
+            given = [(text, int(start)) for text, start in pairs if not is_missing(text)]
         except (KeyError, TypeError, ValueError):
             raise InputError(
                 f"{rows.source}, row {number}: {value!r} is no answer with text and answer_start"
             ) from None
-        if len(texts) != len(starts) or any(
-            passage[start : start + len(text)] != text or start < 0 for text, start in zip(texts, starts, strict=True)
-        ):
+        if any(passage[start : start + len(text)] != text or start < 0 for text, start in given):
             raise InputError(f"{rows.source}, row {number}: an answer is not in the passage where it says")
-        without += not texts
-        answers.append({"text": texts, "answer_start": starts})
+        without += not given
+        answers.append({"text": [text for text, _ in given], "answer_start": [start for _, start in given]})
     notes = (f"{without} of {len(rows)} questions have no answer in their passage",) if without else ()
     return Targets(answers, None, sum(answer is not None for answer in answers), notes)
 
