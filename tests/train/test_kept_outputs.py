@@ -164,7 +164,7 @@ def test_refusals(films: Path, tmp_path: Path) -> None:
         ({"alpha_rel": 0.5}, "--alpha_rel 0.5 compares the states"),
         ({"cache_teacher": str(films / "train.csv")}, r"train\.csv is a file and holds something already"),
         ({"alpha_ce": 0.0}, "--cache_teacher: no loss reads what the teacher says"),
-        ({"teacher": None, "student": films / "teacher", "head": "classification"}, "and there is none"),
+        ({"teacher": None, "student": films / "teacher", "head": "classification"}, "does nothing without --teacher"),
         ({"head": "hidden_states", "train": films / "train.csv"}, "--cache_teacher is not for the head hidden_states"),
     ):
         with pytest.raises(InputError, match=message):

@@ -299,7 +299,7 @@ def test_what_is_left_out_of_text_is_counted_and_said(
         ({"optim": "galore_adamw"}, "--optim galore_adamw: You need to install `galore_torch`"),
         ({"lr_scheduler_type": "cosine_with_min_lr"}, "--lr_scheduler_type cosine_with_min_lr"),
         ({"eval_on_start": True}, "--validation_text"),
-        ({"save_strategy": "best"}, "--save_strategy best does nothing without an evaluation"),
+        ({"save_strategy": "best", "save_steps": None}, "--save_strategy best does nothing without an evaluation"),
         ({"eval_steps": 2}, "--eval_steps 2 does nothing without an evaluation"),
         ({"do_eval": True}, "--do_eval True does nothing"),
         ({"save_only_model": True}, "--save_only_model is not supported: a run could not go on"),
