@@ -90,17 +90,14 @@ def distil(
     teachers: list[Model] = as_list(teacher)
     is_tokens = isinstance(train, PreparedTokens)
     is_prepared = not is_tokens and text.is_prepared(train)
-    if layers is not None:
-        layers = (
-            layers.split() if isinstance(layers, str) else list(layers) if isinstance(layers, Iterable) else [layers]
-        )
+    asked: Any = layers.split() if isinstance(layers, str) else layers
     by_name = tokenizer is None or isinstance(tokenizer, str | PathLike)
     values: dict[str, Any] = {
         "teacher": [name_of(each, "teacher") for each in teachers] or None,
         "tokens": str(train) if is_prepared else None,
         "output_dir": output_dir,
         "student": None if student is None else name_of(student, "student"),
-        "layers": layers,
+        "layers": list(asked) if isinstance(asked, Iterable) else None if asked is None else [asked],
         "tokenizer": str(tokenizer) if tokenizer is not None and by_name else None,
     }
     if not isinstance(output_dir, str | PathLike):
