@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +22,16 @@ def test_every_name_loads(name: str) -> None:
         assert getattr(found, "__name__", each).rpartition(".")[2] == each
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         package.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_type_checkers_see_the_same_names(name: str) -> None:
+    package = importlib.import_module(f"distilfast{name}")
+    (block,) = (
+        each for each in ast.parse(Path(str(package.__file__)).read_text("utf-8")).body if isinstance(each, ast.If)
+    )
+    seen = {imported.name for each in block.body if isinstance(each, ast.ImportFrom) for imported in each.names}
+    assert set(dir(package)) == seen
 
 
 def test_prepare_is_there_at_once_and_torch_is_not() -> None:

@@ -31,5 +31,27 @@ if TYPE_CHECKING:
     from .trim.run import trim_model as trim_model
     from .vocabulary.trimmed import Vocabulary as Vocabulary
 
-__getattr__, __dir__, _names = attach(__name__, __file__)
+__getattr__, __dir__, _names = attach(
+    __name__,
+    {
+        "BatchTokenizer": ".prepare.rows",
+        "DistillationArguments": ".train.arguments",
+        "DistillationTrainer": ".train.trainer",
+        "MaskedBatches": ".batches.masked",
+        "Masking": ".batches.settings",
+        "Tokenizer": ".tokenizer",
+        "Vocabulary": ".vocabulary.trimmed",
+        "create_student": ".models.student",
+        "distil": ".train.run",
+        "evaluate_held_out": ".metrics.held_out",
+        "evaluate_models": ".evaluate.run",
+        "export_student": ".export.run",
+        "load_teacher": ".models.load",
+        "load_tokens": ".prepare.directory",
+        "losses": ".losses",
+        "prepare": ".prepare",
+        "tokenize_dataset": ".prepare.rows",
+        "trim_model": ".trim.run",
+    },
+)
 __all__ = ["InputError", "__version__", *_names]

@@ -5,33 +5,22 @@ A command that needs no model must not wait for torch and `transformers`, and a 
 
 from __future__ import annotations
 
-import ast
 import importlib
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
-def attach(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """`__getattr__`, `__dir__` and `__all__` of the package named `package`, whose `__init__.py` is `file`: the names
-    that it imports for type checkers alone, under `if TYPE_CHECKING`, of its own modules (or modules themselves).
+def attach(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """`__getattr__`, `__dir__` and `__all__` of the package named `package`, for {public name: its module, relative}.
 
-    The package asked for another name raises `AttributeError`, as any module does.
+    A name that is its own module ("losses": ".losses") stands for the module. The module asked for another name raises
+    `AttributeError`, as any module does.
     """
-    places: dict[str, tuple[str, str]] = {}
-    for statement in ast.parse(Path(file).read_text(encoding="utf-8")).body:
-        if isinstance(statement, ast.If) and ast.unparse(statement.test) == "TYPE_CHECKING":
-            for imported in statement.body:
-                if isinstance(imported, ast.ImportFrom) and imported.level:
-                    module = "." * imported.level + (imported.module or "")
-                    places |= {each.asname or each.name: (module, each.name) for each in imported.names}
 
     def load(name: str) -> Any:
-        if name not in places:
+        if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        module, inside = places[name]
-        if module == ".":
-            return importlib.import_module(f".{inside}", package)
-        return getattr(importlib.import_module(module, package), inside)
+        module = importlib.import_module(modules[name], package)
+        return module if modules[name] == f".{name}" else getattr(module, name)
 
-    return load, lambda: sorted(places), sorted(places)
+    return load, lambda: sorted(modules), sorted(modules)

@@ -11,4 +11,11 @@ if TYPE_CHECKING:
     from .settings import BatchSettings as BatchSettings
     from .settings import Masking as Masking
 
-__getattr__, __dir__, __all__ = attach(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "BatchSettings": ".settings",
+        "MaskedBatches": ".masked",
+        "Masking": ".settings",
+    },
+)

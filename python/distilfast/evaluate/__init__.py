@@ -14,4 +14,14 @@ if TYPE_CHECKING:
     from .run import main as main
     from .run import run_evaluation as run_evaluation
 
-__getattr__, __dir__, __all__ = attach(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "EvaluateOptions": ".options",
+        "HeldOutScores": "..metrics.held_out",
+        "evaluate_held_out": "..metrics.held_out",
+        "evaluate_models": ".run",
+        "main": ".run",
+        "run_evaluation": ".run",
+    },
+)

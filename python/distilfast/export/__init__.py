@@ -10,4 +10,10 @@ if TYPE_CHECKING:
     from .run import export_student as export_student
     from .run import main as main
 
-__getattr__, __dir__, __all__ = attach(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "export_student": ".run",
+        "main": ".run",
+    },
+)

@@ -11,4 +11,11 @@ if TYPE_CHECKING:
     from .head import Head as Head
     from .objective import Objective as Objective
 
-__getattr__, __dir__, __all__ = attach(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "Head": ".head",
+        "Objective": ".objective",
+        "choose_head": ".choice",
+    },
+)

@@ -18,4 +18,18 @@ if TYPE_CHECKING:
     from .load import load_teacher as load_teacher
     from .student import create_student as create_student
 
-__getattr__, __dir__, __all__ = attach(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "adapt": ".adaptation",
+        "align_classes": ".classes",
+        "create_student": ".student",
+        "encode": ".last_layer",
+        "head_of": ".head",
+        "load_model": ".load",
+        "load_student": ".load",
+        "load_teacher": ".load",
+        "longest_row": ".families",
+        "model_input_names": ".families",
+    },
+)

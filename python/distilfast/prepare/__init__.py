@@ -19,7 +19,20 @@ if TYPE_CHECKING:
     from .run import main as main
     from .run import prepare as prepare
 
-__getattr__, __dir__, __all__ = attach(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "BatchTokenizer": ".rows",
+        "PreparedTokens": ".directory",
+        "RowRules": ".rules",
+        "load_tokenizer": "..tokenizer",
+        "load_tokens": ".directory",
+        "main": ".run",
+        "prepare": ".run",
+        "save_tokens": ".rows",
+        "tokenize_dataset": ".rows",
+    },
+)
 
 
 class _Package(ModuleType):

@@ -11,4 +11,11 @@ if TYPE_CHECKING:
     from .run import main as main
     from .trainer import DistillationTrainer as DistillationTrainer
 
-__getattr__, __dir__, __all__ = attach(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "DistillationArguments": ".arguments",
+        "DistillationTrainer": ".trainer",
+        "main": ".run",
+    },
+)

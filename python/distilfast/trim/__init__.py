@@ -9,4 +9,9 @@ from .._lazy import attach
 if TYPE_CHECKING:
     from .run import trim_model as trim_model
 
-__getattr__, __dir__, __all__ = attach(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "trim_model": ".run",
+    },
+)
