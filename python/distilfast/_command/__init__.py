@@ -12,11 +12,12 @@ from .idle import Parts as Parts
 from .idle import changed as changed
 from .idle import idle as idle
 from .idle import refuse_idle as refuse_idle
-from .idle import said as said
+from .idle import refuse_unread as refuse_unread
 from .parser import given as given
 from .parser import parse as parse
 from .parser import require_positive as require_positive
 from .start import Command as Command
 from .start import choose as choose
 from .start import run as run
+from .unreachable import watch_hub as watch_hub
 from .values import fitted as fitted

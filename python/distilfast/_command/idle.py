@@ -33,12 +33,17 @@ def idle(parts: Parts, asked: Callable[[str], Any]) -> dict[str, str]:
 
 def refuse_idle(given: Mapping[str, Any], parts: Parts, asked: Callable[[str], Any]) -> None:
     """Raises `InputError` for a flag among `given` whose part nobody asks for, see `idle`."""
-    for name, askers in idle(parts, asked).items():
+    refuse_unread(given, {name: f"without {askers}; leave it out" for name, askers in idle(parts, asked).items()})
+
+
+def refuse_unread(given: Mapping[str, Any], reasons: Mapping[str, str]) -> None:
+    """Raises `InputError` for a flag among `given` that has a reason to do nothing, such as "with --head tokens"."""
+    for name, why in reasons.items():
         if name in given:
-            raise InputError(f"--{name} {said(name, given[name])} does nothing without {askers}; leave it out")
+            raise InputError(f"--{name} {_said(name, given[name])} does nothing {why}")
 
 
-def said(name: str, value: Any) -> str:
+def _said(name: str, value: Any) -> str:
     """The value of a flag, for a message; no secret."""
     if name.endswith("_token"):
         return "..."

@@ -19,7 +19,7 @@ from typing import Any
 
 from transformers import BertConfig
 
-from .._command import REQUIRED, changed, flag, given, idle, parse, refuse_idle
+from .._command import REQUIRED, changed, flag, given, idle, parse, refuse_idle, refuse_unread
 from .._core import InputError
 from .._files import may_be_folder, refuse_occupied, write_json, write_text
 from ..evaluate.cells import claim, model_fingerprint
@@ -166,10 +166,8 @@ def _check(options: AblateOptions) -> tuple[list[str], dict[str, Any]]:
         raise InputError("--text without --teacher needs --tokenizer, a vocab.txt or tokenizer.json")
     named = changed(options)
     refuse_idle(named, ((("tasks",), OF_TASKS), (("text",), ("tokenizer",))), partial(getattr, options))
-    for name in OF_TEACHER if options.teacher is not None else ():
-        if name in named:
-            raise InputError(f"--{name} {named[name]} does nothing with --teacher, which is there; leave it out")
     if options.teacher is not None:
+        refuse_unread(named, dict.fromkeys(OF_TEACHER, "with --teacher, which is there; leave it out"))
         existing(options.teacher)
         load_teacher(options.teacher, "masked_lm")  # what is wrong with it is said before anything is written
     read_texts(options.held_out, options.max_lines)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from transformers import BertConfig, BertTokenizer
 
-from .._command import changed, flag, parse, require_positive
+from .._command import changed, flag, parse, refuse_unread, require_positive
 from .._core import InputError
 from .._files import write_text
 from ..models.bf16 import bf16_is_fast
@@ -40,6 +40,15 @@ SIZES: dict[str, dict[str, Any]] = {
         "vocab_size": 1000,
     },
 }
+
+
+OF_HEADS = {
+    "masked_lm": ("batch_tokens", "batches", "batches_per_step", "compile", "layout"),
+    "classification": ("per_device_train_batch_size", "rows"),
+    "tokens": ("per_device_train_batch_size", "rows"),
+    "embedding": ("batch_tokens", "rows"),
+}
+"""Flags that the contests of some heads alone read."""
 
 
 @dataclass
@@ -102,15 +111,6 @@ def lines_of(text: str, most: int) -> list[str]:
     if not lines:
         raise InputError(f"--text {text}: no line has more than 40 characters, so there is no row to train on")
     return lines
-
-
-OF_HEADS = {
-    "masked_lm": ("batch_tokens", "batches", "batches_per_step", "compile", "layout"),
-    "classification": ("per_device_train_batch_size", "rows"),
-    "tokens": ("per_device_train_batch_size", "rows"),
-    "embedding": ("batch_tokens", "rows"),
-}
-"""Flags that the contests of some heads alone read."""
 
 
 def words_of(lines: Sequence[str], size: int) -> list[str]:
@@ -178,9 +178,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     require_positive(arguments, "batch_tokens", "max_length", "batches", "rounds", "batches_per_step", "threads")
     arguments.refuse_lost_files(arguments.markdown)
     foreign = {name for names in OF_HEADS.values() for name in names}.difference(OF_HEADS[arguments.head])
-    for name, value in changed(arguments).items():
-        if name in foreign:
-            raise InputError(f"--{name} {value} does nothing with --head {arguments.head}; leave it out")
+    refuse_unread(changed(arguments), dict.fromkeys(foreign, f"with --head {arguments.head}; leave it out"))
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

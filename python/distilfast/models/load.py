@@ -171,10 +171,7 @@ def existing(name_or_path: str | Path, flag: str = "") -> str:
 
     Raises `InputError` for a path (see `is_path`) that is not there, is a file, or holds no model.
     """
-    if not isinstance(name_or_path, str | PathLike):
-        raise InputError(
-            f"a {type(name_or_path).__name__} is no name of a model; give a directory, or an id on the Hub"
-        )
+    _refuse_no_name(name_or_path, str, PathLike)
     folder, given = Path(name_or_path).expanduser(), f"{flag} {name_or_path}".lstrip()
     if not is_path(name_or_path) and not folder.exists():
         return str(name_or_path)
@@ -190,6 +187,11 @@ def existing(name_or_path: str | Path, flag: str = "") -> str:
     if not any((folder / file).is_file() for file in ("config.json", "modules.json")):
         raise InputError(f"{given} holds no model: there is no config.json in it")
     return str(folder)
+
+
+def _refuse_no_name(model: Any, *kinds: type) -> None:
+    if not isinstance(model, kinds):
+        raise InputError(f"a {type(model).__name__} is no name of a model; give a directory, or an id on the Hub")
 
 
 def _refuse_parts(name: str, config: PreTrainedConfig, subfolder: str) -> None:
@@ -334,10 +336,7 @@ def named_models(arguments: list[str]) -> dict[str, str]:
     """Names and paths of models; raises `InputError` where two share a name."""
     models: dict[str, str] = {}
     for argument in arguments:
-        if not isinstance(argument, str):
-            raise InputError(
-                f"a {type(argument).__name__} is no name of a model; give a directory, or an id on the Hub"
-            )
+        _refuse_no_name(argument, str)
         name, path = split_name(argument)
         if name in models:
             raise InputError(f"two models are called {name!r}: {models[name]} and {path}; name one, as in other={path}")

@@ -195,7 +195,7 @@ def refuse_idle(values: Mapping[str, Any], arguments: Arguments) -> None:
     models, _, _, args = arguments
     everything = {name: value for part in arguments for name, value in vars(part).items()}
     command.refuse_idle(given, PARTS, everything.get)
-    reasons = {"kl_sample_share": None if args.kl_positions == "sampled" else "without --kl_positions sampled"}
+    reasons = {} if args.kl_positions == "sampled" else {"kl_sample_share": "without --kl_positions sampled"}
     for what in ("eval", "save", "logging"):
         strategy = getattr(args, f"{what}_strategy")
         strategy = str(getattr(strategy, "value", strategy))
@@ -212,9 +212,7 @@ def refuse_idle(values: Mapping[str, Any], arguments: Arguments) -> None:
         reasons["revision"] = "with a teacher on this machine: it is one of those on the Hub"
     if models.vocabulary is not None and Path(models.vocabulary).is_file():
         reasons["characters"] = reasons["vocabulary_text"] = "with a file of the words that are kept"
-    for name, why in reasons.items():
-        if why is not None and name in given:
-            raise InputError(f"--{name} {command.said(name, given[name])} does nothing {why}, or leave it out")
+    command.refuse_unread(given, {name: f"{why}, or leave it out" for name, why in reasons.items()})
 
 
 def set_to_zero(args: DistillationArguments, named: frozenset[str], reasons: Mapping[str, str]) -> list[str]:
