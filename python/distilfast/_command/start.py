@@ -66,7 +66,6 @@ class Command:
         def command() -> None:
             self.check(arguments, program or f"python -m distilfast.{self.name}")
             self._refuse_ranks()
-            watch_hub()
             module, function = self.function.split(":")
             # Torch takes seconds to import, and turns a KeyboardInterrupt there into errors of its own.
             before = signal.signal(signal.SIGINT, _stop_importing)
@@ -74,6 +73,8 @@ class Command:
                 main = getattr(importlib.import_module(f"distilfast.{module}"), function)
             finally:
                 signal.signal(signal.SIGINT, before)
+            if "huggingface_hub" in sys.modules:  # which takes longer to import than some commands run
+                watch_hub()
             main(arguments)
 
         run(command)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.compute as pc
 from tqdm import tqdm
 
-from .._command import REQUIRED, changed, flag, parse, refuse_idle
+from .._command import REQUIRED, changed, flag, parse, refuse_idle, watch_hub
 from .._core import InputError, RowCutter
 from .._files import first_line, is_path, refuse_occupied, whole_directory
 from ..tokenizer import Tokenizer
@@ -259,6 +259,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     refuse_occupied(arguments.output_dir, arguments.overwrite, [arguments.tokenizer, arguments.dataset])
     if arguments.text is not None:
         refuse_idle_column(arguments.column, arguments.text)
+    if arguments.dataset is not None or not Path(arguments.tokenizer).exists():
+        watch_hub()
     info = prepare(
         arguments.output_dir,
         load_tokenizer(arguments.tokenizer, arguments.lowercase),
